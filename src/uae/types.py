@@ -1,0 +1,103 @@
+"""The vocabulary: what passes between encoder, decoder, reward and loss.
+
+Caption tokens, autoregressive image tokens and stochastic denoising steps are all *sequences of actions
+with log-probabilities*, so one ``Rollout`` serves them all.
+
+Shape legend, used everywhere: P images, G captions per image, K reconstructions per caption,
+T action steps, B = P*G (or P*G*K) sequences, V vocabulary, L latent tokens, D width, ``c h w`` pixels.
+Sequences of one image are adjacent: index ``b = (p*G + g)*K + k``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass
+class Rollout:
+    """B sequences of T actions, with all that is needed to score them again.
+
+    actions:   token ids ``[B, T]``, or latents along a denoising path ``[B, T+1, ...]``.
+    log_probs: ``[B, T]`` under the distribution that ``Policy.evaluate`` scores (temperature included).
+    mask:      ``[B, T]``, True where the action was chosen by the policy (not padding).
+    context:   what the policy conditioned on; opaque to everything but that policy. It must support
+               ``context.select(index)`` with a ``[b]`` long tensor of sequence indices.
+    """
+
+    actions: Tensor
+    log_probs: Float[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    context: Any
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
+
+    def select(self, index: Int[Tensor, " b"]) -> Rollout:
+        """The sub-batch of these sequences, e.g. a micro-batch."""
+        return Rollout(self.actions[index], self.log_probs[index], self.mask[index], self.context.select(index))
+
+
+@dataclass
+class Evaluation:
+    """A policy's answer about a rollout's actions; gradients flow through ``log_probs`` and ``kl``.
+
+    log_probs: ``[B, T]`` log-probability of each action now.
+    entropy:   ``[B, T]`` of the action distribution, no gradient (nan where undefined).
+    kl:        ``[B, T]`` estimate of KL(policy || reference) per action (k3 for tokens, closed form for
+               denoising steps), or None when no reference was asked for.
+    """
+
+    log_probs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+    kl: Float[Tensor, "B T"] | None = None
+
+
+@dataclass
+class Captions:
+    """B = P*G captions of P images: their text and the actions that made it."""
+
+    texts: list[str]
+    rollout: Rollout
+    group_size: int
+    truncated: Bool[Tensor, " B"]  # the cap on new tokens came before the end token
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass
+class Reconstructions:
+    """B = P*G*K images in [0, 1], and the actions that made them (None under a deterministic ODE)."""
+
+    images: Float[Tensor, "B 3 h w"]
+    group_size: int
+    rollout: Rollout | None = None
+
+
+class Policy(Protocol):
+    """Anything whose actions can be scored again: an encoder's tokens, a decoder's denoising steps."""
+
+    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
+        """Score the rollout's actions under the current weights."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The trainable parameters of this policy."""
+        ...
+
+
+class Reward(Protocol):
+    """How good a reconstruction is. A new reward is one function of this signature.
+
+    sources ``[P, 3, h, w]`` and reconstructions ``[P*G*K, 3, h, w]`` in [0, 1]; captions: P*G texts.
+    Returns ``[P*G*K]``; larger is better. A reward that fails must raise: it stops the run.
+    """
+
+    def __call__(
+        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, " B"]: ...
