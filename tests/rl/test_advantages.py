@@ -82,7 +82,7 @@ def test_non_finite_reward_is_named(value):
 
 @pytest.mark.parametrize("scale", ["group", "none", "batch"])
 def test_group_of_one_is_refused(scale):
-    with pytest.raises(ValueError, match="group of one.*group_size to 2"):
+    with pytest.raises(ValueError, match=r"group of one.*group_size to 2"):
         group_advantages(torch.rand(4, 1), scale)
     with pytest.raises(ValueError, match="group of one"):
         reconstruction_advantages(torch.rand(4, 1, 1), scale)

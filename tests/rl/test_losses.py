@@ -165,7 +165,9 @@ def test_on_policy_gradient_is_the_policy_gradient(normalization, ratio_level):
     loss.backward()
     weights = action_weights(mask, objective, BatchCounts.of(mask))
     torch.testing.assert_close(log_probs.grad, -advantages[:, None] * weights)
-    assert metrics["clip_frac"] == 0 and metrics["ratio_max"] == 1 and metrics["kl_old"] == 0
+    assert metrics["clip_frac"] == 0
+    assert metrics["ratio_max"] == 1
+    assert metrics["kl_old"] == 0
 
 
 def test_clipped_actions_get_no_gradient():
@@ -193,13 +195,15 @@ def test_empty_captions_contribute_zero_not_nan(normalization, ratio_level):
     loss.backward()
     num_active_share = {"grpo": 1 / 2, "dapo": 1.0, "dr_grpo": 2 / 4}[normalization]
     assert loss.item() == pytest.approx(-(1 - 0.05) * num_active_share)
-    assert log_probs.grad[1].tolist() == [0.0, 0.0] and log_probs.grad[0].abs().min() > 0
+    assert log_probs.grad[1].tolist() == [0.0, 0.0]
+    assert log_probs.grad[0].abs().min() > 0
     assert metrics["entropy"] == pytest.approx(0.3)
 
     nothing, metrics = grpo_loss(
         Evaluation(log_probs[1:], entropy[1:], kl[1:]), old[1:], advantages[1:], mask[1:], objective
     )
-    assert nothing.item() == 0 and all(math.isfinite(value) for value in metrics.values())
+    assert nothing.item() == 0
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_undefined_entropy_is_nan():

@@ -39,13 +39,16 @@ NORMAL_BITS = [1051301894, -1081974755, 1061289978, -1081005669]
 
 def test_uniforms_are_uniform_and_independent():
     draws = uniforms(0, 1, range(500), "tokens", 400)
-    assert draws.dtype == torch.float32 and draws.min() >= 0 and draws.max() < 1
+    assert draws.dtype == torch.float32
+    assert draws.min() >= 0
+    assert draws.max() < 1
     counts = torch.histc(draws, 20, 0, 1)
     chi_square = ((counts - 10_000) ** 2 / 10_000).sum().item()
     assert chi_square < 45  # 19 degrees of freedom: 99.9 % lie below 43.8
     neighbours = np.corrcoef(draws[:, :-1].flatten(), draws[:, 1:].flatten())[0, 1]
     sequences = np.corrcoef(draws[:-1].flatten(), draws[1:].flatten())[0, 1]
-    assert abs(neighbours) < 0.01 and abs(sequences) < 0.01
+    assert abs(neighbours) < 0.01
+    assert abs(sequences) < 0.01
 
 
 def test_normals_are_normal():
@@ -79,10 +82,11 @@ def test_uniforms_are_cheap():
 def test_generators_and_global_seed():
     first, again, other = make_generator(1, "shuffle"), make_generator(1, "shuffle"), make_generator(2, "shuffle")
     draw = torch.rand(4, generator=first)
-    assert torch.equal(draw, torch.rand(4, generator=again)) and not torch.equal(draw, torch.rand(4, generator=other))
+    assert torch.equal(draw, torch.rand(4, generator=again))
+    assert not torch.equal(draw, torch.rand(4, generator=other))
     assert make_generator(1, 23).initial_seed() != make_generator(12, 3).initial_seed()
     assert make_generator(1).initial_seed() != make_generator("1").initial_seed()
     seed_everything(5)
-    values = (torch.rand(1).item(), np.random.rand())
+    values = (torch.rand(1).item(), np.random.rand())  # noqa: NPY002
     seed_everything(5)
-    assert values == (torch.rand(1).item(), np.random.rand())
+    assert values == (torch.rand(1).item(), np.random.rand())  # noqa: NPY002
