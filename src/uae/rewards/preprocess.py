@@ -223,7 +223,7 @@ def pil_bands(in_size: int, out_size: int, first: int, count: int, resample: Res
 
 
 def pil_coefficients(in_size: int, out_size: int, resample: Resample) -> tuple[np.ndarray, np.ndarray]:
-    """First input pixel ``[out]`` and fixed-point weights ``[out, taps]`` of each output pixel, as Pillow computes them."""
+    """Of each output pixel its first input pixel ``[out]`` and fixed-point weights ``[out, taps]``, as in Pillow."""
     kernel, radius = (bicubic, 2.0) if resample == "bicubic" else (bilinear, 1.0)
     scale = in_size / out_size
     stretch = max(scale, 1.0)

@@ -1,0 +1,69 @@
+"""Rewards composed: a weighted sum that keeps each component's values and stops on the first failure.
+
+``R = Σ_c w_c R_c``. A reward is any callable of the ``Reward`` signature (``uae.types``); one that raises, answers in
+the wrong shape or with a value that is not finite stops the run with its name, it never counts as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from uae.types import Reward
+
+
+class RewardError(RuntimeError):
+    """A reward failed; the message names it and the cause is chained."""
+
+
+class WeightedSum:
+    """``{name: (weight, reward)}`` as one ``Reward``.
+
+    After each call ``breakdown`` holds every component's own values ``[P*G*K]``, unweighted and without gradient, for
+    the log. A component of weight 0 is computed and logged but does not count: a held-out backbone, say.
+    """
+
+    def __init__(self, components: Mapping[str, tuple[float, Reward]]) -> None:
+        if not components:
+            raise ValueError("expected at least one reward, got none")
+        self.components = dict(components)
+        self.breakdown: dict[str, Float[Tensor, " B"]] = {}
+
+    def __call__(
+        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, " B"]:
+        check_groups(len(sources), len(captions), len(reconstructions))
+        total, self.breakdown = torch.zeros(len(reconstructions), device=reconstructions.device), {}
+        for name, (weight, reward) in self.components.items():
+            values = checked(name, reward, sources, captions, reconstructions)
+            self.breakdown[name] = values.detach()
+            total = total + weight * values
+        return total
+
+
+def checked(name: str, reward: Reward, sources: Tensor, captions: list[str], reconstructions: Tensor) -> Tensor:
+    """The reward's values, or a ``RewardError`` that names it."""
+    try:
+        values = reward(sources, captions, reconstructions)
+    except Exception as error:
+        raise RewardError(f"reward {name} raised {type(error).__name__}: {error}") from error
+    expected = (len(reconstructions),)
+    if not isinstance(values, Tensor) or tuple(values.shape) != expected:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise RewardError(f"reward {name}: expected a tensor of shape {expected}, one value for each reconstruction, "
+                          f"got {got}")  # fmt: skip
+    bad = (~values.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise RewardError(f"reward {name}: expected finite values, got {values[bad[0]].item()} for reconstruction "
+                          f"{bad[0]} ({len(bad)} of {len(values)} are not finite)")  # fmt: skip
+    return values
+
+
+def check_groups(num_sources: int, num_captions: int, num_reconstructions: int) -> None:
+    """P sources, P*G captions, P*G*K reconstructions."""
+    if not num_sources or num_captions % num_sources or not num_captions or num_reconstructions % num_captions:
+        raise ValueError(f"expected P sources, P*G captions and P*G*K reconstructions, got {num_sources}, "
+                         f"{num_captions} and {num_reconstructions}")  # fmt: skip

@@ -1,0 +1,49 @@
+"""Similarity rewards: how close a reconstruction (or a caption) comes to the source image.
+
+``R(x, x̂) = cos(f(x), f(x̂))`` with a frozen backbone ``f`` (arXiv 2509.09666), and the control that its reviewers
+asked for, ``R(x, y) = cos(f(x), g(y))``, which judges the caption without decoding it.
+"""
+
+from __future__ import annotations
+
+from einops import einsum, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from uae.rewards.backbones import Backbone, BackboneError, EmbeddingCache
+
+
+class ReconstructionReward:
+    """Cosine of the source's and the reconstruction's embedding, ``[P*G*K]``; differentiable in the reconstruction."""
+
+    def __init__(self, backbone: Backbone, cache: EmbeddingCache | None = None) -> None:
+        self.backbone = backbone
+        self.cache = cache or EmbeddingCache()
+
+    def __call__(
+        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, " B"]:
+        return cosine(self.cache.embed(self.backbone, sources), self.backbone.embed(reconstructions))
+
+
+class ImageTextReward:
+    """Cosine of the source image's and its caption's embedding, repeated for each of the K reconstructions."""
+
+    def __init__(self, backbone: Backbone, cache: EmbeddingCache | None = None) -> None:
+        if backbone.tokenizer is None:
+            raise BackboneError(f"image-text reward: expected a backbone with a tokenizer, {backbone.name} from "
+                                f"{backbone.provenance.source} has none")  # fmt: skip
+        self.backbone = backbone
+        self.cache = cache or EmbeddingCache()
+
+    def __call__(
+        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, " B"]:
+        similarity = cosine(self.cache.embed(self.backbone, sources), self.backbone.embed_text(captions))
+        return repeat(similarity, "B -> (B K)", K=len(reconstructions) // len(captions))
+
+
+def cosine(sources: Float[Tensor, "P D"], others: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+    """Cosine of each of B = P*N unit vectors with its source; those of one source are adjacent."""
+    per_source = repeat(sources.to(others.device), "P D -> (P N) D", N=len(others) // len(sources))
+    return einsum(per_source, others, "B D, B D -> B")
