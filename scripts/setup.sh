@@ -12,7 +12,6 @@ cd "$(dirname "$0")/.." || exit 1
 state=.venv/uae-setup
 log=.venv/setup.log
 cpu_index=https://download.pytorch.org/whl/cpu
-min_free_mb=2000
 
 fail() {
     echo "setup: $*" >&2
@@ -27,10 +26,10 @@ find_python() {
     fail "expected Python 3.11 or newer on PATH, found ${found:-none}; install one (https://www.python.org/downloads) and run this again"
 }
 
-check_disk() {
-    free_mb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
-    [ "${free_mb:-$min_free_mb}" -ge "$min_free_mb" ] ||
-        fail "expected at least $min_free_mb MB of free disk in $here (several GB more for a CUDA torch), found $free_mb MB; free some and run this again"
+check_disk() { # FOLDER MEGABYTES
+    free_mb=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }')
+    [ "${free_mb:-$2}" -ge "$2" ] ||
+        fail "expected at least $2 MB of free disk in $1 (several GB for a CUDA torch), found $free_mb MB; free some and run this again"
 }
 
 explain_log() {
@@ -38,7 +37,7 @@ explain_log() {
         fail "expected enough free disk in $here and the temporary folder, but it ran out; free some and run this again (details: $log)"
     elif grep -qE 'Connection(Refused)?Error|NewConnection|Max retries|Timeout|timed out|ProxyError|SSLError|Network is unreachable' "$log"; then
         fail "expected to reach the Python package index, but the connection failed; check the network or pip's proxy and index settings and run this again (details: $log)"
-    elif grep -q ensurepip "$log"; then
+    elif grep -qE 'ensurepip is not available|No module named' "$log"; then
         fail "expected $python to make virtual environments, but its venv or ensurepip module is missing; install it (Debian, Ubuntu: apt install python3-venv) and run this again (details: $log)"
     fi
     fail "expected to install requirements.lock with $python, but got '$(grep -i error "$log" | tail -n 1)'; mend that and run this again (details: $log)"
@@ -56,7 +55,8 @@ make_venv() {
     [ ! -e .venv ] || [ -e "$state" ] ||
         fail "expected .venv to be absent or made by this script, found another one in $here; move it away and run this again"
     find_python
-    check_disk
+    check_disk "$here" 2000
+    check_disk "${TMPDIR:-/tmp}" 500 # where pip unpacks
     rm -rf .venv
     mkdir .venv 2>/dev/null && echo unfinished >"$state" || fail "expected to write to $here, but could not; check its permissions and run this again"
     echo "Setting up .venv with $python: once, a few minutes (progress: $log)"

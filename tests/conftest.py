@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 install_import_hook("uae", "beartype.beartype")  # before any test imports uae
 torch.set_num_threads(2)
 
+_failed_fast_tests = pytest.StashKey[int]()
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
@@ -32,7 +34,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A failed fast test ends the run where the slow tests would begin."""
     session = item.session
-    if _is_slow(item) and not hasattr(session, "fast_failures"):
-        session.fast_failures = session.testsfailed  # type: ignore[attr-defined]
-        if session.testsfailed:
-            pytest.exit(f"{session.testsfailed} fast tests failed; slow tests not run", returncode=1)
+    if _is_slow(item) and session.stash.setdefault(_failed_fast_tests, session.testsfailed):
+        pytest.exit("a fast test failed, so the slow tests were not run", returncode=1)

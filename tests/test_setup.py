@@ -140,6 +140,12 @@ def test_full_disk_before_the_start(faked: Project) -> None:
     assert faked.pip_calls() == []
 
 
+def test_python_without_venv(project: Project) -> None:
+    script = '#!/bin/sh\n[ "$2" != venv ] || { echo "ensurepip is not available."; exit 1; }\n'
+    project.command("python3", script)
+    assert_one_line(project.setup(), "virtual environments", "apt install python3-venv")
+
+
 @pytest.mark.parametrize(
     ("pip_error", "parts"),
     [
