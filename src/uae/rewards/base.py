@@ -6,13 +6,13 @@ the wrong shape or with a value that is not finite stops the run with its name, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.types import Reward
+Component = Callable[..., Tensor]  # the signature of ``uae.types.Reward``
 
 
 class RewardError(RuntimeError):
@@ -26,7 +26,7 @@ class WeightedSum:
     the log. A component of weight 0 is computed and logged but does not count: a held-out backbone, say.
     """
 
-    def __init__(self, components: Mapping[str, tuple[float, Reward]]) -> None:
+    def __init__(self, components: Mapping[str, tuple[float, Component]]) -> None:
         if not components:
             raise ValueError("expected at least one reward, got none")
         self.components = dict(components)
@@ -44,7 +44,7 @@ class WeightedSum:
         return total
 
 
-def checked(name: str, reward: Reward, sources: Tensor, captions: list[str], reconstructions: Tensor) -> Tensor:
+def checked(name: str, reward: Component, sources: Tensor, captions: list[str], reconstructions: Tensor) -> Tensor:
     """The reward's values, or a ``RewardError`` that names it."""
     try:
         values = reward(sources, captions, reconstructions)
