@@ -197,7 +197,7 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, step):
         save(directory, 1, keep_last=1)
         status = in_child(save_and_die, directory, step, 1, fatal_event)
         found = load_latest(directory)
-        assert found is not None and found.step in (1, step)
+        assert found.step in (1, step)
         assert_is(found, found.step)
         save(directory, 3, keep_last=1)  # and the run goes on
         assert names(directory) == ["latest", "step_00000003"]

@@ -1,0 +1,84 @@
+"""The one-page example learns, and its loss is the project's."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from uae.rl.advantages import group_advantages
+from uae.rl.losses import Objective, grpo_loss, k3_kl
+from uae.types import Evaluation
+
+PAGE = Path(__file__).parents[1] / "examples" / "grpo_loop.py"
+
+
+@pytest.fixture(scope="module")
+def grpo_loop():
+    spec = importlib.util.spec_from_file_location("grpo_loop", PAGE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_learns(grpo_loop):
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = time.process_time()
+    history = grpo_loop.train(log_every=0)
+    seconds = time.process_time() - start
+    torch.set_num_threads(num_threads)
+    first_reward, first_words = history[0]
+    last_reward, last_words = (sum(values) / 10 for values in zip(*history[-10:], strict=True))
+    assert abs(first_reward) < 0.1
+    assert last_reward > 0.9
+    assert first_words < 1.6
+    assert last_words > 3.8
+    assert seconds < 15  # of processor time: other work on the machine does not count
+
+
+def test_its_loss_is_the_projects(grpo_loop):
+    log_probs = -torch.rand(8, 5)
+    old, ref = log_probs + 0.4 * torch.randn(8, 5), log_probs + 0.4 * torch.randn(8, 5)
+    advantages, mask = torch.randn(8), torch.arange(5) < torch.randint(0, 6, (8, 1))
+    theirs, ours = (log_probs.clone().requires_grad_() for _ in range(2))
+    loss = grpo_loop.grpo_loss(theirs, old, ref, advantages, mask)
+    loss.backward()
+    objective = Objective(grpo_loop.CLIP_EPS, grpo_loop.CLIP_EPS, grpo_loop.KL_COEF)
+    expected, metrics = grpo_loss(
+        Evaluation(ours, torch.zeros(8, 5), k3_kl(ours, ref)), old, advantages, mask, objective
+    )
+    expected.backward()
+    assert metrics["clip_frac"] > 0.1  # the comparison does cover clipped actions
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(theirs.grad, ours.grad)
+
+
+def test_its_advantages_are_the_projects(grpo_loop):
+    rewards = torch.rand(6, 4)
+    torch.testing.assert_close(grpo_loop.group_advantages(rewards), group_advantages(rewards).flatten())
+
+
+def test_its_log_probs_are_those_sampled_from(grpo_loop):
+    """Scoring a whole caption at once equals the distribution each word was drawn from."""
+    encoder, images = grpo_loop.Encoder(), grpo_loop.sample_images(64)
+    captions, mask = encoder.sample(images)
+    scored = encoder.log_probs(images, captions)
+    for t in range(grpo_loop.MAX_WORDS):
+        prefix = captions.clone()
+        prefix[:, t:] = grpo_loop.END  # what the sampler had in front of it
+        step = encoder(images, prefix)[:, t].log_softmax(1).gather(1, captions[:, t : t + 1])[:, 0]
+        torch.testing.assert_close(scored[mask[:, t], t], step[mask[:, t]])
+
+
+def test_it_stands_alone_on_one_page():
+    source = PAGE.read_text()
+    assert len(source.splitlines()) < 150
+    assert "import uae" not in source
+    assert "from uae" not in source
+    code = f"import sys; sys.path.insert(0, {str(PAGE.parent)!r}); import grpo_loop; grpo_loop.train(2, log_every=1)"
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("step   0  reward ")
