@@ -3,11 +3,11 @@
     python examples/grpo_loop.py
 
 The world: an image has four quadrants, each in one of eight colours. The *encoder* is a small network that captions
-the image, one colour word per quadrant, or stops early with "end". The *decoder* is frozen: it paints the words it
-is told, quadrant by quadrant, and leaves the rest grey. The reward is the cosine between the image and its reconstruction.
-Nobody shows the encoder a correct caption. It starts terse and wrong, and learns to say more, and to say it right,
-because that is what makes reconstructions come back alike. The project does the same with real models: see
-``src/uae/rl/train.py`` for this loop, ``src/uae/rl/losses.py`` for this loss.
+the image, one colour word per quadrant, or stops early with "end". The *decoder* is frozen: it paints the words it is
+told, quadrant by quadrant, and leaves the rest grey. The reward is the cosine between the image and its
+reconstruction. Nobody shows the encoder a correct caption. It starts terse and wrong, and learns to say more, and to
+say it right, because that is what makes reconstructions come back alike. The project does the same with real models:
+see ``src/uae/rl/train.py`` for this loop, ``src/uae/rl/losses.py`` for this loss.
 
 Expect the mean reward to rise from 0 to 0.95 or more (0.96 to 0.99 over seeds 0 to 4), and captions from about one word
 to four, in ten seconds on one CPU core.
