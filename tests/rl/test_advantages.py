@@ -31,8 +31,8 @@ def test_mean_only_and_batch_scale_by_hand():
 
 @pytest.mark.parametrize("scale", ["group", "none", "batch"])
 def test_tied_group_is_exactly_zero(scale):
-    # The mean of three 0.1f is not 0.1f, so subtracting it leaves dust.
-    rewards = torch.tensor([[0.1, 0.1, 0.1], [0.0, 0.5, 1.0]])
+    # In double the mean of three 0.1 is not 0.1, so subtracting it leaves dust.
+    rewards = torch.tensor([[0.1, 0.1, 0.1], [0.0, 0.5, 1.0]], dtype=torch.float64)
     advantages = group_advantages(rewards, scale)
     assert advantages[0].tolist() == [0.0, 0.0, 0.0]
     assert advantages[1, 2] > 0.4

@@ -242,6 +242,7 @@ def test_a_failing_write_is_explained_and_harms_nothing(tmp_path, monkeypatch, e
                 "Free some",
             ):
                 assert part in message, f"{function}: {message}"
+            assert message.count("could not write") == 1
             assert find_damage(tmp_path / "step_00000001") is None
             assert not list(tmp_path.glob(".tmp_*"))
     assert num_failures >= 8

@@ -66,7 +66,7 @@ def save_checkpoint(
         unfinished.mkdir()
         _write_files(unfinished, step, weights, state)
         _publish(unfinished, target)
-        atomic_write_text(directory / LATEST, f"{target.name}\n")
+        _replace_text(directory / LATEST, f"{target.name}\n")
     except (OSError, SafetensorError) as error:
         _clean(directory)
         raise disk_error(f"the checkpoint of step {step}", directory, error, _untouched(directory)) from error
@@ -156,16 +156,9 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], may_
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Write the file completely or not at all; a reader never sees half of it."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.tmp")
     try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _fsync(path.parent)
+        _replace_text(path, text)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise disk_error(path.name, path.parent, error) from error
 
 
@@ -194,6 +187,21 @@ def disk_error(what: str, where: Path, error: BaseException, reassurance: str = 
     return OSError(f"{message}Free some space or make the folder writable, or give another output folder.")
 
 
+def _replace_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        _fsync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
 def _write_files(
     folder: Path, step: int, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
@@ -206,7 +214,7 @@ def _write_files(
     for path in sorted(folder.iterdir()):
         _fsync(path)
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    atomic_write_json(folder / MANIFEST, {"step": step, "files": files})
+    _replace_text(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=2))
 
 
 def _save_state(path: Path, state: Mapping[str, Any]) -> None:
