@@ -81,12 +81,7 @@ class Preprocess:
         """Images of any sizes, ``[B 3 h w]`` or a list of ``[3 h w]``, in one batch and in the order given."""
         if isinstance(images, Tensor):
             return self(images)
-        groups: dict[torch.Size, list[int]] = {}
-        for i, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(i)
-        order = [i for group in groups.values() for i in group]
-        pixels = torch.cat([self(torch.stack([images[i] for i in group])) for group in groups.values()])
-        return pixels[torch.tensor(order, device=pixels.device).argsort()]
+        return torch.cat([self(image[None]) for image in images])
 
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

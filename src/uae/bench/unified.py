@@ -1,0 +1,412 @@
+"""Unified-Bench, Protocol 1: how much of an image survives image -> caption -> image (arXiv 2509.09666).
+
+For each backbone ``s = 100 * mean_i cos(f(x_i), f(x̂_i))``, each with its own preprocessing;
+``Unified-Score = plain mean over the four backbones`` clip, longclip, dinov2, dinov3.
+
+Deviations from the official scorer: the overall is strict (a backbone that is missing or fails makes the result
+*partial* and its Unified-Score None, where the official one averages the rest); images that could not be scored are
+listed; bootstrap confidence intervals; and a rescaled score ``(s - s_shuffled) / (100 - s_shuffled) * 100``, where
+``s_shuffled`` is the mean over all mismatched pairs (i, j != i), so that 0 means "no better than another image".
+In the JSON the official keys hold plain cosines; what we add stands under ``uae`` and is times 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+import uae
+from uae.bench.pairing import LazyImages, pair_folders
+from uae.data.images import ImageError
+from uae.rewards.backbones import ARCHITECTURES, Backbone, BackboneError, check_backbone_source, load_backbone
+from uae.rewards.sources import architecture_of
+from uae.utils.checkpoint import atomic_write_json
+
+BACKBONES = tuple(ARCHITECTURES)
+CONFIDENCE = 0.95
+Images = Tensor | Sequence  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bootstrap percentile interval, times 100."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BackboneScore:
+    """One backbone's answer on all valid pairs."""
+
+    similarities: dict[str, float]
+    """Cosine of each pair, by name."""
+    shuffled: float | None
+    """Mean cosine of mismatched pairs, times 100; None with a single pair."""
+    interval: Interval
+    """Confidence interval of the score."""
+    provenance: dict[str, Any]
+    """Which weights answered."""
+    preprocess: dict[str, Any]
+    """How images were prepared."""
+
+    @property
+    def score(self) -> float:
+        return 100 * float(np.mean(list(self.similarities.values())))
+
+    @property
+    def rescaled(self) -> float | None:
+        """0 for shuffled pairs, 100 for identical images."""
+        if self.shuffled is None or self.shuffled >= 100:
+            return None
+        return 100 * (self.score - self.shuffled) / (100 - self.shuffled)
+
+
+@dataclass(frozen=True)
+class UnifiedResult:
+    """Scores by backbone, what is missing, and how it was measured."""
+
+    scores: dict[str, BackboneScore]
+    """Backbones that answered."""
+    failures: dict[str, str]
+    """Backbones that did not, with the reason."""
+    overall_interval: Interval | None
+    """Confidence interval of the Unified-Score; None if partial."""
+    total_images: int
+    """Source images given, scored or not."""
+    unscored: dict[str, str]
+    """Source images that could not be scored, with the reason."""
+    extra_reconstructions: list[str]
+    """Reconstructions without a source."""
+    settings: dict[str, Any]
+    """What else the numbers depend on."""
+
+    @property
+    def partial(self) -> bool:
+        """A backbone is missing."""
+        return set(self.scores) != set(BACKBONES)
+
+    @property
+    def valid_pairs(self) -> int:
+        return self.total_images - len(self.unscored)
+
+    @property
+    def unified_score(self) -> float | None:
+        """Plain mean of the four backbones; None if partial."""
+        return None if self.partial else float(np.mean([score.score for score in self.scores.values()]))
+
+    @property
+    def rescaled_score(self) -> float | None:
+        """Plain mean of the four rescaled scores; None if partial or if there was nothing to shuffle."""
+        rescaled = [score.rescaled for score in self.scores.values() if score.rescaled is not None]
+        return float(np.mean(rescaled)) if len(rescaled) == len(BACKBONES) else None
+
+    @property
+    def status(self) -> str:
+        """ "complete", or what is missing and why."""
+        if not self.partial:
+            return "complete"
+        missing = ", ".join(f"{name} - {reason}" for name, reason in self.failures.items())
+        return f"partial ({len(self.scores)}/{len(BACKBONES)}: missing {missing})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The official keys (plain cosines), and ours under ``uae`` (times 100)."""
+        averages = {name: score.score / 100 for name, score in self.scores.items()}
+        return {
+            "model_types": list(self.scores),
+            "similarities_by_model": {name: score.similarities for name, score in self.scores.items()},
+            "statistics_by_model": {name: self.statistics(score) for name, score in self.scores.items()},
+            "summary": {
+                "models_used": list(self.scores),
+                "average_scores_by_model": averages,
+                "overall_average": None if self.unified_score is None else self.unified_score / 100,
+                "best_model": max(averages, key=averages.__getitem__),
+                "worst_model": min(averages, key=averages.__getitem__),
+            },
+            "uae": self.details(),
+        }
+
+    def statistics(self, score: BackboneScore) -> dict[str, Any]:
+        cosines = score.similarities.values()
+        return {
+            "total_images": self.total_images,
+            "valid_pairs": len(cosines),
+            "average_similarity": score.score / 100,
+            "min_similarity": min(cosines),
+            "max_similarity": max(cosines),
+        }
+
+    def details(self) -> dict[str, Any]:
+        return {
+            "version": uae.__version__,
+            "status": self.status,
+            "partial": self.partial,
+            "unified_score": self.unified_score,
+            "unified_score_interval": self.overall_interval and asdict(self.overall_interval),
+            "rescaled_score": self.rescaled_score,
+            "backbones": {
+                name: {
+                    "score": score.score,
+                    "interval": asdict(score.interval),
+                    "shuffled": score.shuffled,
+                    "rescaled": score.rescaled,
+                    "provenance": score.provenance,
+                    "preprocess": score.preprocess,
+                }
+                for name, score in self.scores.items()
+            },
+            "failures": self.failures,
+            "total_images": self.total_images,
+            "valid_pairs": self.valid_pairs,
+            "unscored": self.unscored,
+            "extra_reconstructions": self.extra_reconstructions,
+            "settings": self.settings,
+        }
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def score_pairs(
+    sources: Images,
+    reconstructions: Images,
+    backbones: Mapping[str, Backbone],
+    names: Sequence[str] | None = None,
+    *,
+    batch_size: int = 16,
+    num_bootstrap: int = 2000,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> UnifiedResult:
+    """Score N reconstructions against their sources: ``[N 3 h w]``, or sequences of ``[3 h w]`` of any sizes.
+
+    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as unscored.
+    """
+    for name in backbones:
+        architecture_of(name)
+    loaders = {name: lambda backbone=backbone: backbone for name, backbone in backbones.items()}
+    names = [str(i) for i in range(len(sources))] if names is None else list(names)
+    return score_with(
+        loaders, sources, reconstructions, names,
+        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed, show_progress=show_progress,
+    )  # fmt: skip
+
+
+def run_folders(
+    source_dir: Path,
+    recon_dir: Path,
+    backbones: Mapping[str, str | Path | None],
+    out: Path | None = None,
+    *,
+    allow_partial: bool = False,
+    device: str = "cpu",
+    batch_size: int = 16,
+    num_bootstrap: int = 2000,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> UnifiedResult:
+    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``.
+
+    ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked before any work;
+    one that can't be used is an error, or with ``allow_partial`` leaves a partial result. Backbones are in memory one
+    at a time.
+    """
+    unusable = find_unusable(backbones)
+    if unusable and not (allow_partial and len(unusable) < len(backbones)):
+        raise BackboneError("\n".join(unusable.values()))
+    pairs = pair_folders(Path(source_dir), Path(recon_dir))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    loaders = {
+        name: lambda name=name, source=source: load_backbone(name, source, device=device)
+        for name, source in backbones.items()
+        if name not in unusable
+    }
+    result = score_with(
+        loaders, LazyImages(pairs.sources), LazyImages(pairs.reconstructions), pairs.names,
+        failures=unusable, unmatched=pairs.unmatched_sources, extra_reconstructions=pairs.unmatched_reconstructions,
+        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed, show_progress=show_progress,
+        settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir)},
+    )  # fmt: skip
+    if out is not None:
+        atomic_write_json(out, result.to_json())
+    return result
+
+
+def find_unusable(backbones: Mapping[str, str | Path | None]) -> dict[str, str]:
+    """Backbones whose source can't be used, with the reason; a name that is none of the four is an error."""
+    reasons = {}
+    for name, source in backbones.items():
+        architecture_of(name)
+        try:
+            check_backbone_source(name, source)
+        except BackboneError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def score_with(
+    loaders: Mapping[str, Callable[[], Backbone]],
+    sources: Images,
+    reconstructions: Images,
+    names: list[str],
+    *,
+    batch_size: int,
+    num_bootstrap: int,
+    seed: int,
+    show_progress: bool,
+    failures: Mapping[str, str] | None = None,
+    unmatched: Sequence[str] = (),
+    extra_reconstructions: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> UnifiedResult:
+    """One backbone after the other over all pairs, then statistics over those that answered."""
+    check_pairs(sources, reconstructions, names)
+    measured: dict[str, Measurement] = {}
+    failures = dict(failures or {})
+    for name in BACKBONES:
+        if name not in loaders:
+            failures.setdefault(name, "not asked for")
+            continue
+        try:
+            measured[name] = measure(loaders[name](), sources, reconstructions, names, batch_size, show_progress)
+        except NoPairsError:
+            raise
+        except Exception as error:  # out of memory, NaN …: the result says so and is partial
+            failures[name] = f"{type(error).__name__}: {error}"
+    if not measured:
+        raise ValueError("no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items()))
+    broken = next(iter(measured.values())).broken
+    scores, overall = summarise(measured, num_bootstrap, seed)
+    return UnifiedResult(
+        scores=scores,
+        failures={name: failures[name] for name in BACKBONES if name in failures},
+        overall_interval=overall if len(scores) == len(BACKBONES) else None,
+        total_images=len(names) + len(unmatched),
+        unscored=dict.fromkeys(unmatched, "no reconstruction") | broken,
+        extra_reconstructions=list(extra_reconstructions),
+        settings={
+            "num_bootstrap": num_bootstrap, "seed": seed, "confidence": CONFIDENCE, "batch_size": batch_size,
+            **(settings or {}),
+        },
+    )  # fmt: skip
+
+
+def check_pairs(sources: Any, reconstructions: Any, names: list[str]) -> None:
+    if not len(sources) == len(reconstructions) == len(names) == len(set(names)):
+        raise ValueError(f"expected as many sources, reconstructions and different names, got {len(sources)}, "
+                         f"{len(reconstructions)} and {len(set(names))}")  # fmt: skip
+    if not names:
+        raise ValueError("expected at least one pair of images, got none")
+
+
+class NoPairsError(ValueError):
+    """Not one pair could be read."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw cosines of one backbone."""
+
+    similarities: dict[str, float]
+    shuffled: float | None
+    broken: dict[str, str]
+    provenance: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+@torch.no_grad()
+def measure(
+    backbone: Backbone,
+    sources: Images,
+    reconstructions: Images,
+    names: list[str],
+    batch_size: int,
+    show_progress: bool,
+) -> Measurement:
+    """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
+
+    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) / (N (N - 1))``.
+    """
+    similarities: dict[str, float] = {}
+    broken: dict[str, str] = {}
+    source_sum = recon_sum = torch.zeros((), dtype=torch.float64)
+    batches = range(0, len(names), batch_size)
+    console = Console(stderr=True)
+    for start in track(batches, f"scoring with {backbone.name}", console=console, disable=not show_progress):
+        pairs = read_batch(sources, reconstructions, names[start : start + batch_size], start, broken)
+        if not pairs:
+            continue
+        a = backbone.embed([source for source, _ in pairs.values()]).double().cpu()
+        b = backbone.embed([recon for _, recon in pairs.values()]).double().cpu()
+        cosines = (a * b).sum(dim=-1)
+        if not cosines.isfinite().all():
+            bad = list(pairs)[int((~cosines.isfinite()).nonzero()[0])]
+            raise ValueError(f"the embedding of {bad} is not finite")
+        similarities |= dict(zip(pairs, cosines.tolist(), strict=True))
+        source_sum, recon_sum = source_sum + a.sum(dim=0), recon_sum + b.sum(dim=0)
+    if not similarities:
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:3])
+        raise NoPairsError(f"no pair could be read, all {len(names)} failed ({examples})")
+    n = len(similarities)
+    mismatched = float((source_sum * recon_sum).sum()) - sum(similarities.values())
+    return Measurement(
+        similarities=similarities,
+        shuffled=100 * mismatched / (n * (n - 1)) if n > 1 else None,
+        broken=broken,
+        provenance=asdict(backbone.provenance),
+        preprocess=asdict(backbone.preprocess),
+    )
+
+
+def read_batch(
+    sources: Images,
+    reconstructions: Images,
+    names: list[str],
+    start: int,
+    broken: dict[str, str],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The readable pairs of a batch by name; reasons of the others go to ``broken``."""
+    pairs = {}
+    for i, name in enumerate(names, start):
+        try:
+            pairs[name] = (sources[i], reconstructions[i])
+        except (ImageError, FileNotFoundError) as error:
+            broken[name] = str(error)
+    return pairs
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def summarise(
+    measured: Mapping[str, Measurement], num_bootstrap: int, seed: int
+) -> tuple[dict[str, BackboneScore], Interval]:
+    """Scores with confidence intervals; the second value is the interval of the mean over these backbones."""
+    pairs = list(next(iter(measured.values())).similarities)
+    cosines = torch.tensor([[m.similarities[name] for m in measured.values()] for name in pairs], dtype=torch.float64)
+    *intervals, overall = bootstrap_intervals(cosines, num_bootstrap, seed)
+    scores = {
+        name: BackboneScore(m.similarities, m.shuffled, interval, m.provenance, m.preprocess)
+        for (name, m), interval in zip(measured.items(), intervals, strict=True)
+    }
+    return scores, overall
+
+
+def bootstrap_intervals(cosines: Float[Tensor, "N M"], num_bootstrap: int, seed: int) -> list[Interval]:
+    """Percentile intervals of M means over N images, and of the mean of the M; images are drawn with replacement."""
+    values = np.concatenate([cosines.numpy(), cosines.numpy().mean(axis=1, keepdims=True)], axis=1) * 100
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean(axis=0) for _ in range(num_bootstrap)]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]

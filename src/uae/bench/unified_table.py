@@ -1,0 +1,99 @@
+"""Unified-Bench results for people: a table beside the published rows, and what could not be scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from uae.bench.unified import BACKBONES, UnifiedResult
+from uae.rewards.backbones import TINY
+
+TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Scores of one model in the paper's table, times 100."""
+
+    clip: float
+    longclip: float
+    dinov2: float
+    dinov3: float
+    overall: float
+
+
+PUBLISHED = {  # arXiv 2509.09666, Unified-Bench, Protocol 1
+    "GPT-4o-Image": PublishedRow(90.42, 94.37, 81.74, 77.27, 85.95),
+    "BAGEL": PublishedRow(88.97, 93.35, 78.55, 73.05, 83.48),
+    "BLIP-3o": PublishedRow(84.84, 90.24, 68.31, 62.86, 76.56),
+    "Janus-Pro": PublishedRow(88.72, 93.45, 78.30, 70.61, 82.77),
+    "OmniGen2": PublishedRow(88.36, 93.11, 77.70, 74.07, 83.31),
+    "Show-o": PublishedRow(80.18, 86.75, 58.20, 51.51, 69.16),
+    "UniWorld-V1": PublishedRow(85.49, 91.53, 72.12, 66.83, 78.99),
+    "UAE": PublishedRow(90.50, 94.35, 81.98, 77.54, 86.09),
+}
+
+
+def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
+    """The table and the notes under it, to print with ``rich``."""
+    table = Table(title="Unified-Bench, Protocol 1 (cosine x 100)")
+    table.add_column("model")
+    for title in (*TITLES.values(), "Overall"):
+        table.add_column(title, justify="right")
+    if comparable(result):
+        for model, row in PUBLISHED.items():
+            numbers = [getattr(row, name) for name in BACKBONES]
+            table.add_row(f"{model} (published)", *(f"{x:.2f}" for x in (*numbers, row.overall)))
+        table.add_section()
+    table.add_row(label, *scores_row(result), style="bold")
+    table.add_row("  95 % interval", *interval_row(result))
+    table.add_row("  shuffled pairs", *(number(shuffled(result, name)) for name in BACKBONES), "")
+    table.add_row("  rescaled", *(number(rescaled(result, name)) for name in BACKBONES), number(result.rescaled_score))
+    return Group(table, *(Text(note) for note in notes(result)))
+
+
+def comparable(result: UnifiedResult) -> bool:
+    """Other backbones than the published ones give numbers on another scale."""
+    return all(score.provenance["source"] != TINY for score in result.scores.values())
+
+
+def scores_row(result: UnifiedResult) -> list[str]:
+    cells = [number(result.scores[name].score if name in result.scores else None) for name in BACKBONES]
+    return [*cells, "partial" if result.partial else number(result.unified_score)]
+
+
+def interval_row(result: UnifiedResult) -> list[str]:
+    found = [result.scores[name].interval if name in result.scores else None for name in BACKBONES]
+    return [f"{i.low:.2f} - {i.high:.2f}" if i else "-" for i in (*found, result.overall_interval)]
+
+
+def shuffled(result: UnifiedResult, name: str) -> float | None:
+    return result.scores[name].shuffled if name in result.scores else None
+
+
+def rescaled(result: UnifiedResult, name: str) -> float | None:
+    return result.scores[name].rescaled if name in result.scores else None
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def notes(result: UnifiedResult) -> list[str]:
+    """What a reader must know beside the numbers."""
+    lines = [f"Overall: {result.status}"] if result.partial else []
+    lines.append(f"{result.valid_pairs} of {result.total_images} images scored")
+    lines += listed("not scored", [f"{name}: {reason}" for name, reason in result.unscored.items()])
+    lines += listed("reconstruction without a source", result.extra_reconstructions)
+    if not comparable(result):
+        lines.append("Backbones of the embedded world: not comparable with published rows.")
+    return lines
+
+
+def listed(what: str, items: list[str]) -> list[str]:
+    rest = len(items) - MAX_LISTED
+    return [f"  {what}: {item}" for item in items[:MAX_LISTED]] + ([f"  … and {rest} more {what}"] if rest > 0 else [])
