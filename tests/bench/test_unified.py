@@ -218,12 +218,14 @@ def test_published_overall_is_the_plain_mean(row):
 def test_table_prints_published_rows_beside_comparable_scores_only(four):
     result = score_pairs(flat(RED, GREEN), flat(RED, YELLOW), four)
     text = text_of(result)
-    assert "UAE (published)" in text
+    assert "published" in text
+    assert "BAGEL" in text
     assert "86.09" in text
-    assert f"{result.unified_score:.2f}" in text
+    for value in (result.unified_score, result.overall_interval.low, result.overall_interval.high):
+        assert f"{value:.2f}" in text
     tiny = {name: fake_backbone(name, source="tiny") for name in BACKBONES}
     text = text_of(score_pairs(flat(RED, GREEN), flat(RED, YELLOW), tiny))
-    assert "(published)" not in text
+    assert "BAGEL" not in text
     assert "not comparable" in text
 
 

@@ -51,8 +51,22 @@ def test_resize_gives_the_bits_of_pil(resample):
         np.testing.assert_array_equal(ours, expected, err_msg=f"{h}x{w} -> {height}x{width}")
 
 
+@pytest.mark.parametrize(
+    ("preprocess", "size", "expected"),
+    [
+        (CLIP_PREPROCESS, (500, 375), (298, 224)),  # 298.67: cut, not rounded
+        (CLIP_PREPROCESS, (375, 500), (224, 298)),
+        (DINOV2_PREPROCESS, (777, 500), (397, 256)),  # 397.82
+        (DINOV2_PREPROCESS, (256, 301), (256, 301)),
+        (DINOV3_PREPROCESS, (500, 375), (224, 224)),
+    ],
+)
+def test_size_before_cropping(preprocess, size, expected):
+    assert preprocess.resized(*size) == expected
+
+
 @pytest.mark.parametrize("preprocess", [CLIP_PREPROCESS, DINOV2_PREPROCESS])
-@pytest.mark.parametrize("size", [(375, 500), (500, 375), (100, 130), (224, 224), (256, 256), (1024, 768), (225, 225)])
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (100, 130), (224, 224), (256, 256), (1024, 768), (256, 301)])
 def test_whole_preprocessing_equals_pil_and_crop(preprocess, size):
     pixels = random_image(2, *size)
     height, width = preprocess.resized(*size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Group
 from rich.table import Table
@@ -45,12 +46,14 @@ def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
     for title in (*TITLES.values(), "Overall"):
         table.add_column(title, justify="right")
     if comparable(result):
+        table.add_row("published", style="dim")
         for model, row in PUBLISHED.items():
             numbers = [getattr(row, name) for name in BACKBONES]
-            table.add_row(f"{model} (published)", *(f"{x:.2f}" for x in (*numbers, row.overall)))
+            table.add_row(f"  {model}", *(f"{x:.2f}" for x in (*numbers, row.overall)))
         table.add_section()
     table.add_row(label, *scores_row(result), style="bold")
-    table.add_row("  95 % interval", *interval_row(result))
+    table.add_row("  95 % from", *interval_row(result, "low"))
+    table.add_row("  95 % to", *interval_row(result, "high"))
     table.add_row("  shuffled pairs", *(number(shuffled(result, name)) for name in BACKBONES), "")
     table.add_row("  rescaled", *(number(rescaled(result, name)) for name in BACKBONES), number(result.rescaled_score))
     return Group(table, *(Text(note) for note in notes(result)))
@@ -66,9 +69,9 @@ def scores_row(result: UnifiedResult) -> list[str]:
     return [*cells, "partial" if result.partial else number(result.unified_score)]
 
 
-def interval_row(result: UnifiedResult) -> list[str]:
+def interval_row(result: UnifiedResult, end: Literal["low", "high"]) -> list[str]:
     found = [result.scores[name].interval if name in result.scores else None for name in BACKBONES]
-    return [f"{i.low:.2f} - {i.high:.2f}" if i else "-" for i in (*found, result.overall_interval)]
+    return [number(interval and getattr(interval, end)) for interval in (*found, result.overall_interval)]
 
 
 def shuffled(result: UnifiedResult, name: str) -> float | None:
