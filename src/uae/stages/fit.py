@@ -1,0 +1,177 @@
+"""Supervised training, resumable bit for bit: data -> loss -> step, with an average of the weights kept beside.
+
+Everything random in a step is drawn after seeding with ``(seed, step)``, and a step's data is a function of its
+number, so model, optimiser, average and step number are the whole state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
+from uae.utils.metrics import MetricsLogger, TrainProgress
+from uae.utils.seed import seed_everything
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained; tasks carry theirs as a default."""
+
+    num_steps: int
+    """Optimiser steps in all."""
+    batch_size: int
+    """Samples per step."""
+    learning_rate: float
+    """Peak, reached after ``warmup_steps`` and falling to 2 % of itself by a half cosine."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """Of AdamW, on matrices only."""
+    ema_decay: float = 0.999
+    """Of the average of the weights, which is what is evaluated and exported."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    seed: int = 0
+    """Of data order, noise and initial weights."""
+
+
+class Task(Protocol):
+    """What is trained: modules, a loss for each step, a measurement, and a way to save the result."""
+
+    name: str
+    recipe: Recipe
+    modules: dict[str, nn.Module]
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one step's batch, and values to log."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Measurements on validation data, with the averaged weights in place."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Save the modules as they are now, as ``from_pretrained`` loads them."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Anything that follows an update, e.g. a teacher's average."""
+        ...
+
+
+def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000) -> dict[str, float]:
+    """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last measurements.
+
+    Raises:
+        ValueError: when ``run_dir`` was begun with another recipe.
+    """
+    recipe, parameters = task.recipe, _named_parameters(task.modules)
+    optimizer = _optimizer(parameters, recipe)
+    average = {name: p.detach().clone() for name, p in parameters.items()}
+    start = _resume(task, run_dir, optimizer, average)
+    logger = MetricsLogger(run_dir, last_step=start - 1)
+    results: dict[str, float] = {}
+    with TrainProgress(task.name, recipe.num_steps, start) as progress:
+        for step in range(start, recipe.num_steps):
+            began = time.monotonic()
+            metrics = _train_step(task, step, optimizer, parameters, average)
+            metrics["time/step_sec"] = time.monotonic() - began
+            done = step + 1
+            if done % eval_every == 0 or done == recipe.num_steps:
+                with swapped(parameters, average):
+                    results = task.evaluate()
+                    task.export(run_dir / "export")
+                metrics |= {f"eval/{name}": value for name, value in results.items()}
+                shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+                print(f"{task.name} step {done}: {shown}", flush=True)
+            if done % 20 == 0 or len(metrics) > 8:
+                logger.log(step, metrics)
+            if done % save_every == 0 or done == recipe.num_steps:
+                logger.sync()
+                _save(task, run_dir, done, optimizer, average)
+            progress.update(done, loss=metrics["loss"])
+    logger.close()
+    return results
+
+
+def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, parameters: dict, average: dict) -> dict:
+    recipe = task.recipe
+    seed_everything(recipe.seed * 1_000_003 + step)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
+    loss, metrics = task.loss(step)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_grad_norm)
+    if not torch.isfinite(norm):
+        raise ValueError(f"{task.name}: the gradient of step {step} is not finite (loss {loss.item()})")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    decay = min(recipe.ema_decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
+    task.after_step(step)
+    return {"loss": loss.item(), "grad_norm": norm.item(), **metrics}
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a half cosine to 2 % of the peak."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+    return 0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
+
+
+@contextmanager
+def swapped(parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> Iterator[None]:
+    """The averaged weights in the modules' place, for as long as the context lasts."""
+    current = {name: p.detach().clone() for name, p in parameters.items()}
+    _assign(parameters, average)
+    try:
+        yield
+    finally:
+        _assign(parameters, current)
+
+
+@torch.no_grad()
+def _assign(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+def _named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    rest = [p for p in parameters.values() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def _save(task: Task, run_dir: Path, step: int, optimizer: torch.optim.Optimizer, average: dict) -> None:
+    weights = {name: module.state_dict() for name, module in task.modules.items()}
+    state = {"optimizer": optimizer.state_dict(), "average": average, "recipe": asdict(task.recipe)}
+    save_checkpoint(run_dir / "checkpoints", step, weights, state)
+
+
+def _resume(task: Task, run_dir: Path, optimizer: torch.optim.Optimizer, average: dict) -> int:
+    checkpoint = load_latest(run_dir / "checkpoints")
+    if checkpoint is None:
+        return 0
+    check_same_config(checkpoint.state["recipe"], asdict(task.recipe))
+    for name, module in task.modules.items():
+        module.load_state_dict(checkpoint.weights[name])
+    optimizer.load_state_dict(checkpoint.state["optimizer"])
+    for name, value in checkpoint.state["average"].items():
+        average[name].copy_(value)
+    print(f"{task.name}: resumed from step {checkpoint.step}", flush=True)
+    return checkpoint.step
