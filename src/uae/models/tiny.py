@@ -1,14 +1,24 @@
 """The tiny models: small configurations of the very classes the real checkpoints use, for 48x48 images.
 
 Sizes: VAE 0.65M parameters, 4x down, 4 channels (12x12 latents); Qwen2.5-VL 2.9M, 9 language tokens an image;
-SD3 transformer 5M, 36 image tokens.
+SD3 transformer 4.5M, 36 image tokens.
 """
 
 from __future__ import annotations
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from uae.models.projector import Projector, projector_between
+
+from uae.models.qwen_vl import ImageSettings, QwenVL
+from uae.scenes.tokenizer import build_tokenizer
 
 LATENT_CHANNELS = 4
+TEXT_WIDTH = 160  # of the text embeddings that the SD3 transformer takes
+POOLED_WIDTH = 32  # of its pooled condition, constant zeros: there is no CLIP text encoder to embed the empty prompt
 
 
 def build_vae() -> AutoencoderKL:
@@ -29,3 +39,82 @@ def build_vae() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+
+
+LLM_WIDTH = 192
+IMAGE_SETTINGS = ImageSettings(48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # 48x48 stays as it is
+
+
+def build_captioner() -> QwenVL:
+    """The captioner from nothing: random weights, the world's tokenizer."""
+    tokenizer = build_tokenizer()
+    return QwenVL(build_vlm(tokenizer), tokenizer, IMAGE_SETTINGS)
+
+
+def build_vlm(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForConditionalGeneration:
+    """``Qwen2_5_VLForConditionalGeneration``: a 3-layer vision tower of width 160, a 4-layer LLM of width 192."""
+    token = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    vision = {name: tokenizer.convert_tokens_to_ids(f"<|vision_{name}|>") for name in ("start", "end")}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": LLM_WIDTH,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 1024,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "tie_word_embeddings": True,
+            **ends,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 160,
+            "intermediate_size": 320,
+            "num_heads": 5,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 64,
+            "fullatt_block_indexes": [0, 1, 2],
+            "out_hidden_size": LLM_WIDTH,
+        },
+        image_token_id=token["image_pad"],
+        video_token_id=token["video_pad"],
+        vision_start_token_id=vision["start"],
+        vision_end_token_id=vision["end"],
+        tie_word_embeddings=True,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(**ends)
+    return model
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    """``SD3Transformer2DModel`` on 12x12 latents in patches of 2, in the proportions of SD3.5 (with query-key norm)."""
+    return SD3Transformer2DModel(
+        sample_size=12,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=5,
+        num_attention_heads=5,
+        attention_head_dim=32,
+        caption_projection_dim=160,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=POOLED_WIDTH,
+        pos_embed_max_size=6,
+        qk_norm="rms_norm",
+    )
+
+
+def build_projector(llm_width: int) -> Projector:
+    """LLM states to the SD3 transformer's text embeddings: 192 -> 320 -> 160."""
+    return projector_between(llm_width, TEXT_WIDTH)
+
+
+def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Without shift: that is for the many pixels of large images (SD3.5 uses 3)."""
+    return FlowMatchEulerDiscreteScheduler(shift=1.0)

@@ -1,0 +1,223 @@
+"""UMM-1's decoder: projected LLM states condition Stable Diffusion 3's MM-DiT; its stock VAE makes pixels.
+
+    text → LLM → last hidden states [N L D] → projector → prompt_embeds [N T E] ┐
+                                        noise [N c h w] ────────────────────────┴→ ODE → VAE → images [N 3 H W]
+
+arXiv 2509.09666: the projected sequence replaces SD3's text embeddings (CLIP and T5 tokens), and the pooled condition
+is the CLIP-L + CLIP-bigG embedding of the *empty* prompt, a constant here.
+
+SD3 attends to all text positions: it has no mask, so padding would change the picture with whatever else is in the
+batch. There are two ways out. With ``text_length`` every text is padded by zeros to this one length (how the tiny model
+is trained). Without (real checkpoints), texts are grouped by length and there is no padding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from einops import repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from uae.diffusion.sampling import guided, sample_ode
+from uae.diffusion.schedule import sampling_sigmas
+from uae.models import sd3_files
+from uae.models.projector import Projector, projector_between
+
+
+class SD3Decoder(nn.Module):
+    """Text states and noise to images; all parts are the field's own classes."""
+
+    pooled: Tensor
+
+    def __init__(
+        self,
+        transformer: SD3Transformer2DModel,
+        vae: AutoencoderKL,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        projector: Projector,
+        pooled: Float[Tensor, " pooled_dim"],
+        text_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_widths(transformer, vae, projector, pooled)
+        self.transformer, self.vae, self.scheduler, self.projector = transformer, vae, scheduler, projector
+        self.register_buffer("pooled", pooled)
+        self.text_length = text_length
+
+    # --- text ---
+
+    def condition(self, states: Float[Tensor, "N L D"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, "N T E"]:
+        """Each text's projected states, first position first, then exact zeros up to ``text_length``.
+
+        Padding may be on either side; it is never projected. Without ``text_length`` all texts must have one length
+        (see ``length_groups``).
+        """
+        length = self._common_length(mask)
+        row, position = mask.nonzero(as_tuple=True)
+        target = mask.long().cumsum(1)[row, position] - 1
+        projected = self.projector(states[row, position])
+        embeds = projected.new_zeros(len(states), length, projected.shape[-1])
+        return embeds.index_put((row, target), projected)
+
+    def _common_length(self, mask: Tensor) -> int:
+        lengths = mask.sum(1)
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest == 0:
+            raise ValueError("expected at least one token in each text, got an empty one; "
+                             "a chat template gives some even to an empty caption")  # fmt: skip
+        if self.text_length is None and shortest != longest:
+            raise ValueError(f"expected texts of one length, got {shortest} to {longest} tokens; SD3 has no text mask: "
+                             "group them by length_groups, or give the decoder a text_length")  # fmt: skip
+        if self.text_length is not None and longest > self.text_length:
+            raise ValueError(f"expected texts of at most {self.text_length} tokens (this decoder's text_length), "
+                             f"got one of {longest}; cap the caption's new tokens lower")  # fmt: skip
+        return self.text_length or longest
+
+    def length_groups(self, mask: Bool[Tensor, "N L"]) -> list[Tensor]:
+        """Indices of texts that may share a batch: all of them with ``text_length``, else those of each length."""
+        lengths = mask.sum(1) if self.text_length is None else torch.zeros(len(mask))
+        return [(lengths == length).nonzero().flatten() for length in lengths.unique()]
+
+    # --- latents ---
+
+    def velocity(
+        self, latents: Float[Tensor, "N c h w"], sigma: Float[Tensor, " N"], prompt_embeds: Float[Tensor, "N T E"]
+    ) -> Float[Tensor, "N c h w"]:
+        """The transformer's ``v_θ(x_σ, σ, c)`` in fp32, whatever it computes in."""
+        dtype = self.transformer.dtype
+        return self.transformer(
+            hidden_states=latents.to(dtype),
+            timestep=sigma * self.scheduler.config["num_train_timesteps"],
+            encoder_hidden_states=prompt_embeds.to(dtype),
+            pooled_projections=repeat(self.pooled.to(dtype), "d -> n d", n=len(latents)),
+            return_dict=False,
+        )[0].float()
+
+    def generate(
+        self,
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        noise: Float[Tensor, "M c h w"],
+        num_steps: int,
+        guidance_scale: float = 1.0,
+        negative_states: Float[Tensor, "1 Ln D"] | None = None,
+        micro_batch: int = 64,
+    ) -> Float[Tensor, "M 3 H W"]:
+        """Images in [0, 1] from texts and start noise, ``micro_batch`` at a time.
+
+        M may be a multiple K of N: image ``m`` then shows text ``m // K``, which is projected once.
+        negative_states: one sentence, unpadded, that guidance leads away from. Gradients flow unless disabled.
+        """
+        per_text = _images_per_text(len(states), len(noise))
+        sigmas = sampling_sigmas(self.scheduler, num_steps)
+        negative_embeds = None
+        if negative_states is not None and guidance_scale != 1:
+            negative_embeds = self.condition(
+                negative_states, torch.ones_like(negative_states[..., 0], dtype=torch.bool)
+            )
+        images, indices = [], []
+        for group in self.length_groups(mask):
+            embeds = self.condition(states[group], mask[group])
+            of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
+            index = (group[:, None] * per_text + torch.arange(per_text, device=group.device)).flatten()
+            for part, text in zip(index.split(micro_batch), of_text.split(micro_batch), strict=True):
+                velocity = guided(self.velocity, embeds[text], negative_embeds, guidance_scale)
+                images.append(self.decode_latents(sample_ode(velocity, noise[part], sigmas)))
+                indices.append(part)
+        return torch.cat(images)[torch.cat(indices).argsort()]
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """``(c, h, w)`` of the latents of a ``height x width`` image."""
+        factor, config = self.downscale, self.transformer.config
+        step, largest = factor * config["patch_size"], factor * config["patch_size"] * config["pos_embed_max_size"]
+        for size in (height, width):
+            if size % step or not 0 < size <= largest:
+                raise ValueError(f"expected height and width in multiples of {step} up to {largest} pixels, "
+                                 f"got {height}x{width}")  # fmt: skip
+        return config["in_channels"], height // factor, width // factor
+
+    # --- pixels ---
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    def encode_images(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N c h w"]:
+        """Images in [0, 1] to scaled latents: the posterior's mean, so the same image has the same latents always."""
+        scale, shift = self._latent_scale()
+        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist  # type: ignore[union-attr]
+        return (posterior.mean.float() - shift) * scale
+
+    def decode_latents(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
+        """Scaled latents to images in [0, 1]."""
+        scale, shift = self._latent_scale()
+        decoded = self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]  # type: ignore[arg-type]
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    def _latent_scale(self) -> tuple[float, float]:
+        config = self.vae.config
+        return config["scaling_factor"], config.get("shift_factor") or 0.0
+
+    # --- files ---
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length."""
+        folder = Path(folder)
+        for name in ("transformer", "vae", "scheduler", "projector"):
+            getattr(self, name).save_pretrained(folder / name)
+        sd3_files.save_pooled(folder, self.pooled)
+        sd3_files.save_text_length(folder, self.text_length)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: Path | str, *, llm_width: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> SD3Decoder:
+        """What ``save_pretrained`` wrote, or a Stable Diffusion 3 checkpoint in diffusers' layout; folder or hub id.
+
+        llm_width: width of the LLM's states; starts a new projector if the checkpoint has none, as stock SD3.
+        """
+        folder = sd3_files.fetch_decoder(source, needs_projector=llm_width is None)
+        transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
+        if (folder / "projector").is_dir():
+            projector = Projector.from_pretrained(folder / "projector")
+            _check_llm_width(projector, llm_width, folder)
+        else:
+            assert llm_width is not None
+            projector = projector_between(llm_width, transformer.config["joint_attention_dim"])
+        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        pooled, text_length = sd3_files.load_pooled(folder), sd3_files.load_text_length(folder)
+        decoder = cls(transformer, vae, scheduler, projector, pooled, text_length)  # type: ignore[arg-type]
+        return decoder.to(dtype)
+
+
+def _images_per_text(num_texts: int, num_images: int) -> int:
+    if num_texts == 0 or num_images == 0 or num_images % num_texts:
+        raise ValueError(f"expected noise for the same number of images of each text, got {num_images} for {num_texts}")
+    return num_images // num_texts
+
+
+def _check_widths(transformer: SD3Transformer2DModel, vae: AutoencoderKL, projector: Projector, pooled: Tensor) -> None:
+    """The parts fit together."""
+    config = transformer.config
+    for part, got, wanted in (
+        ("the projector's output", projector.config["out_features"], config["joint_attention_dim"]),
+        ("the pooled embedding", len(pooled), config["pooled_projection_dim"]),
+        ("the VAE's latent channels", vae.config["latent_channels"], config["in_channels"]),
+    ):
+        if got != wanted:
+            raise ValueError(f"expected {part} to be {wanted} wide, as this transformer takes it, got {got}; "
+                             "take all parts from one checkpoint")  # fmt: skip
+
+
+def _check_llm_width(projector: Projector, llm_width: int | None, folder: Path) -> None:
+    got = projector.config["in_features"]
+    if llm_width not in (None, got):
+        raise ValueError(f"expected a projector from the LLM's width {llm_width}, the one in {folder} takes {got}; "
+                         "use the LLM that this decoder was trained with")  # fmt: skip
