@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from uae.rl.advantages import group_advantages
-from uae.rl.losses import Objective, grpo_loss, k3_kl
+from uae.models.tokens import k3_kl
+from uae.rl.losses import Objective, grpo_loss
 from uae.types import Evaluation
 
 PAGE = Path(__file__).parents[1] / "examples" / "grpo_loop.py"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from uae.rl.losses import BatchCounts, Objective, action_weights, combine_metrics, grpo_loss, k3_kl
+from uae.models.tokens import k3_kl
+from uae.rl.losses import BatchCounts, Objective, action_weights, combine_metrics, grpo_loss
 from uae.types import Evaluation
 
 VARIANTS = list(itertools.product(("grpo", "dapo", "dr_grpo"), ("token", "sequence")))

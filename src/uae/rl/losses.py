@@ -116,12 +116,6 @@ def action_weights(mask_BT: Bool[Tensor, "B T"], objective: Objective, counts: B
             return mask / (counts.num_sequences * counts.max_length)
 
 
-def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Schulman's k3 estimate of KL(π || π_ref) from actions of π: e^d - d - 1 with d = log π_ref - log π."""
-    log_ratio = ref_log_probs - log_probs
-    return torch.expm1(log_ratio) - log_ratio
-
-
 def combine_metrics(parts: list[dict[str, float]]) -> dict[str, float]:
     """The step's metrics from those of its micro-batches: maxima by max, all others by sum."""
     return {name: (max if name.endswith("_max") else sum)(part[name] for part in parts) for name in parts[0]}

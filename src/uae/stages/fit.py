@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
 from uae.utils.metrics import MetricsLogger, TrainProgress
@@ -107,8 +108,9 @@ def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, paramet
     seed_everything(recipe.seed * 1_000_003 + step)
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
-    loss, metrics = task.loss(step)
-    loss.backward()
+    with sdpa_kernel(SDPBackend.MATH):  # on CPUs the flash kernel's backward in bf16 takes twice a whole step
+        loss, metrics = task.loss(step)
+        loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_grad_norm)
     if not torch.isfinite(norm):
         raise ValueError(f"{task.name}: the gradient of step {step} is not finite (loss {loss.item()})")

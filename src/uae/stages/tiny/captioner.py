@@ -1,0 +1,155 @@
+"""The world's captioner: captions at all levels of detail, and answers to questions, by next-token prediction.
+
+The default instruction leaves the level open, as web captions do; ``brief`` and ``detailed`` ask for one. Each image
+is seen once and continued twice: by a caption, and by a chat of several questions with their answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from uae.models.qwen_vl import QwenVL
+from uae.models.tiny import build_captioner
+from uae.models.tokens import pad
+from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption, score_caption
+from uae.scenes.scene import Scene, pick, scene_at
+from uae.stages.fit import Recipe
+from uae.stages.tiny.data import images_of, train_scenes
+
+NUM_QUESTIONS = 3  # per image
+MAX_CAPTION_TOKENS = 40
+
+
+class CaptionerTask:
+    """Cross-entropy of caption tokens plus that of answer tokens."""
+
+    name = "captioner"
+    recipe = Recipe(num_steps=5_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
+
+    def __init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.captioner = build_captioner()
+        self.modules: dict[str, nn.Module] = {"captioner": self.captioner.model}
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = train_scenes(step, self.recipe.batch_size)
+        with torch.autocast("cpu", torch.bfloat16):
+            return caption_and_answer_loss(self.captioner, scenes, random.Random(f"captioner {step}"))
+
+    def evaluate(self) -> dict[str, float]:
+        scenes = [scene_at("validation", i) for i in range(200)]
+        detailed = measure_captions(self.captioner, scenes, "detailed")
+        return {
+            "question_accuracy": measure_questions(self.captioner, scenes)["all"],
+            "detailed_precision": detailed["precision"],
+            "detailed_recall": detailed["exact_recall"],
+            "default_tokens": measure_captions(self.captioner, scenes, "default")["tokens"],
+        }
+
+    def export(self, folder: Path) -> None:
+        self.captioner.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def caption_and_answer_loss(
+    captioner: QwenVL, scenes: list[Scene], rng: random.Random
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean cross-entropy over caption tokens plus mean over answer tokens, for one caption and one chat an image."""
+    rows, is_target = [], []
+    for scene in scenes:
+        for tokens, targets in (_caption_row(captioner, scene, rng), _chat_row(captioner, scene, rng)):
+            rows.append(tokens)
+            is_target.append(targets)
+    ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
+    target, _ = pad(is_target, 0, "right", captioner.device)
+    context = captioner.look(list(images_of(scenes)), [""] * len(scenes), group_size=2)
+    context = captioner.until_question(context)
+    prefix = captioner.prefill(context)
+    logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
+    errors = nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+    weight = target * mask
+    caption_loss = (errors[0::2] * weight[0::2]).sum() / weight[0::2].sum()
+    answer_loss = (errors[1::2] * weight[1::2]).sum() / weight[1::2].sum()
+    return caption_loss + answer_loss, {"caption_loss": caption_loss.item(), "answer_loss": answer_loss.item()}
+
+
+def _caption_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
+    draw = rng.random()
+    style = "default" if draw < 0.5 else "brief" if draw < 0.65 else "detailed"
+    level = {"default": pick(rng, LEVELS), "brief": pick(rng, LEVELS[:3]), "detailed": "exhaustive"}[style]
+    return _turns(captioner, [(INSTRUCTIONS[style], caption(scene, level, rng))])
+
+
+def _chat_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
+    asked = [any_question(scene, rng) for _ in range(NUM_QUESTIONS)]
+    return _turns(captioner, [(q.text, q.answer) for q in asked])
+
+
+def _turns(captioner: QwenVL, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids after the image, and 1 where the assistant speaks (its end token included)."""
+    ids: list[int] = []
+    targets: list[int] = []
+    for i, (said, answer) in enumerate(pairs):
+        opening = "" if i == 0 else "<|im_start|> user "
+        prompt = captioner.tokenize(f"{opening}{said} <|im_end|> <|im_start|> assistant")
+        reply = captioner.tokenize(f"{answer} <|im_end|>")
+        ids += prompt + reply
+        targets += [0] * len(prompt) + [1] * len(reply)
+    return ids, targets
+
+
+# --- measurements --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def caption_scenes(captioner: QwenVL, scenes: list[Scene], style: str, batch_size: int = 64) -> list[str]:
+    """Greedy captions."""
+    texts: list[str] = []
+    for start in range(0, len(scenes), batch_size):
+        part = scenes[start : start + batch_size]
+        context = captioner.look(list(images_of(part)), [INSTRUCTIONS[style]] * len(part), temperature=0.0)
+        texts += captioner.sample(context, max_new_tokens=MAX_CAPTION_TOKENS).texts
+    return texts
+
+
+def measure_captions(captioner: QwenVL, scenes: list[Scene], style: str) -> dict[str, float]:
+    """Length in words; precision of mentions; recall of objects, by any and by complete description."""
+    texts = caption_scenes(captioner, scenes, style)
+    scores = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
+    mentions, objects = sum(s.mentions for s in scores), sum(s.objects for s in scores)
+    return {
+        "tokens": sum(len(text.split()) for text in texts) / len(texts),
+        "precision": sum(s.correct for s in scores) / max(1, mentions),
+        "recall": sum(s.correct for s in scores) / objects,
+        "exact_recall": sum(s.complete for s in scores) / objects,
+        "small_exact_recall": sum(s.small_complete for s in scores) / max(1, sum(s.small_objects for s in scores)),
+    }
+
+
+@torch.no_grad()
+def measure_questions(captioner: QwenVL, scenes: list[Scene], per_scene: int = 5, seed: int = 0) -> dict[str, float]:
+    """Share of questions answered exactly: all, about small objects, and by kind."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    images = images_of(scenes)
+    for start in range(0, len(scenes), 16):
+        pairs = [
+            (images[i], any_question(scenes[i], random.Random(f"question {seed} {i} {k}")))
+            for i in range(start, min(start + 16, len(scenes)))
+            for k in range(per_scene)
+        ]
+        context = captioner.look([image for image, _ in pairs], [q.text for _, q in pairs], temperature=0.0)
+        answers = captioner.sample(context, max_new_tokens=2).texts
+        for (_, q), answer in zip(pairs, answers, strict=True):
+            for name in ("all", q.kind, *(["small"] if q.small else [])):
+                asked[name] += 1
+                right[name] += answer == q.answer
+    return {name: right[name] / count for name, count in asked.items()}
