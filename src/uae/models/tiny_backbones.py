@@ -1,8 +1,8 @@
 """The world's similarity backbones: small configurations of ``CLIPModel``, ``Dinov2Model`` and ``DINOv3ViTModel``.
 
-All see 48x48 images as 36 patches of 8x8 pixels, at width 128. CLIP has 77 text positions, as OpenAI's; the
-LongCLIP-style one 248, stretched from it as in Zhang et al., ECCV 2024 (arXiv 2403.15378): the first 20 positions
-are kept, the others interpolated four times as dense.
+All see a 48x48 image as 9 patches of 16x16 pixels, at width 128: few tokens, so a reward costs little. CLIP has 77
+text positions, as OpenAI's; the LongCLIP-style one has 248, stretched from it as in Zhang et al., ECCV 2024 (arXiv
+2403.15378): the first 20 positions are kept, the others interpolated four times as dense.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from uae.rewards.sources import CLIP_TEXT_POSITIONS
 from uae.scenes.scene import IMAGE_SIZE
 from uae.scenes.tokenizer import build_tokenizer
 
-PATCH_SIZE = 8  # pixels
+PATCH_SIZE = 16  # pixels: one cell of the grid
 STRETCH = 4  # LongCLIP positions per CLIP position past the kept ones: 20 + 4 * 57 = 248
 START, END = "<|im_start|>", "<|endoftext|>"  # around a text; CLIP pools at the first END and pads with it too
 

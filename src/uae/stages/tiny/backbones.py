@@ -1,23 +1,23 @@
-"""Training of the world's similarity backbones: CLIP and LongCLIP by contrast with captions, DINOv2 and DINOv3 alone.
+"""Training of the world's similarity backbones: CLIP and LongCLIP by contrast with captions, the DINO ones alone.
 
-Contrast (Radford et al., ICML 2021, arXiv 2103.00020), symmetric over a batch of B images and captions:
+One loss, InfoNCE over the logits s q kᵀ of a batch of B pairs of unit rows at inverse temperature s:
 
-    L = ½ (CE(s·I Tᵀ, arange) + CE(s·T Iᵀ, arange)),  I, T unit rows, s the learnt inverse temperature
+    contrast(s q kᵀ) = CE(s q kᵀ, arange(B))
 
-Self-distillation (DINO, arXiv 2104.14294, as in DINOv2, arXiv 2304.07193), student S, EMA teacher T, views a, b:
+- CLIP (Radford et al., ICML 2021, arXiv 2103.00020): q images, k captions, both ways, s learnt.
+- DINOv2, DINOv3: self-distillation of two views a, b of an image from an EMA teacher T to the student S,
+  q = S(a), k = T(b) and q = S(b), k = T(a), s fixed. Pixels only: no caption, no description of the scene.
 
-    L = ½ (H(sk(T(a)/τ_t), S(b)/τ_s) + H(sk(T(b)/τ_t), S(a)/τ_s)) − λ mean log min_j ‖ŝ_i − ŝ_j‖
+Batches are groups of near-duplicates, a scene and ``NUM_VARIANTS - 1`` edits of one attribute each. For CLIP these
+are hard negatives; for the others they are a choice of *data*, not labels: every image counts as an image of its own.
 
-with prototype scores T(·), S(·), sk Sinkhorn-Knopp centring, H cross-entropy; the last term is KoLeo on unit CLS
-tokens. It sees pixels only: no caption, no description of the scene.
+Deviations:
 
-Deviations, all because colour, position and size must count and because minutes must do:
-
-- Batches are groups of near-duplicates, a scene and edits of one attribute (``NUM_VARIANTS``). For CLIP these are hard
-  negatives. For the DINO backbones they are a choice of *data*, not labels: the loss treats each as an image of its
-  own, but KoLeo pushes nearest neighbours apart, so small differences are not lost.
-- Two global views of 80-100 % of the area, no local crops, no flips, no colour jitter; slight noise and blur.
-- No patch loss: only the CLS token is used as a feature.
+- The DINO backbones have DINO's architectures and teacher, but MoCo v3's objective (Chen et al., ICCV 2021, arXiv
+  2104.02057) instead of prototypes with Sinkhorn centring, KoLeo, masked patches and Gram anchoring: the other images
+  of the batch take the prototypes' place. It acts on the CLS token itself, without a head, as that is the feature.
+- Two views of 80-100 % of the area, no local crops, no flips, no colour jitter: colour, position and size must count.
+- All see slight noise and blur, so that what a decoder adds matters less than what it gets wrong.
 """
 
 from __future__ import annotations
@@ -52,14 +52,12 @@ from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of
 
 NUM_VARIANTS = 4  # scenes in a group of near-duplicates
-MAX_LOGIT_SCALE = 30.0
+MAX_LOGIT_SCALE = 30.0  # CLIP's inverse temperature; higher, wrong attributes need hardly lower the cosine
 EXHAUSTIVE_SHARE = 0.8  # of CLIP's captions; the others are of any level
 MAX_JOINED = 3  # captions in one long caption, before the exhaustive one is placed among them
-NUM_PROTOTYPES = 1024
-STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
+DISTILLATION_SCALE = 20.0  # inverse temperature between student and teacher
 TEACHER_DECAY = 0.99
-KOLEO_COEF = 0.1
-MIN_AREA = 0.8
+MIN_AREA = 0.8  # of a view
 
 
 # --- data ----------------------------------------------------------------------------------------------------
@@ -96,11 +94,8 @@ def long_caption(scene: Scene, rng: random.Random) -> str:
 def degrade(images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 h w"]:
     """Slight noise for all, slight blur for some: what a decoder adds must not matter much."""
     size = len(images), 1, 1, 1
-    kernel = images.new_tensor([1.0, 2.0, 1.0])
-    kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
-    padded = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    blurred = nn.functional.conv2d(padded, kernel, groups=3)
-    images = torch.lerp(images, blurred, torch.rand(size) * (torch.rand(size) < 0.5))
+    blurred = nn.functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    images = torch.lerp(images, blurred, 0.7 * torch.rand(size) * (torch.rand(size) < 0.5))
     return (images + 0.04 * torch.rand(size) * torch.randn_like(images)).clamp(0, 1)
 
 
@@ -166,8 +161,12 @@ class ContrastiveTask:
 
 def contrastive_loss(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
     """Symmetric InfoNCE: each image's own caption among all, and each caption's own image."""
-    target = torch.arange(len(logits), device=logits.device)
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    return (contrast(logits) + contrast(logits.T)) / 2
+
+
+def contrast(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+    """InfoNCE: of each row, the diagonal is right."""
+    return cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 # --- self-distillation ---------------------------------------------------------------------------------------
@@ -177,33 +176,31 @@ class SelfDistillationTask:
     """A DINO backbone on pixels alone; the student's averaged weights are the result."""
 
     def __init__(self, name: str, recipe: Recipe, model: nn.Module) -> None:
-        self.name, self.recipe = name, recipe
-        self.model = model
+        self.name, self.recipe, self.model = name, recipe, model
         _use_eager_attention(model)
-        self.head = build_head(model.config.hidden_size)  # type: ignore[union-attr]
-        self.teacher = copy.deepcopy(nn.ModuleList([model, self.head])).requires_grad_(False)
-        self.modules: dict[str, nn.Module] = {name: model, "head": self.head, "teacher": self.teacher}
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {name: model, "teacher": self.teacher}
         self.preprocess = parse_preprocess(processor_config(name))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         images = images_of(scene_groups(step, self.recipe.batch_size, seed=self.recipe.seed))
         views = torch.cat([degrade(crop_views(images)) for _ in range(2)])
         with torch.autocast("cpu", torch.bfloat16):
-            cls = self.cls(self.model, views)
-            scores = self.head(cls) / STUDENT_TEMPERATURE
+            student = self.embed(views)
             with torch.no_grad():
-                goal = self.teacher[1](self.cls(self.teacher[0], views)) / TEACHER_TEMPERATURE
-        first, second = (sinkhorn(part.float()) for part in goal.chunk(2))
-        distillation = cross_entropy(scores.float(), torch.cat([second, first]))  # each view aims at the other's
-        koleo = (koleo_loss(cls[: len(images)].float()) + koleo_loss(cls[len(images) :].float())) / 2
-        return distillation + KOLEO_COEF * koleo, {"distillation": distillation.item(), "koleo": koleo.item()}
+                teacher = self.cls(self.teacher, views)
+        (s_a, s_b), (t_a, t_b) = student.chunk(2), teacher.chunk(2)
+        logits = DISTILLATION_SCALE * s_a @ t_b.T
+        right = (logits.argmax(1) == torch.arange(len(images))).float().mean().item()
+        return (contrast(logits) + contrast(DISTILLATION_SCALE * s_b @ t_a.T)) / 2, {"right": right}
 
     def cls(self, model: nn.Module, images: Tensor) -> Float[Tensor, "B D"]:
-        return model(pixel_values=self.preprocess(images)).last_hidden_state[:, 0]
+        """Unit CLS tokens."""
+        return normalize(model(pixel_values=self.preprocess(images)).last_hidden_state[:, 0].float(), dim=-1)
 
     def embed(self, images: Tensor) -> Float[Tensor, "B D"]:
-        """Unit CLS tokens of the student."""
-        return normalize(self.cls(self.model, images).float(), dim=-1)
+        """Unit image embeddings of the student."""
+        return self.cls(self.model, images)
 
     def evaluate(self, num_scenes: int = 256) -> dict[str, float]:
         return measure_similarity(self.embed, [scene_at("validation", i) for i in range(num_scenes)])
@@ -213,37 +210,7 @@ class SelfDistillationTask:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        student = [*self.model.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - TEACHER_DECAY)
-
-
-def build_head(width: int) -> nn.Module:
-    """Three layers to a unit bottleneck, then cosine with each prototype."""
-    layers = [nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64), _Unit()]
-    return nn.Sequential(*layers, nn.utils.parametrizations.weight_norm(nn.Linear(64, NUM_PROTOTYPES, bias=False)))
-
-
-class _Unit(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return normalize(x.float(), dim=-1)
-
-
-@torch.no_grad()
-def sinkhorn(scores: Float[Tensor, "B K"], num_iterations: int = 3) -> Float[Tensor, "B K"]:
-    """Rows that sum to one, with every prototype used equally in the batch (Sinkhorn-Knopp)."""
-    weights = (scores - scores.max()).exp()
-    for _ in range(num_iterations):
-        weights = weights / weights.sum(0, keepdim=True).clamp_min(1e-12)
-        weights = weights / weights.sum(1, keepdim=True)
-    return weights
-
-
-def koleo_loss(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Minus the mean log distance of unit features to their nearest neighbour (Sablayrolles et al., 2019)."""
-    unit = normalize(features, dim=-1)
-    with torch.no_grad():
-        nearest = (unit @ unit.T - 2 * torch.eye(len(unit))).argmax(1)
-    return -((unit - unit[nearest]).square().sum(-1) + 1e-8).log().mean() / 2
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.model.parameters()), 1 - TEACHER_DECAY)
 
 
 # --- both ----------------------------------------------------------------------------------------------------
@@ -258,33 +225,33 @@ def export_backbone(name: str, model: Any, folder: Path) -> None:
 
 
 def _use_eager_attention(model: Any) -> None:
-    """Twice as fast in training as fused attention for 37 tokens on a CPU."""
+    """Twice as fast in training as fused attention for a few tokens on a CPU."""
     model.set_attn_implementation("eager")
 
 
 def clip_task() -> ContrastiveTask:
     """CLIP from nothing."""
-    recipe = Recipe(num_steps=3000, batch_size=128, learning_rate=1e-3, ema_decay=0.995)
+    recipe = Recipe(num_steps=2000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995)
     torch.manual_seed(recipe.seed)
     return ContrastiveTask("clip", recipe, build_clip(), short_caption)
 
 
 def longclip_task(clip_folder: Path) -> ContrastiveTask:
     """LongCLIP, tuned from an exported CLIP."""
-    recipe = Recipe(num_steps=1000, batch_size=128, learning_rate=5e-4, ema_decay=0.995)
+    recipe = Recipe(num_steps=500, batch_size=64, learning_rate=5e-4, warmup_steps=50, ema_decay=0.995)
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32, local_files_only=True)
     return ContrastiveTask("longclip", recipe, stretch_positions(clip), long_caption)
 
 
 def dinov2_task() -> SelfDistillationTask:
     """DINOv2 from nothing."""
-    recipe = Recipe(num_steps=2500, batch_size=64, learning_rate=1e-3, ema_decay=0.995)
+    recipe = Recipe(num_steps=1500, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov2", recipe, build_dinov2())
 
 
 def dinov3_task() -> SelfDistillationTask:
     """DINOv3 from nothing."""
-    recipe = Recipe(num_steps=2500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, seed=1)
+    recipe = Recipe(num_steps=1500, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995, seed=1)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov3", recipe, build_dinov3())
