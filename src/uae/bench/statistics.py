@@ -1,0 +1,43 @@
+"""Shares with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_Z = 1.959963984540054  # 95 %, two-sided
+
+
+@dataclass(frozen=True)
+class Share:
+    """``right`` of ``total``; times 100 wherever it is a number."""
+
+    right: int
+    total: int
+
+    @classmethod
+    def of(cls, answers: Iterable[bool]) -> Share:
+        """How many of these are true."""
+        listed = [bool(answer) for answer in answers]
+        return cls(sum(listed), len(listed))
+
+    @property
+    def percent(self) -> float | None:
+        """None where there was nothing to count."""
+        return 100 * self.right / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval (JASA 22, 1927), times 100: honest near 0 and 100 % and for few cases."""
+        if not self.total:
+            return None
+        p, n, z2 = self.right / self.total, self.total, _Z * _Z
+        centre, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+        low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+        return 100 * max(0.0, low), 100 * min(1.0, high)
+
+    def to_json(self) -> dict[str, Any]:
+        low, high = self.interval or (None, None)
+        return {"percent": self.percent, "low": low, "high": high, "right": self.right, "total": self.total}
