@@ -10,6 +10,7 @@ Sequences of one image are adjacent: index ``b = (p*G + g)*K + k``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,18 +87,23 @@ class Policy(Protocol):
         """Score the rollout's actions under the current weights."""
         ...
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The trainable parameters of this policy."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def named_trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What an optimiser may change, by the names that checkpoints use."""
         ...
 
 
 class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 
-    sources ``[P, 3, h, w]`` and reconstructions ``[P*G*K, 3, h, w]`` in [0, 1]; captions: P*G texts.
+    sources: P images ``[3, h, w]`` of any sizes; reconstructions ``[P*G*K, 3, h, w]`` in [0, 1]; captions: P*G texts.
     Returns ``[P*G*K]``; larger is better. A reward that fails must raise: it stops the run.
     """
 
     def __call__(
-        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self, sources: Sequence[Float[Tensor, "3 _ _"]], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, " B"]: ...

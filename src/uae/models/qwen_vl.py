@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -107,6 +108,7 @@ class QwenVL(nn.Module):
         self.tokenizer = tokenizer
         self.image_settings = images
         self._frozen_copy: nn.Module | None = None
+        self._adapter: PeftModel | None = None
         self.image_pad_id = int(tokenizer.convert_tokens_to_ids(IMAGE_PAD))  # type: ignore[arg-type]
         self.end_ids = _end_ids(model, tokenizer)
 
@@ -118,9 +120,14 @@ class QwenVL(nn.Module):
         return cls(model.eval(), tokenizer, read_image_settings(source))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """As ``from_pretrained`` loads it, weights in bf16."""
+        """As ``from_pretrained`` loads it, weights in bf16 with LoRA merged in; LoRA by itself in ``lora/``."""
         folder = Path(folder)
-        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
+        if self._adapter is None:
+            model = copy.deepcopy(self.model)
+        else:
+            self._adapter.save_pretrained(folder / "lora")
+            model = copy.deepcopy(self._adapter).merge_and_unload()
+        model.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         atomic_write_json(folder / "preprocessor_config.json", self.image_settings.to_config(self.model.config))
 
@@ -134,8 +141,8 @@ class QwenVL(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def train_language_model(self) -> None:
         """Full fine-tuning: everything but the vision tower learns; a frozen copy stays as the reference."""
@@ -144,11 +151,18 @@ class QwenVL(nn.Module):
         self._frozen_copy = copy.deepcopy(nn.ModuleList([self.language_model, self.model.lm_head]))
         self._frozen_copy.requires_grad_(False)
 
+    def add_lora(self, rank: int) -> None:
+        """LoRA on all linear layers of the language model, alpha twice the rank, Gaussian start (paper §4)."""
+        linear = [n for n, m in self.language_model.named_modules() if isinstance(m, nn.Linear)]
+        names = [f"model.language_model.{name}" for name in linear]
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=names)
+        object.__setattr__(self, "_adapter", get_peft_model(self.model, config))  # layers are replaced in place
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """In this context the model answers as it was before training: adapters off, or the frozen copy."""
         if self._frozen_copy is None:
-            with self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else _nothing():
+            with self._adapter.disable_adapter() if self._adapter is not None else nullcontext():
                 yield
             return
         current = self.language_model, self.model.lm_head
@@ -294,6 +308,12 @@ class QwenVL(nn.Module):
         output = self.language_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
         return output.last_hidden_state, mask
 
+    def answer_states(self, rollout: Rollout) -> Float[Tensor, "B T D"]:
+        """Last hidden states at the caption's own tokens, from the pass that also sees the image."""
+        prefix = self.prefill(rollout.context)
+        self.feed(prefix, prefix.last_token[:, None])
+        return self.feed(prefix, rollout.actions)
+
     # --- the shared forward ------------------------------------------------------------------------------------
 
     def prefill(self, context: CaptionContext) -> Prefix:
@@ -320,6 +340,10 @@ class QwenVL(nn.Module):
 
     def advance(self, prefix: Prefix, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Feed tokens after what the prefix holds; the logits that follow each."""
+        return self.model.lm_head(self.feed(prefix, tokens))
+
+    def feed(self, prefix: Prefix, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Feed tokens after what the prefix holds; the last hidden state at each."""
         num_fed = tokens.shape[1]
         prefix.mask = torch.cat([prefix.mask, prefix.mask.new_ones(len(tokens), num_fed)], dim=1)
         position = prefix.next_position[:, None] + torch.arange(num_fed, device=tokens.device)
@@ -331,7 +355,7 @@ class QwenVL(nn.Module):
             past_key_values=prefix.cache,
             use_cache=True,
         )
-        return self.model.lm_head(output.last_hidden_state)
+        return output.last_hidden_state
 
 
 def _end_ids(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -339,7 +363,3 @@ def _end_ids(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTok
     ids = declared if isinstance(declared, list) else [declared]
     return sorted({int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None})
 
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

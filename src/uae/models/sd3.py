@@ -80,7 +80,9 @@ class SD3Decoder(nn.Module):
 
     def length_groups(self, mask: Bool[Tensor, "N L"]) -> list[Tensor]:
         """Indices of texts that may share a batch: all of them with ``text_length``, else those of each length."""
-        lengths = mask.sum(1) if self.text_length is None else torch.zeros(len(mask))
+        lengths = mask.sum(1)
+        if self.text_length is not None:
+            lengths = torch.full_like(lengths, self.text_length)
         return [(lengths == length).nonzero().flatten() for length in lengths.unique()]
 
     # --- latents ---

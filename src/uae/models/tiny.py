@@ -6,6 +6,7 @@ SD3 transformer 4.5M, 36 image tokens.
 
 from __future__ import annotations
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -14,9 +15,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2_5_VLCo
 from uae.models.projector import Projector, projector_between
 
 from uae.models.qwen_vl import ImageSettings, QwenVL
+from uae.models.sd3 import SD3Decoder
 from uae.scenes.tokenizer import build_tokenizer
 
 LATENT_CHANNELS = 4
+TEXT_LENGTH = 48  # template and caption, padded
 TEXT_WIDTH = 160  # of the text embeddings that the SD3 transformer takes
 POOLED_WIDTH = 32  # of its pooled condition, constant zeros: there is no CLIP text encoder to embed the empty prompt
 
@@ -118,3 +121,10 @@ def build_projector(llm_width: int) -> Projector:
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Without shift: that is for the many pixels of large images (SD3.5 uses 3)."""
     return FlowMatchEulerDiscreteScheduler(shift=1.0)
+
+
+def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
+    """An untrained decoder around a trained VAE."""
+    return SD3Decoder(
+        build_transformer(), vae, build_scheduler(), build_projector(LLM_WIDTH), torch.zeros(POOLED_WIDTH), TEXT_LENGTH
+    )

@@ -6,12 +6,13 @@ the wrong shape or with a value that is not finite stops the run with its name, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Images = Tensor | Sequence[Tensor]  # [P, 3, h, w], or P images [3, h, w] of mixed sizes
 Component = Callable[..., Tensor]  # the signature of ``uae.types.Reward``
 
 
@@ -33,7 +34,7 @@ class WeightedSum:
         self.breakdown: dict[str, Float[Tensor, " B"]] = {}
 
     def __call__(
-        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, " B"]:
         check_groups(len(sources), len(captions), len(reconstructions))
         total, self.breakdown = torch.zeros(len(reconstructions), device=reconstructions.device), {}
@@ -44,7 +45,7 @@ class WeightedSum:
         return total
 
 
-def checked(name: str, reward: Component, sources: Tensor, captions: list[str], reconstructions: Tensor) -> Tensor:
+def checked(name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor) -> Tensor:
     """The reward's values, or a ``RewardError`` that names it."""
     try:
         values = reward(sources, captions, reconstructions)

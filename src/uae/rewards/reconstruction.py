@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.rewards.backbones import Backbone, BackboneError, EmbeddingCache
+from uae.rewards.base import Images
 
 
 class ReconstructionReward:
@@ -21,7 +22,7 @@ class ReconstructionReward:
         self.cache = cache or EmbeddingCache()
 
     def __call__(
-        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, " B"]:
         return cosine(self.cache.embed(self.backbone, sources), self.backbone.embed(reconstructions))
 
@@ -37,7 +38,7 @@ class ImageTextReward:
         self.cache = cache or EmbeddingCache()
 
     def __call__(
-        self, sources: Float[Tensor, "P 3 h w"], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, " B"]:
         similarity = cosine(self.cache.embed(self.backbone, sources), self.backbone.embed_text(captions))
         return repeat(similarity, "B -> (B K)", K=len(reconstructions) // len(captions))

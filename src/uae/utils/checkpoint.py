@@ -154,9 +154,10 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], may_
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
-    """Write the file completely or not at all; a reader never sees half of it."""
+    """Write the file completely or not at all, folders included; a reader never sees half of it."""
     path = Path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _replace_text(path, text)
     except OSError as error:
         raise disk_error(path.name, path.parent, error) from error

@@ -1,0 +1,62 @@
+"""``uae``: the command line. Each command is a function in ``uae.commands``; nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from uae.utils.suggest import did_you_mean
+
+COMMANDS = {
+    "quickstart": "post-train the shipped tiny model with Unified-GRPO and compare it before and after (8 minutes)",
+    "train": "Unified-GRPO on the embedded world or a folder of images",
+    "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
+    "bench": "Unified-Bench: score a model on images, or two folders of images (uae bench unified --help)",
+    "tiny": "rebuild the tiny models from nothing (uae tiny build --help)",
+}
+
+USAGE = """uae - unified multimodal models as auto-encoders (arXiv 2509.09666)
+
+Understanding is the encoder (image -> caption), generation is the decoder (caption -> image), and the similarity
+between an image and its reconstruction is both the reward (Unified-GRPO) and the benchmark (Unified-Bench).
+
+usage: uae COMMAND [OPTIONS]        uae COMMAND --help
+
+commands:
+{commands}
+
+start here:
+  uae quickstart                                   before/after table and report.html, no downloads
+  uae reconstruct photo.jpg                        what the tiny model makes of it
+  uae train --data my_images/ --run-dir runs/mine  train on your own images
+  uae bench unified --source DIR --recon DIR       score reconstructions made elsewhere
+"""
+
+
+def main() -> None:
+    """Run the command named first; errors meant for the user are one message, without a traceback."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        listing = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=listing))
+        return
+    if arguments[0] == "--version":
+        print(importlib.import_module("uae").__version__)
+        return
+    command = arguments[0]
+    if command not in COMMANDS:
+        _fail(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\nuae --help lists the commands")
+    try:
+        importlib.import_module(f"uae.commands.{command}").main(arguments[1:])
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("UAE_DEBUG"):
+            raise
+        _fail(f"{error}\n(UAE_DEBUG=1 shows where)")
+    except KeyboardInterrupt:
+        _fail("interrupted; a run resumes from its last checkpoint when started again", code=130)
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,79 @@
+"""``uae train``: Unified-GRPO on the embedded world or on a folder of images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from uae.data.training import FolderImages, SceneImages
+from uae.models.base import UnifiedModel
+from uae.models.loading import load_model
+from uae.presets import PRESETS, RunConfig
+from uae.rewards.build import build_reward, check_rewards
+from uae.rl.run import ImageSource
+from uae.rl.train import train
+from uae.utils.quiet import quiet_libraries
+from uae.utils.suggest import did_you_mean
+
+
+def main(arguments: list[str]) -> None:
+    """``uae train [PRESET] [--run-dir DIR] [OPTIONS]``; the same command resumes."""
+    quiet_libraries()
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments[0] if named else "tiny"
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+    description, preset = PRESETS[name]
+    config, run_dir = tyro.cli(
+        _arguments(preset), args=arguments[named:], prog=f"uae train {name}", description=description
+    )
+    model = train_model(config, run_dir)
+    model.save_pretrained(run_dir / "model")
+    print(f"trained model: {run_dir / 'model'}   log: {run_dir / 'metrics.jsonl'}")
+
+
+def _arguments(preset: RunConfig) -> Any:
+    def parse(config: tyro.conf.OmitArgPrefixes[RunConfig] = preset, run_dir: Path = Path("runs/train")) -> Any:
+        """Train with Unified-GRPO.
+
+        Args:
+            config: what is trained.
+            run_dir: where the run lives; an unfinished run there is resumed.
+        """
+        return config, run_dir
+
+    return parse
+
+
+def train_model(config: RunConfig, run_dir: Path) -> UnifiedModel:
+    """Check everything that can fail early, then train (or resume); the trained model."""
+    check_rewards(config.rewards, config.backbones)
+    model: Any = load_model(config.model)
+    prepare_policy(model, config.lora_rank)
+    reward = build_reward(config.rewards, config.backbones, model.encoder.device)
+    recorded = {name: value for name, value in asdict(config).items() if name != "train"}
+    train(model, reward, image_source(config), config.train, run_dir, recorded)
+    return model
+
+
+def prepare_policy(model: Any, lora_rank: int) -> None:
+    """Choose what learns: the language model, by LoRA or fully. Vision tower and decoder are frozen."""
+    model.requires_grad_(False)
+    model.eval()
+    if lora_rank:
+        model.encoder.add_lora(lora_rank)
+    else:
+        model.encoder.train_language_model()
+
+
+def image_source(config: RunConfig) -> ImageSource:
+    """Scenes, or the user's files at the size that is painted."""
+    if not config.data:
+        return SceneImages(config.train.seed)
+    decoding = config.train.decoding
+    return FolderImages(config.data, (decoding.height, decoding.width), config.train.seed)
+
+

@@ -1,0 +1,37 @@
+"""Settings shared by training, benchmark and commands: frozen dataclasses, one docstring per field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Conditioning = Literal["text", "hidden"]
+TextEncoder = Literal["policy", "reference"]
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """How captions are made."""
+
+    instruction: str = "describe the image"
+    """What the encoder is asked."""
+    temperature: float = 1.0
+    """Of sampling; 0 is greedy."""
+    max_new_tokens: int = 40
+    """The cap on caption tokens; captions it cuts are counted as truncated."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How captions become images."""
+
+    num_steps: int = 10
+    """Steps of the ODE."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is none and costs one pass a step instead of two."""
+    height: int = 48
+    """Pixels."""
+    width: int = 48
+    """Pixels."""
+    micro_batch: int = 64
+    """Images decoded at a time."""

@@ -1,0 +1,82 @@
+"""Training images: the embedded world's scenes, or the user's own folder. A step's batch depends on the step alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uae.data.images import ImageError, list_images, read_image
+from uae.rewards.preprocess import resize_like_pil
+from uae.scenes.scene import render_batch, scene_at
+from uae.utils.seed import make_generator
+
+
+class SceneImages:
+    """Scenes of the training split, never the same twice; the probe's are of the validation split."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def batch(self, step: int, num_images: int) -> list[Tensor]:
+        scenes = [scene_at("train", step * num_images + i, seed=self.seed) for i in range(num_images)]
+        return list(torch.from_numpy(render_batch(scenes)))
+
+    def probe(self, num_images: int) -> list[Tensor]:
+        return list(torch.from_numpy(render_batch([scene_at("validation", i) for i in range(num_images)])))
+
+
+class FolderImages:
+    """Image files in a new random order each pass. The last tenth of them (at most 16) is kept for the probe.
+
+    size: (height, width) every image is resized and cropped to, or None to leave sizes as they are. A file that
+    cannot be read is named once and the next one takes its place.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0) -> None:
+        files, _ = list_images(paths)
+        num_probe = min(16, max(1, len(files) // 10))
+        self.files, self.probe_files = files[: len(files) - num_probe] or files, files[-num_probe:]
+        self.size, self.seed = size, seed
+        self._unreadable: set[Path] = set()
+
+    def batch(self, step: int, num_images: int) -> list[Tensor]:
+        return [self._image(step * num_images + i) for i in range(num_images)]
+
+    def probe(self, num_images: int) -> list[Tensor]:
+        images = [image for file in self.probe_files if (image := self._read(file)) is not None]
+        return images[:num_images] or self.batch(0, 1)
+
+    def _image(self, position: int) -> Tensor:
+        """The first readable image from ``position`` on, in the order of its pass."""
+        for ahead in range(len(self.files)):
+            epoch, index = divmod(position + ahead, len(self.files))
+            order = torch.randperm(len(self.files), generator=make_generator(self.seed, epoch, "shuffle"))
+            image = self._read(self.files[int(order[index])])
+            if image is not None:
+                return image
+        raise ImageError(f"expected at least one readable image, none of {len(self.files)} files could be read")
+
+    def _read(self, file: Path) -> Tensor | None:
+        try:
+            image = read_image(file)
+        except ImageError as error:
+            if file not in self._unreadable:
+                self._unreadable.add(file)
+                warnings.warn(f"left out: {error}", stacklevel=2)
+            return None
+        return image if self.size is None else fit_to(image, self.size)
+
+
+def fit_to(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[3, h, w]`` resized (bicubic, as PIL) until it covers ``size``, then cropped to its middle."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
+    height, width = (max(edge, round(old * scale)) for edge, old in zip(size, image.shape[1:], strict=True))
+    resized = resize_like_pil(image[None], height, width, crop=max(height, width), resample="bicubic")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return resized[0, :, top : top + size[0], left : left + size[1]]

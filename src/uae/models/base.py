@@ -1,0 +1,49 @@
+"""What a unified model must offer. A new family is one file with a class of this shape (``docs/add_a_model.md``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from uae.config import CaptionSettings, DecodeSettings
+from uae.types import Captions, Policy, Reconstructions
+
+
+@runtime_checkable
+class UnifiedModel(Protocol):
+    """Understanding (image → caption) and generation (caption → image) under one roof.
+
+    Draws are keyed by ``(seed, step)`` and the sequence's index, so they do not depend on how a batch is split.
+    """
+
+    family: str
+    encoder: Policy
+
+    def caption(
+        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Captions:
+        """``group_size`` captions of each image (``[3, h, w]`` in [0, 1], any sizes)."""
+        ...
+
+    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+        """A greedy answer to one question about each image."""
+        ...
+
+    def reconstruct(
+        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each caption. All captions of one image start from the same noise."""
+        ...
+
+    def generate(
+        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As ``load_model`` loads it."""
+        ...

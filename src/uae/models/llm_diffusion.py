@@ -1,0 +1,151 @@
+"""UMM-1: a language model that sees (Qwen2.5-VL) and a diffusion decoder (SD3) that paints what it says.
+
+    image → Qwen2.5-VL → caption → Qwen2.5-VL → last hidden states → projector → SD3 → image   (arXiv 2509.09666)
+
+The same language model captions and encodes the caption for the decoder, so training it to caption also moves what
+the frozen decoder is conditioned on. ``text_encoder`` chooses who encodes: the ``policy`` as it is (the paper) or the
+frozen ``reference``. ``conditioning`` chooses what the decoder reads: the ``text`` alone, encoded anew (a true
+bottleneck), or the ``hidden`` states of the answer tokens from the pass that also saw the image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from uae.config import CaptionSettings, Conditioning, DecodeSettings, TextEncoder
+from uae.models.qwen_vl import QwenVL
+from uae.models.sd3 import SD3Decoder
+from uae.types import Captions, Reconstructions
+from uae.utils.checkpoint import atomic_write_json
+from uae.utils.seed import normals
+
+
+class LLMDiffusion(nn.Module):
+    """A captioner and a decoder conditioned on its text states."""
+
+    family = "llm_diffusion"
+
+    def __init__(
+        self,
+        encoder: QwenVL,
+        decoder: SD3Decoder,
+        *,
+        conditioning: Conditioning = "text",
+        text_encoder: TextEncoder = "policy",
+        negative_prompt: str = "",
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.conditioning: Conditioning = conditioning
+        self.text_encoder: TextEncoder = text_encoder
+        self.negative_prompt = negative_prompt
+        self.decoder.requires_grad_(False)
+
+    # --- image → caption ---
+
+    @torch.no_grad()
+    def caption(
+        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Captions:
+        """``group_size`` captions of each image; vision tower and prompt run once per image."""
+        context = self.encoder.look(
+            images, [settings.instruction] * len(images), group_size=group_size, temperature=settings.temperature
+        )
+        return self.encoder.sample(
+            context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size
+        )
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+        """A greedy answer to one question about each image."""
+        context = self.encoder.look(images, questions, temperature=0.0)
+        return self.encoder.sample(context, max_new_tokens=max_new_tokens).texts
+
+    # --- caption → image ---
+
+    def reconstruct(
+        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each caption. All captions of one image start from the same noise."""
+        with torch.no_grad():
+            states, mask = self.condition(captions)
+        image_of = torch.arange(len(captions)) // captions.group_size
+        return self._paint(states, mask, image_of, settings, group_size, seed, step)
+
+    def generate(
+        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
+        with torch.no_grad():
+            states, mask = self.text_states(texts)
+        return self._paint(states, mask, torch.arange(len(texts)), settings, group_size, seed, step)
+
+    def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
+        """What the decoder reads of each caption."""
+        if self.conditioning == "text":
+            return self.text_states(captions.texts)
+        with self._text_encoder():
+            return self.encoder.answer_states(captions.rollout), captions.rollout.mask
+
+    def text_states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
+        """The texts alone, encoded in messages of role ``generate``."""
+        with self._text_encoder():
+            return self.encoder.text_states(texts)
+
+    def _text_encoder(self):
+        return self.encoder.reference() if self.text_encoder == "reference" else nullcontext()
+
+    @torch.no_grad()
+    def _paint(
+        self, states: Tensor, mask: Tensor, noise_of: Tensor, settings: DecodeSettings, per_text: int, seed: int, step: int
+    ) -> Reconstructions:
+        """Noise is keyed by ``noise_of`` and the image's place among those of its text."""
+        shape = self.decoder.noise_shape(settings.height, settings.width)
+        keys = (noise_of[:, None] * per_text + torch.arange(per_text)).flatten()
+        unique, row = keys.unique(return_inverse=True)
+        noise = normals(seed, step, unique.tolist(), "decode", shape)[row].to(states.device)
+        negative = None
+        if settings.guidance_scale != 1:
+            negative, _ = self.text_states([self.negative_prompt])
+        images = self.decoder.generate(
+            states,
+            mask,
+            noise,
+            settings.num_steps,
+            guidance_scale=settings.guidance_scale,
+            negative_states=negative,
+            micro_batch=settings.micro_batch,
+        )
+        return Reconstructions(images, per_text)
+
+    # --- files ---
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """``encoder/`` and ``decoder/`` as their own libraries save them, and ``uae.json``."""
+        folder = Path(folder)
+        self.encoder.save_pretrained(folder / "encoder")
+        self.decoder.save_pretrained(folder / "decoder")
+        settings = {
+            "family": self.family,
+            "conditioning": self.conditioning,
+            "text_encoder": self.text_encoder,
+            "negative_prompt": self.negative_prompt,
+        }
+        atomic_write_json(folder / "uae.json", settings)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> LLMDiffusion:
+        """What ``save_pretrained`` wrote."""
+        folder = Path(folder)
+        settings = json.loads((folder / "uae.json").read_text())
+        settings.pop("family")
+        encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
+        decoder = SD3Decoder.from_pretrained(folder / "decoder", dtype=dtype)
+        return cls(encoder, decoder.eval(), **settings)

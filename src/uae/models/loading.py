@@ -1,0 +1,60 @@
+"""Models by name: the shipped tiny one, a folder that uae wrote, or an encoder and a decoder by hub id or folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uae.models.base import UnifiedModel
+from uae.utils.suggest import did_you_mean
+
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {"tiny": ASSETS / "umm1"}
+
+
+def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
+    """``tiny``, a folder with ``uae.json``, or ``ENCODER+DECODER`` (Qwen2.5-VL and SD3 by hub id or folder).
+
+    Raises:
+        ValueError: when there is no such model; the message says what is known.
+    """
+    if "+" in source:
+        return _join(*source.split("+", 1), dtype=dtype)
+    folder = SHIPPED.get(source, Path(source))
+    if not (folder / "uae.json").is_file():
+        known = ", ".join(SHIPPED)
+        raise ValueError(
+            f"expected a model ({known}), a folder with uae.json, or ENCODER+DECODER such as "
+            f"Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-large; got {source!r}"
+            f"{did_you_mean(source, SHIPPED)}"
+        )
+    family = json.loads((folder / "uae.json").read_text())["family"]
+    return _family(family).from_pretrained(folder, dtype)
+
+
+def _family(name: str) -> Any:
+    families: dict[str, Callable[[], Any]] = {"llm_diffusion": _llm_diffusion}
+    if name not in families:
+        raise ValueError(f"unknown model family {name!r}: expected one of {', '.join(families)}")
+    return families[name]()
+
+
+def _llm_diffusion() -> Any:
+    from uae.models.llm_diffusion import LLMDiffusion
+
+    return LLMDiffusion
+
+
+def _join(encoder: str, decoder: str, dtype: torch.dtype) -> UnifiedModel:
+    """Stock checkpoints put together; their projector starts untrained unless the decoder brings one."""
+    from uae.models.llm_diffusion import LLMDiffusion
+    from uae.models.qwen_vl import QwenVL
+    from uae.models.sd3 import SD3Decoder
+
+    qwen = QwenVL.from_pretrained(encoder, dtype)
+    width = qwen.model.config.text_config.hidden_size
+    return LLMDiffusion(qwen, SD3Decoder.from_pretrained(decoder, llm_width=width, dtype=dtype).eval())

@@ -1,0 +1,54 @@
+"""Training runs by name. Each is a full configuration; the command line overrides single fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from uae.config import CaptionSettings, DecodeSettings
+from uae.rl.losses import Objective
+from uae.rl.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained on what, for which reward."""
+
+    model: str = "tiny"
+    """`tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
+    data: tuple[str, ...] = ()
+    """Image files or folders; none means scenes of the embedded world."""
+    rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0})
+    """Weights of the similarity backbones; weight 0 is only logged: a held-out backbone."""
+    backbones: str | None = "tiny"
+    """`tiny` for the world's own backbones, None for the published checkpoints."""
+    lora_rank: int = 0
+    """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains it fully."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The run itself."""
+
+
+PRESETS: dict[str, tuple[str, RunConfig]] = {
+    "tiny": (
+        "the shipped tiny model: 80 steps in about 6 minutes on two cores",
+        RunConfig(train=TrainConfig(learning_rate=3e-4)),
+    ),
+    "paper": (
+        "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",
+        RunConfig(
+            model="Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-large",
+            backbones=None,
+            lora_rank=32,
+            rewards={"clip": 1.0, "dinov2": 0.0},
+            train=TrainConfig(
+                num_steps=1000,
+                images_per_step=1,
+                group_size=4,
+                captioning=CaptionSettings(instruction="Describe this image in detail.", max_new_tokens=512),
+                decoding=DecodeSettings(num_steps=10, guidance_scale=5.0, height=512, width=512, micro_batch=4),
+                objective=Objective(kl_coef=1e-6),
+                learning_rate=1e-6,
+                micro_batch=4,
+            ),
+        ),
+    ),
+}

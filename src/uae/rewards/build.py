@@ -1,0 +1,34 @@
+"""Rewards by name: ``clip=1,dinov2=0.5``; weight 0 is logged only, as a held-out backbone should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from uae.rewards.backbones import check_backbone_source, load_backbone
+from uae.rewards.base import WeightedSum
+from uae.rewards.reconstruction import ReconstructionReward
+from uae.rewards.sources import ARCHITECTURES
+from uae.utils.suggest import did_you_mean
+
+
+def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
+    """Every reward exists and can be loaded; cheap, for before any work.
+
+    source: ``tiny`` for the world's backbones, None for the published checkpoints.
+    """
+    for name in weights:
+        if name not in ARCHITECTURES:
+            raise ValueError(
+                f"unknown reward {name!r}: expected one of {', '.join(ARCHITECTURES)}{did_you_mean(name, ARCHITECTURES)}"
+            )
+        check_backbone_source(name, source)
+
+
+def build_reward(weights: Mapping[str, float], source: str | None, device: torch.device) -> WeightedSum:
+    """Cosine rewards of these backbones, summed with these weights."""
+    check_rewards(weights, source)
+    return WeightedSum(
+        {name: (weight, ReconstructionReward(load_backbone(name, source, device=device))) for name, weight in weights.items()}
+    )

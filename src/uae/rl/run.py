@@ -1,0 +1,159 @@
+"""A training run on disk: opened or resumed, logged, checkpointed, probed. The loop itself is ``rl/train.py``.
+
+A run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``probe.json``. Data and draws are functions of
+the step number, so the weights that are trained, the optimiser and the step are all there is to save.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from uae.models.base import UnifiedModel
+from uae.rewards.base import WeightedSum
+from uae.types import Policy
+from uae.utils.checkpoint import (
+    atomic_write_json,
+    capture_rng,
+    check_same_config,
+    json_ready,
+    load_latest,
+    restore_rng,
+    save_checkpoint,
+)
+from uae.utils.device import autocast
+from uae.utils.metrics import MetricsLogger
+
+if TYPE_CHECKING:
+    from uae.rl.train import TrainConfig
+
+MAY_CHANGE = ("train.num_steps", "train.save_every", "train.micro_batch")
+
+
+class ImageSource(Protocol):
+    """Training images; a step's batch is a function of the step alone."""
+
+    def batch(self, step: int, num_images: int) -> list[Tensor]:
+        """``num_images`` images ``[3, h, w]`` in [0, 1]."""
+        ...
+
+    def probe(self, num_images: int) -> list[Tensor]:
+        """Images that no batch holds, always the same."""
+        ...
+
+
+class Run:
+    """Optimiser, step number and log of one run."""
+
+    def __init__(self, folder: Path, policy: Policy, config: TrainConfig, settings: dict[str, Any]) -> None:
+        self.folder, self.config, self.settings = folder, config, settings
+        self.parameters = policy.named_trainable_parameters()
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.999),
+        )
+        self.warmup = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
+        )
+        self.step = 0
+
+    @classmethod
+    def open(cls, folder: Path, policy: Policy, config: TrainConfig, recorded: dict[str, Any]) -> Run:
+        """A new run, or the one in ``folder`` as its last checkpoint left it.
+
+        Raises:
+            ValueError: when the folder holds a run with other settings, naming each; or only damaged checkpoints.
+        """
+        run = cls(folder, policy, config, json_ready({"train": asdict(config), **recorded}))
+        checkpoint = load_latest(folder / "checkpoints")
+        if checkpoint is None:
+            atomic_write_json(folder / "config.json", run.settings)
+        else:
+            check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
+            run._restore(checkpoint.weights["policy"], checkpoint.state)
+        run.logger = MetricsLogger(folder, last_step=run.step - 1)
+        return run
+
+    def finish_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the step; checkpoint where one is due."""
+        self.warmup.step()
+        self.step = step + 1
+        self.logger.log(step, metrics)
+        if self.step % self.config.save_every == 0 or self.step == self.config.num_steps:
+            self.save()
+
+    @contextmanager
+    def kept_on_failure(self) -> Iterator[None]:
+        """A failing reward or gradient stops the run, and the steps before it are saved first."""
+        try:
+            yield
+        except Exception:
+            is_between_updates = self.config.num_updates == 1  # a single update is the last thing a step does
+            if is_between_updates and self.step % self.config.save_every:
+                self.save()
+            raise
+
+    def save(self) -> None:
+        """Write a checkpoint, atomically; the log is on disk first."""
+        self.logger.sync()
+        weights = {name: p.detach() for name, p in self.parameters.items()}
+        state = {
+            "settings": self.settings,
+            "optimizer": self.optimizer.state_dict(),
+            "warmup": {"last_epoch": self.warmup.last_epoch},
+            "rng": capture_rng(),
+        }
+        save_checkpoint(self.folder / "checkpoints", self.step, {"policy": weights}, state)
+
+    def close(self) -> None:
+        self.logger.close()
+
+    def _restore(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = self.warmup.last_epoch = state["warmup"]["last_epoch"]
+        restore_rng(state["rng"])
+
+
+class Probe:
+    """Drift: the reward that *fixed* captions earn as training goes on.
+
+    In UMM-1 the language model that learns is also the decoder's text encoder, so their reconstructions change even
+    though neither captions nor decoder do. The captions are the model's own at the start, kept in ``probe.json``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: UnifiedModel,
+        reward: WeightedSum,
+        images: ImageSource,
+        config: TrainConfig,
+        num_images: int = 16,
+    ) -> None:
+        self.model, self.reward, self.config = model, reward, config
+        self.images = images.probe(num_images)
+        path = folder / "probe.json"
+        if not path.exists():
+            captions = model.caption(self.images, config.captioning, seed=config.seed)
+            atomic_write_json(path, captions.texts)
+        self.texts: Sequence[str] = json.loads(path.read_text())
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """``reward/fixed_captions``: their mean reward now."""
+        with autocast(self.model.encoder.device, self.config.use_bf16):
+            painted = self.model.generate(self.texts, self.config.decoding, seed=self.config.seed).images
+        values = self.reward(self.images, list(self.texts), painted)
+        return {"reward/fixed_captions": values.mean().item()}

@@ -1,0 +1,164 @@
+"""Unified-GRPO: images are captioned, captions painted, and the likeness of the painting rewards the captions.
+
+    rollout → reward → advantage → loss → step                                   (arXiv 2509.09666, method §4)
+
+Everything drawn in a step is keyed by ``(seed, step)``, and so is its data: weights, optimiser and step number are
+the whole state of a run (``rl/run.py``). P images, G captions per image, K reconstructions per caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from uae.autoencode import autoencode
+from uae.config import CaptionSettings, DecodeSettings
+from uae.models.base import UnifiedModel
+from uae.rewards.base import WeightedSum
+from uae.rl.advantages import caption_advantages
+from uae.rl.losses import BatchCounts, Objective, combine_metrics, grpo_loss
+from uae.rl.run import ImageSource, Probe, Run
+from uae.rl.statistics import caption_metrics, reward_metrics
+from uae.types import Policy, Rollout
+from uae.utils.device import autocast
+from uae.utils.metrics import PhaseTimer, TrainProgress
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of *generation for understanding*: the encoder learns, the decoder is frozen."""
+
+    num_steps: int = 80
+    """Rollouts, and as many optimiser updates times ``num_updates``."""
+    images_per_step: int = 8
+    """P."""
+    group_size: int = 8
+    """G captions per image, compared with each other."""
+    reconstructions_per_caption: int = 1
+    """K; a caption's reward is their mean."""
+    captioning: CaptionSettings = field(default_factory=CaptionSettings)
+    """How captions are sampled."""
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    """How they are painted for the reward."""
+    objective: Objective = field(default_factory=Objective)
+    """What is maximised."""
+    learning_rate: float = 1e-6
+    """Of AdamW, after warm-up; constant."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    num_updates: int = 1
+    """Optimiser updates per rollout; beyond the first the ratio leaves 1 and clipping acts."""
+    micro_batch: int = 64
+    """Captions scored at a time; lower it when memory runs out, results stay the same."""
+    use_bf16: bool = True
+    """Compute in bf16 where that is safe (autocast); weights and optimiser stay as they are."""
+    seed: int = 0
+    """Of data order and draws."""
+    save_every: int = 10
+    """Steps between checkpoints."""
+    probe_every: int = 10
+    """Steps between measurements of drift: the reward of fixed captions under the text encoder as it is."""
+
+
+def train(
+    model: UnifiedModel, reward: WeightedSum, images: ImageSource, config: TrainConfig, run_dir: Path, recorded: dict
+) -> None:
+    """Train in ``run_dir`` from its last checkpoint, or the start, to ``config.num_steps``.
+
+    recorded: whatever else must be the same on resume (model and reward names, data).
+    """
+    run = Run.open(run_dir, model.encoder, config, recorded)
+    probe = Probe(run_dir, model, reward, images, config)
+    with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
+        for step in range(run.step, config.num_steps):
+            batch = images.batch(step, config.images_per_step)
+            with run.kept_on_failure():
+                metrics = train_step(model, reward, batch, config, run.optimizer, step)
+            if step % config.probe_every == 0 or step + 1 == config.num_steps:
+                metrics |= probe.measure()
+            run.finish_step(step, metrics)
+            progress.update(step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"])
+    run.close()
+
+
+def train_step(
+    model: UnifiedModel,
+    reward: WeightedSum,
+    images: Sequence[Tensor],
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> dict[str, float]:
+    """One rollout and what is learnt from it; the metrics of the step."""
+    timer, device = PhaseTimer(), model.encoder.device
+    with timer("rollout"), autocast(device, config.use_bf16):
+        captions, reconstructions = autoencode(
+            model,
+            images,
+            config.captioning,
+            config.decoding,
+            captions_per_image=config.group_size,
+            reconstructions_per_caption=config.reconstructions_per_caption,
+            seed=config.seed,
+            step=step,
+        )
+    with timer("reward"), torch.no_grad():
+        rewards = reward(images, captions.texts, reconstructions.images)
+        rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(images), g=config.group_size)
+    objective = config.objective
+    advantages_PG = caption_advantages(rewards_PGK, objective.scale_rewards, objective.advantage_clamp)
+    with timer("update"), autocast(device, config.use_bf16):
+        metrics = update(model.encoder, captions.rollout, rearrange(advantages_PG, "p g -> (p g)"), config, optimizer)
+    metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
+    return metrics | timer.pop()
+
+
+def update(
+    policy: Policy, rollout: Rollout, advantages_B: Tensor, config: TrainConfig, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    """``num_updates`` steps of the optimiser on one rollout, each over all its micro-batches."""
+    objective = config.objective
+    parts = torch.arange(len(rollout)).split(config.micro_batch)
+    counts = BatchCounts.of(rollout.mask, config.captioning.max_new_tokens)
+    old_log_probs = _score(policy, rollout, parts) if config.num_updates > 1 else None
+    updates = []
+    for _ in range(config.num_updates):
+        collected = []
+        for part in parts:
+            actions = rollout.select(part)
+            evaluation = policy.evaluate(actions, with_kl=objective.kl_coef > 0)
+            old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
+            loss, metrics = grpo_loss(evaluation, old, advantages_B[part], actions.mask, objective, counts)
+            loss.backward()
+            gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
+            collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(counts.num_actions, 1)})
+        grad_norm = _step(policy, optimizer, config.max_grad_norm)
+        updates.append(combine_metrics(collected) | {"grad_norm": grad_norm, "lr": optimizer.param_groups[0]["lr"]})
+    return {f"rl/{name}": sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+
+
+@torch.no_grad()
+def _score(policy: Policy, rollout: Rollout, parts: Sequence[Tensor]) -> Tensor:
+    """Log-probs before the first update, on exactly the micro-batches that are trained on."""
+    return torch.cat([policy.evaluate(rollout.select(part), with_kl=False).log_probs for part in parts])
+
+
+def _step(policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+    norm = torch.nn.utils.clip_grad_norm_(policy.named_trainable_parameters().values(), max_grad_norm)
+    if not torch.isfinite(norm):
+        raise ValueError(
+            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Resume from the last checkpoint "
+            "with a lower learning rate, or with use_bf16 off"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.item()
