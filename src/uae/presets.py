@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from uae.config import CaptionSettings, DecodeSettings
 from uae.rl.losses import Objective
@@ -23,6 +24,8 @@ class RunConfig:
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     lora_rank: int = 0
     """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains it fully."""
+    run_dir: Path = Path("runs/train")
+    """Where the run lives; an unfinished run there is resumed."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The run itself."""
 

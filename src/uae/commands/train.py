@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -27,35 +26,20 @@ def main(arguments: list[str]) -> None:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     description, preset = PRESETS[name]
-    config, run_dir = tyro.cli(
-        _arguments(preset), args=arguments[named:], prog=f"uae train {name}", description=description
-    )
-    model = train_model(config, run_dir)
-    model.save_pretrained(run_dir / "model")
-    print(f"trained model: {run_dir / 'model'}   log: {run_dir / 'metrics.jsonl'}")
+    config = tyro.cli(RunConfig, default=preset, args=arguments[named:], prog=f"uae train {name}", description=description)
+    model = train_model(config)
+    model.save_pretrained(config.run_dir / "model")
+    print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
 
 
-def _arguments(preset: RunConfig) -> Any:
-    def parse(config: tyro.conf.OmitArgPrefixes[RunConfig] = preset, run_dir: Path = Path("runs/train")) -> Any:
-        """Train with Unified-GRPO.
-
-        Args:
-            config: what is trained.
-            run_dir: where the run lives; an unfinished run there is resumed.
-        """
-        return config, run_dir
-
-    return parse
-
-
-def train_model(config: RunConfig, run_dir: Path) -> UnifiedModel:
+def train_model(config: RunConfig) -> UnifiedModel:
     """Check everything that can fail early, then train (or resume); the trained model."""
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
     prepare_policy(model, config.lora_rank)
     reward = build_reward(config.rewards, config.backbones, model.encoder.device)
-    recorded = {name: value for name, value in asdict(config).items() if name != "train"}
-    train(model, reward, image_source(config), config.train, run_dir, recorded)
+    recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir")}
+    train(model, reward, image_source(config), config.train, config.run_dir, recorded)
     return model
 
 

@@ -115,6 +115,9 @@ class Run:
         save_checkpoint(self.folder / "checkpoints", self.step, {"policy": weights}, state)
 
     def close(self) -> None:
+        """End here, saving what the last regular checkpoint lacks."""
+        if self.step % self.config.save_every and self.step != self.config.num_steps:
+            self.save()
         self.logger.close()
 
     def _restore(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -70,16 +70,23 @@ class TrainConfig:
 
 
 def train(
-    model: UnifiedModel, reward: WeightedSum, images: ImageSource, config: TrainConfig, run_dir: Path, recorded: dict
+    model: UnifiedModel,
+    reward: WeightedSum,
+    images: ImageSource,
+    config: TrainConfig,
+    run_dir: Path,
+    recorded: dict,
+    until: int | None = None,
 ) -> None:
-    """Train in ``run_dir`` from its last checkpoint, or the start, to ``config.num_steps``.
+    """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to the end).
 
     recorded: whatever else must be the same on resume (model and reward names, data).
     """
+    until = min(until or config.num_steps, config.num_steps)
     run = Run.open(run_dir, model.encoder, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)
     with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
-        for step in range(run.step, config.num_steps):
+        for step in range(run.step, until):
             batch = images.batch(step, config.images_per_step)
             with run.kept_on_failure():
                 metrics = train_step(model, reward, batch, config, run.optimizer, step)

@@ -1,0 +1,72 @@
+"""``uae bench unified``: Unified-Bench, Protocol 1, of a model on images or of two folders made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from uae.bench.unified import BACKBONES, run_folders
+from uae.bench.unified_table import unified_table
+from uae.commands.reconstruct import main as reconstruct
+from uae.utils.quiet import quiet_libraries
+from uae.utils.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class UnifiedArguments:
+    """Score reconstructions with four similarity backbones. Give --images, or --source and --recon."""
+
+    images: Path | None = None
+    """Folder of images that --model captions and reconstructs first."""
+    source: Path | None = None
+    """Folder of source images."""
+    recon: Path | None = None
+    """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
+    model: str = "tiny"
+    """For --images: `tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
+    backbones: dict[str, str] = field(default_factory=dict)
+    """Checkpoints by backbone name (clip, longclip, dinov2, dinov3): hub id, folder, .pt, or `tiny`; by default the
+    published ones."""
+    out: Path = Path("unified_bench.json")
+    """Result file, with the official keys."""
+    allow_partial: bool = False
+    """Go on without a backbone that cannot be loaded; the result is then marked partial and has no overall score."""
+    device: str = "cpu"
+    """Where backbones run."""
+
+
+def main(arguments: list[str]) -> None:
+    """``uae bench unified …``"""
+    quiet_libraries()
+    if not arguments or arguments[0] != "unified":
+        given = arguments[0] if arguments else ""
+        raise ValueError(f"expected a benchmark: unified; got {given!r}{did_you_mean(given, ['unified'])}")
+    args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
+    source, recon = folders(args)
+    result = run_folders(source, recon, sources_of(args), args.out, allow_partial=args.allow_partial, device=args.device)
+    Console().print(unified_table(result))
+    print(f"numbers: {args.out}")
+    if result.partial:
+        raise SystemExit(3)
+
+
+def folders(args: UnifiedArguments) -> tuple[Path, Path]:
+    """The two folders to compare; reconstructions of ``--images`` are made beside the result file."""
+    if args.images is not None and args.source is None and args.recon is None:
+        recon = args.out.with_suffix("")
+        reconstruct([str(args.images), "--model", args.model, "--out", str(recon)])
+        return args.images, recon
+    if args.images is None and args.source is not None and args.recon is not None:
+        return args.source, args.recon
+    raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
+
+
+def sources_of(args: UnifiedArguments) -> dict[str, str | None]:
+    """A checkpoint for each of the four backbones."""
+    for name in args.backbones:
+        if name not in BACKBONES:
+            raise ValueError(f"unknown backbone {name!r}: expected {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}")
+    return {name: args.backbones.get(name) for name in BACKBONES}

@@ -1,0 +1,153 @@
+"""``uae quickstart``: the whole idea in one command. Measure the shipped model, post-train it with Unified-GRPO on its
+own reconstructions, measure it again; table, ``results.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from uae.bench.report import results_table, write_report
+from uae.bench.samples import Frame
+from uae.bench.world import WorldResult, delta, measure, measure_ceiling
+from uae.commands.train import image_source, prepare_policy
+from uae.models.base import UnifiedModel
+from uae.models.loading import load_model
+from uae.presets import PRESETS, RunConfig
+from uae.rewards.backbones import Backbone, load_backbone
+from uae.rewards.base import WeightedSum
+from uae.rewards.build import check_rewards
+from uae.rewards.reconstruction import ReconstructionReward
+from uae.rl.train import train
+from uae.scenes.scene import render_batch, scene_at
+from uae.utils.checkpoint import atomic_write_json
+from uae.utils.metrics import read_metrics
+from uae.utils.quiet import quiet_libraries
+
+STRIP_SCENE = 7  # of the test split: three objects, one of them small
+NUM_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Post-train the shipped tiny model with Unified-GRPO and compare it before and after."""
+
+    out: Path = Path("quickstart")
+    """Folder for results.json, report.html, the run and the trained model."""
+    seed: int = 0
+    """Of the training data and all draws."""
+    num_steps: int = PRESETS["tiny"][1].train.num_steps
+    """Unified-GRPO steps."""
+    resume: bool = False
+    """Continue the unfinished run in `out` instead of starting anew."""
+
+
+def main(arguments: list[str]) -> None:
+    """``uae quickstart [--out DIR] [--seed N]``"""
+    quiet_libraries()
+    args = tyro.cli(Arguments, args=arguments, prog="uae quickstart")
+    results = quickstart(args, command=" ".join(["uae quickstart", *arguments]))
+    Console().print(results_table(results, reward_backbones(preset(args))))
+    print(f"report: {args.out / 'report.html'}   numbers: {args.out / 'results.json'}   model: {args.out / 'model'}")
+
+
+def preset(args: Arguments) -> RunConfig:
+    """The tiny preset with this seed and length."""
+    config = PRESETS["tiny"][1]
+    return replace(config, train=replace(config.train, seed=args.seed, num_steps=args.num_steps))
+
+
+def quickstart(args: Arguments, command: str) -> dict[str, Any]:
+    """Measure, train, measure; the results as written to ``results.json``."""
+    began, config = time.monotonic(), preset(args)
+    check_rewards(config.rewards, config.backbones)
+    model: Any = load_model(config.model)
+    backbones = {name: load_backbone(name, config.backbones) for name in config.rewards}
+    run_dir = args.out / "run"
+    if not args.resume:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
+    before, ceiling = measure(model, backbones), measure_ceiling(model, backbones)
+    frames = train_with_frames(model, backbones, config, run_dir)
+    print("measuring the trained model")
+    after = measure(model, backbones)
+    model.save_pretrained(args.out / "model")
+    results = {
+        **compare(before, after, ceiling),
+        "family": model.family,
+        "seconds": time.monotonic() - began,
+        "seed": args.seed,
+        "command": command,
+        "versions": versions(),
+        "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
+        "config": asdict(config),
+    }
+    atomic_write_json(args.out / "results.json", results)
+    write_report(
+        args.out / "report.html",
+        results,
+        read_metrics(run_dir / "metrics.jsonl"),
+        before=before.samples,
+        after=after.samples,
+        strip=frames,
+        strip_source=strip_image(),
+        reward_backbones=reward_backbones(config),
+    )
+    return results
+
+
+def train_with_frames(
+    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
+) -> list[Frame]:
+    """Train, and look at one image at the start, after a quarter, half and all of the steps."""
+    prepare_policy(model, config.lora_rank)
+    reward = WeightedSum({name: (weight, ReconstructionReward(backbones[name])) for name, weight in config.rewards.items()})
+    last = config.train.num_steps
+    frames = [frame(model, config, 0)]
+    for until in sorted({max(1, last // 4), max(1, last // 2), last}):
+        train(model, reward, image_source(config), config.train, run_dir, {"model": config.model}, until=until)
+        frames.append(frame(model, config, until))
+    return frames
+
+
+def frame(model: UnifiedModel, config: RunConfig, step: int) -> Frame:
+    """The strip's image, captioned and painted by the model as it is."""
+    greedy = replace(config.train.captioning, temperature=0.0)
+    captions = model.caption([strip_image()], greedy)
+    painted = model.reconstruct(captions, replace(config.train.decoding, num_steps=20)).images
+    return Frame(step, captions.texts[0], painted[0])
+
+
+def strip_image() -> torch.Tensor:
+    return torch.from_numpy(render_batch([scene_at("test", STRIP_SCENE)]))[0]
+
+
+def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> dict[str, Any]:
+    """The headline numbers side by side."""
+    return {
+        "before": before.numbers,
+        "after": after.numbers,
+        "delta": delta(before.numbers, after.numbers),
+        "ceiling": ceiling.numbers,
+    }
+
+
+def reward_backbones(config: RunConfig) -> list[str]:
+    """Backbones that were the reward, as against those held out."""
+    return [name for name, weight in config.rewards.items() if weight]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that could change a number."""
+    names = ("unified-autoencoder", "torch", "transformers", "diffusers", "peft", "numpy")
+    return {"python": sys.version.split()[0], "platform": platform.platform(), **{n: version(n) for n in names}}
