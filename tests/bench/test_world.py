@@ -156,7 +156,7 @@ def test_a_perfect_model_is_right_everywhere(four):
     tokens = [len(exhaustive_caption(scene_at("test", i)).split()) for i in range(30)]
     numbers = dict(result.numbers)
     assert numbers.pop("caption_tokens") == pytest.approx(sum(tokens) / 30)
-    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-4)
+    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
     assert set(numbers) == {
         "unified_score", *BACKBONES, "rescaled_score", "geneval", "perception", "perception_small",
         "caption_precision", "caption_recall", "small_recall", "reconstruction_objects_exact",
@@ -172,7 +172,7 @@ def test_a_perfect_model_is_right_everywhere(four):
 def test_the_ceiling_is_what_true_captions_give(four):
     result = measure_ceiling(Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=3, num_bootstrap=50)
     numbers = {name: value for name, value in result.numbers.items() if name != "caption_tokens"}
-    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-4)
+    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
 
 
 def test_the_result_does_not_depend_on_who_asks_again(four):
@@ -276,7 +276,7 @@ def test_prompts_say_what_the_tag_asks():
     colored = [p for p in unseen if p.tag == "color_attr"]
     assert all(HELD_OUT_PAIRS & {(o.shape, o.color) for o in p.scene.objects} for p in colored)
     with pytest.raises(ValueError, match="different prompts"):
-        make_prompts(200)
+        make_prompts(90)  # 43 pairs, with and without an article
 
 
 def test_judgement_by_tag():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from uae.bench import world_prompts
+from uae.bench.samples import Sample
 from uae.bench.statistics import Share
 from uae.bench.unified import BACKBONES, UnifiedResult, score_pairs
 from uae.bench.world_fidelity import EVALUATION_STEPS, fidelity, paint
@@ -46,15 +47,6 @@ QUESTIONS_PER_SCENE = 5
 MAX_QUESTIONS = 500
 MAX_ANSWER_TOKENS = 4
 _QUESTION_BATCH = 100  # pictures looked at together
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One round trip, for people to look at; images ``[3, h, w]`` in [0, 1]."""
-
-    source: Tensor
-    caption: str
-    reconstruction: Tensor
 
 
 @dataclass(frozen=True)
