@@ -31,7 +31,7 @@ def sampling_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int) 
                          "set it to false in scheduler_config.json and give the shift")  # fmt: skip
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
-    return scheduler.sigmas
+    return scheduler.sigmas  # type: ignore[return-value]
 
 
 def training_sigmas(normals: Float[Tensor, " N"], shift: float = 1.0) -> Float[Tensor, " N"]:
