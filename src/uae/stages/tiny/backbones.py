@@ -4,7 +4,9 @@ One loss, InfoNCE over the logits s q kᵀ of a batch of B pairs of unit rows at
 
     contrast(s q kᵀ) = CE(s q kᵀ, arange(B))
 
-- CLIP (Radford et al., ICML 2021, arXiv 2103.00020): q images, k captions, both ways, s learnt.
+- CLIP (Radford et al., ICML 2021, arXiv 2103.00020): q images, k captions, both ways, s learnt; plus, as in SLIP (Mu
+  et al., ECCV 2022, arXiv 2112.12750), the same between two views of an image, without which the image side waits
+  for the text side to tell shapes, sizes and places apart.
 - DINOv2, DINOv3: self-distillation of two views a, b of an image from an EMA teacher T to the student S,
   q = S(a), k = T(b) and q = S(b), k = T(a), s fixed. Pixels only: no caption, no description of the scene.
 
@@ -52,10 +54,11 @@ from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of
 
 NUM_VARIANTS = 4  # scenes in a group of near-duplicates
+VARIANT_KINDS = (*EDIT_KINDS, "shape", "size", "position")  # how they differ; the hardest twice as often
 MAX_LOGIT_SCALE = 30.0  # CLIP's inverse temperature; higher, wrong attributes need hardly lower the cosine
 EXHAUSTIVE_SHARE = 0.8  # of CLIP's captions; the others are of any level
 MAX_JOINED = 3  # captions in one long caption, before the exhaustive one is placed among them
-DISTILLATION_SCALE = 20.0  # inverse temperature between student and teacher
+VIEW_SCALE = 20.0  # inverse temperature between views of an image
 TEACHER_DECAY = 0.99
 MIN_AREA = 0.8  # of a view
 
@@ -74,7 +77,7 @@ def scene_groups(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
 def _variant(scene: Scene, rng: random.Random) -> Scene:
     """One attribute changed, inside the training split."""
     while True:
-        changed = wrong_scene(scene, pick(rng, EDIT_KINDS), rng)
+        changed = wrong_scene(scene, pick(rng, VARIANT_KINDS), rng)
         if changed is not None and split_of(changed) == "train":
             return changed
 
@@ -129,12 +132,14 @@ class ContrastiveTask:
         scenes = scene_groups(step, self.recipe.batch_size, seed=self.recipe.seed)
         rng = random.Random(f"uae captions {self.recipe.seed} {step}")
         texts = [self.write(scene, rng) for scene in scenes]
-        views = degrade(images_of(scenes))
+        images = images_of(scenes)
+        views = torch.cat([degrade(images), degrade(crop_views(images))])
         with torch.autocast("cpu", torch.bfloat16):
-            images, captions = self.embed(views), self.embed_text(texts)
-        logits = self.model.logit_scale.exp() * images @ captions.T
+            (whole, cropped), captions = self.embed(views).chunk(2), self.embed_text(texts)
+        logits = self.model.logit_scale.exp() * whole @ captions.T
+        text_loss, view_loss = contrastive_loss(logits), contrastive_loss(VIEW_SCALE * whole @ cropped.T)
         right = (logits.argmax(1) == torch.arange(len(scenes))).float().mean().item()
-        return contrastive_loss(logits), {"right": right, "scale": self.model.logit_scale.exp().item()}
+        return text_loss + view_loss, {"text": text_loss.item(), "view": view_loss.item(), "right": right}
 
     def embed(self, images: Tensor) -> Float[Tensor, "B D"]:
         """Unit image embeddings."""
@@ -190,9 +195,9 @@ class SelfDistillationTask:
             with torch.no_grad():
                 teacher = self.cls(self.teacher, views)
         (s_a, s_b), (t_a, t_b) = student.chunk(2), teacher.chunk(2)
-        logits = DISTILLATION_SCALE * s_a @ t_b.T
+        logits = VIEW_SCALE * s_a @ t_b.T
         right = (logits.argmax(1) == torch.arange(len(images))).float().mean().item()
-        return (contrast(logits) + contrast(DISTILLATION_SCALE * s_b @ t_a.T)) / 2, {"right": right}
+        return (contrast(logits) + contrast(VIEW_SCALE * s_b @ t_a.T)) / 2, {"right": right}
 
     def cls(self, model: nn.Module, images: Tensor) -> Float[Tensor, "B D"]:
         """Unit CLS tokens."""
@@ -231,27 +236,27 @@ def _use_eager_attention(model: Any) -> None:
 
 def clip_task() -> ContrastiveTask:
     """CLIP from nothing."""
-    recipe = Recipe(num_steps=2000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995)
+    recipe = Recipe(num_steps=700, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
     torch.manual_seed(recipe.seed)
     return ContrastiveTask("clip", recipe, build_clip(), short_caption)
 
 
 def longclip_task(clip_folder: Path) -> ContrastiveTask:
     """LongCLIP, tuned from an exported CLIP."""
-    recipe = Recipe(num_steps=500, batch_size=64, learning_rate=5e-4, warmup_steps=50, ema_decay=0.995)
+    recipe = Recipe(num_steps=200, batch_size=64, learning_rate=5e-4, warmup_steps=20, ema_decay=0.99)
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32, local_files_only=True)
     return ContrastiveTask("longclip", recipe, stretch_positions(clip), long_caption)
 
 
 def dinov2_task() -> SelfDistillationTask:
     """DINOv2 from nothing."""
-    recipe = Recipe(num_steps=1500, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995)
+    recipe = Recipe(num_steps=900, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov2", recipe, build_dinov2())
 
 
 def dinov3_task() -> SelfDistillationTask:
     """DINOv3 from nothing."""
-    recipe = Recipe(num_steps=1500, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995, seed=1)
+    recipe = Recipe(num_steps=900, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, seed=1)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov3", recipe, build_dinov3())
