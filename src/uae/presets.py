@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uae.config import CaptionSettings, DecodeSettings
+from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
-from uae.rl.train import TrainConfig
 
 
 @dataclass(frozen=True)

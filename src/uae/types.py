@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,7 @@ class Reconstructions:
     rollout: Rollout | None = None
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Anything whose actions can be scored again: an encoder's tokens, a decoder's denoising steps."""
 
@@ -97,6 +98,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 

@@ -176,7 +176,7 @@ class QwenVL(nn.Module):
 
     def look(
         self,
-        images: Sequence[Float[Tensor, "3 h w"]],
+        images: Sequence[Float[Tensor, "3 _ _"]],
         questions: Sequence[str],
         *,
         group_size: int = 1,
@@ -190,7 +190,7 @@ class QwenVL(nn.Module):
         image_of = torch.arange(len(images)).repeat_interleave(group_size)
         return CaptionContext(tuple(features), grids, tuple(prompts), image_of, temperature)
 
-    def see(self, images: Sequence[Float[Tensor, "3 h w"]]) -> tuple[list[Tensor], Int[Tensor, "P 3"]]:
+    def see(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
         """Vision features of each image, ``[n, D]``, and the patch grids; differentiable unless the tower is frozen."""
         pixels, grids = zip(*(self._patches(image) for image in images), strict=True)
         grid = torch.stack(grids).to(self.device)

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
+from uae.rl.config import TrainConfig
 from uae.types import Policy
 from uae.utils.checkpoint import (
     atomic_write_json,
@@ -31,12 +32,10 @@ from uae.utils.checkpoint import (
 from uae.utils.device import autocast
 from uae.utils.metrics import MetricsLogger
 
-if TYPE_CHECKING:
-    from uae.rl.train import TrainConfig
-
 MAY_CHANGE = ("train.num_steps", "train.save_every", "train.micro_batch")
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Training images; a step's batch is a function of the step alone."""
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Recipe:
             raise ValueError(f"num_parallel must be 1 or 2, got {self.num_parallel}")
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained: modules, a loss for each step, a measurement, and a way to save the result."""
 

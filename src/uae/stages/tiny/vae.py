@@ -21,7 +21,7 @@ class VaeTask:
     """Absolute plus squared error and a light KL."""
 
     name = "vae"
-    recipe = Recipe(num_steps=6_500, batch_size=16, learning_rate=2e-3, warmup_steps=200, ema_decay=0.998)
+    recipe = Recipe(num_steps=12_500, batch_size=16, learning_rate=2e-3, warmup_steps=200, ema_decay=0.998)
 
     def __init__(self) -> None:
         torch.manual_seed(self.recipe.seed)

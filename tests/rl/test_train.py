@@ -1,0 +1,148 @@
+"""The loop: it learns, it resumes bit for bit after SIGKILL, and it stops safely when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.rl.tiny_run import build_model, config, reward
+from uae.data.training import SceneImages
+from uae.rewards.base import RewardError, WeightedSum
+from uae.rl.train import train, train_step
+from uae.utils.checkpoint import load_latest
+from uae.utils.metrics import read_metrics
+
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, num_steps: int) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    command = [sys.executable, str(SCRIPT), str(folder), str(num_steps)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(folder: Path, num_steps: int) -> None:
+    process = start(folder, num_steps)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+
+
+def kill_after_step(folder: Path, num_steps: int, step: int) -> None:
+    """SIGKILL as soon as the log shows ``step``: before, in or after the checkpoint that follows."""
+    process = start(folder, num_steps)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        log = folder / "metrics.jsonl"
+        if log.exists() and f'"step": {step},' in log.read_text():
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def without_times(folder: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, 6)
+    for step in (0, 1, 2, 4):
+        kill_after_step(killed, 6, step)
+    finish(killed, 6)
+    first, second = load_latest(whole / "checkpoints"), load_latest(killed / "checkpoints")
+    assert first is not None and second is not None and first.step == second.step == 6
+    for name, value in first.weights["policy"].items():
+        assert torch.equal(value, second.weights["policy"][name]), name
+    for slot, moments in first.state["optimizer"]["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.state["optimizer"]["state"][slot][key]))
+    assert without_times(whole) == without_times(killed)
+
+
+def test_the_policy_is_on_its_own_rollout_in_the_first_update():
+    model, settings = build_model(), replace(config(1), use_bf16=False)
+    optimizer = torch.optim.SGD(list(model.encoder.named_trainable_parameters().values()), lr=0.0)
+    metrics = train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
+    assert metrics["rl/ratio_max"] == 1.0
+    assert metrics["rl/log_prob_gap"] < 1e-5
+    assert metrics["rl/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["rl/grad_norm"] > 0
+
+
+def test_micro_batches_change_nothing():
+    def weights(micro_batch: int) -> list[torch.Tensor]:
+        model, settings = build_model(), replace(config(1), use_bf16=False, micro_batch=micro_batch)
+        parameters = list(model.encoder.named_trainable_parameters().values())
+        optimizer = torch.optim.SGD(parameters, lr=1.0)
+        train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
+        return parameters
+
+    for whole, parts in zip(weights(6), weights(2), strict=True):
+        torch.testing.assert_close(whole, parts, atol=2e-6, rtol=1e-4)
+
+
+def test_what_is_rewarded_is_learnt(tmp_path: Path):
+    """Reward the word 'red': its share of the captions rises; only the language model moved."""
+
+    def says_red(sources, captions, reconstructions):
+        return torch.tensor([text.split().count("red") / 5 for text in captions])
+
+    model = build_model()
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    settings = config(12, images_per_step=2, group_size=16, learning_rate=3e-3, save_every=50, probe_every=50)
+    train(model, WeightedSum({"red": (1.0, says_red)}), SceneImages(), settings, tmp_path, {})
+    rewards = [row["reward/total"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15, rewards
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+
+
+def test_a_nan_reward_stops_the_run_and_keeps_what_was_done(tmp_path: Path):
+    calls = []
+
+    def breaks_at_third(sources, captions, reconstructions):
+        calls.append(1)
+        value = float("nan") if len(calls) == 5 else float(len(calls))  # two of the calls are the probe's
+        return torch.arange(len(reconstructions)) * 0.01 + value
+
+    settings = config(6, save_every=50, probe_every=50)
+    with pytest.raises(RewardError, match="fragile.*finite"):
+        train(build_model(), WeightedSum({"fragile": (1.0, breaks_at_third)}), SceneImages(), settings, tmp_path, {})
+    checkpoint = load_latest(tmp_path / "checkpoints")
+    assert checkpoint is not None and checkpoint.step == len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_resume_with_other_settings_is_refused(tmp_path: Path):
+    train(build_model(), reward(), SceneImages(), config(2), tmp_path, {"model": "a"})
+    with pytest.raises(ValueError, match=r"learning_rate.*0\.001.*0\.5"):
+        train(build_model(), reward(), SceneImages(), config(3, learning_rate=0.5), tmp_path, {"model": "a"})
+    with pytest.raises(ValueError, match="model"):
+        train(build_model(), reward(), SceneImages(), config(3), tmp_path, {"model": "b"})
+
+
+def test_a_longer_run_may_continue(tmp_path: Path):
+    train(build_model(), reward(), SceneImages(), config(2), tmp_path, {})
+    train(build_model(), reward(), SceneImages(), config(3), tmp_path, {})
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_the_probes_captions_stay_the_same(tmp_path: Path):
+    train(build_model(), reward(), SceneImages(), config(2), tmp_path, {})
+    texts = json.loads((tmp_path / "probe.json").read_text())
+    train(build_model(), reward(), SceneImages(), config(4), tmp_path, {})
+    assert json.loads((tmp_path / "probe.json").read_text()) == texts
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "reward/fixed_captions" in row] == [0, 1, 3]

@@ -1,0 +1,57 @@
+"""A real, small Unified-GRPO run in a process of its own, for tests that kill it: ``python tiny_run.py FOLDER STEPS``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from uae.commands.train import prepare_policy
+from uae.config import CaptionSettings, DecodeSettings
+from uae.data.training import SceneImages
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.tiny import build_captioner, build_decoder, build_vae
+from uae.rewards.base import WeightedSum
+from uae.rl.config import TrainConfig
+from uae.rl.losses import Objective
+from uae.rl.train import train
+
+
+def build_model() -> LLMDiffusion:
+    """The tiny architecture with random weights, as every process draws them."""
+    torch.manual_seed(0)
+    model = LLMDiffusion(build_captioner(), build_decoder(build_vae()))
+    prepare_policy(model, lora_rank=0)
+    return model
+
+
+def likeness(sources, captions, reconstructions):
+    """Minus the mean squared difference: cheap, and different for each reconstruction."""
+    per_source = len(reconstructions) // len(sources)
+    repeated = torch.stack(list(sources)).repeat_interleave(per_source, 0)
+    return -(repeated - reconstructions).square().mean((1, 2, 3))
+
+
+def config(num_steps: int, **changes) -> TrainConfig:
+    settings = {
+        "num_steps": num_steps,
+        "images_per_step": 2,
+        "group_size": 3,
+        "captioning": CaptionSettings(max_new_tokens=5),
+        "decoding": DecodeSettings(num_steps=1),
+        "objective": Objective(kl_coef=0.01),
+        "learning_rate": 1e-3,
+        "save_every": 2,
+        "probe_every": 3,
+    }
+    return TrainConfig(**(settings | changes))
+
+
+def reward() -> WeightedSum:
+    return WeightedSum({"likeness": (1.0, likeness)})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    train(build_model(), reward(), SceneImages(), config(int(sys.argv[2])), Path(sys.argv[1]), {"model": "test"})
