@@ -7,8 +7,11 @@ that is nearest in squared error to the cell ``x``. Its confidence against anoth
     c = (|x - t2|^2 - |x - t1|^2) / |t1 - t2|^2
 
 which is 1 when ``x`` equals ``t1`` and 0 halfway between the two, whatever the contrast or size of what
-distinguishes them; the reported confidence is the smallest over all ``t2``. A cell is *unsure* when that is below
-``MIN_CONFIDENCE`` or when even ``t1`` leaves a residual above ``MAX_RESIDUAL``: it then counts as nothing found.
+distinguishes them; the reported confidence is the smallest over all ``t2``. Among these are pictures that no scene
+contains but a bad image may: for an empty cell the *ghosts*, what is left of everything when blurred, up to a tint of
+the whole cell; for anything else the *impostors*, other contents that moved by a pixel and now look most like it. A
+cell is *unsure*, and counts as nothing found, when its confidence is below ``MIN_CONFIDENCE`` or when even ``t1``
+leaves a residual above ``MAX_RESIDUAL``.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from functools import cache
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from uae.scenes.scene import (
@@ -44,6 +47,8 @@ from uae.scenes.scene import (
 
 MIN_CONFIDENCE = 0.45
 MAX_RESIDUAL = 0.11  # root mean square over a cell's pixels, of [0, 1]
+GHOST_BLUR = 2.0  # pixels, standard deviation
+_CHUNK = 256  # images at a time
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ class _Templates:
     pixels: Float[Tensor, "N 768"]  # N = 6 backgrounds x 169 contents
     squares: Float[Tensor, " N"]
     distances: Float[Tensor, "6 169 169"]  # between the contents on one background; infinite to itself
+    ghosts: Float[Tensor, "6 168 768"]  # as differences from the empty cell, without their mean colour
+    impostors: tuple[Float[Tensor, "_ 768"], ...]  # by background, as differences from what they pass for
+    passes_for: tuple[Int[Tensor, " _"], ...]  # index of the content that each impostor looks like
 
 
 @cache
@@ -107,7 +115,38 @@ def _templates() -> _Templates:
     per_background = rearrange(pixels.double(), "(b n) d -> b n d", b=len(BACKGROUNDS))
     distances = torch.cdist(per_background, per_background, compute_mode="donot_use_mm_for_euclid_dist").square()
     distances.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    return _Templates(contents, pixels, pixels.square().sum(1), distances.float())
+    drawings = rearrange(pixels, "(b n) (y x c) -> b n c y x", b=len(BACKGROUNDS), y=CELL, x=CELL)
+    differences = drawings - drawings[:, :1]
+    impostors = [_impostors(on_one) for on_one in differences]
+    return _Templates(
+        contents,
+        pixels,
+        pixels.square().sum(1),
+        distances.float(),
+        _ghosts(differences[:, 1:]),
+        tuple(moved for moved, _ in impostors),
+        tuple(passes_for for _, passes_for in impostors),
+    )
+
+
+def _ghosts(differences: Float[Tensor, "6 168 3 16 16"]) -> Float[Tensor, "6 168 768"]:
+    """Blurred within the cell; what leaves it is lost."""
+    at = torch.arange(CELL)
+    kernel = torch.exp(-(at[:, None] - at[None]).square() / (2 * GHOST_BLUR**2))
+    kernel = kernel / (GHOST_BLUR * (2 * torch.pi) ** 0.5)
+    blurred = torch.einsum("yv, bncvu, xu -> bncyx", kernel, differences, kernel)
+    return rearrange(blurred - blurred.mean((-2, -1), keepdim=True), "b n c y x -> b n (y x c)")
+
+
+def _impostors(differences: Float[Tensor, "169 3 16 16"]) -> tuple[Float[Tensor, "M 768"], Int[Tensor, " M"]]:
+    """Contents moved by a pixel that are then nearer to another content than to any, themselves included."""
+    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    flat = rearrange(differences, "n c y x -> n (y x c)")
+    moved = torch.cat([rearrange(differences.roll(s, (-2, -1)), "n c y x -> n (y x c)") for s in shifts])
+    itself = torch.arange(len(flat)).repeat(len(shifts))
+    nearest = torch.cdist(moved, flat).argmin(-1)
+    fools = (nearest != itself) & (nearest != 0)
+    return moved[fools] - flat[nearest[fools]], nearest[fools]
 
 
 def _draw_cell(background: str, content: tuple[str, ...] | None) -> np.ndarray:
@@ -129,6 +168,10 @@ def detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     """
     if images.ndim != 4 or images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(f"expected images [B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}] in [0, 1], got {list(images.shape)}")
+    return [detection for part in images.split(_CHUNK) for detection in _detect(part)]
+
+
+def _detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     templates = _templates()
     cells = rearrange(images.float().cpu(), "b c (i y) (j x) -> b (i j) (y x c)", y=CELL, x=CELL)
     errors = cells.square().sum(-1, keepdim=True) - 2 * cells @ templates.pixels.T + templates.squares
@@ -141,7 +184,7 @@ def detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     least, best = errors.min(-1)
     margins = (errors - least[..., None]) / templates.distances[background[:, None], best]
     margins.scatter_(-1, best[..., None], float("inf"))
-    confidence = margins.min(-1).values
+    confidence = torch.minimum(margins.min(-1).values, _against_unreal(cells, background, best))
     residual = (least / cells.shape[-1]).sqrt()
     names = tuple(BACKGROUNDS)
     return [
@@ -149,12 +192,41 @@ def detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
             names[int(background[b])],
             float(background_confidence[b]),
             tuple(
-                Found(k, _content(k, templates.contents[int(best[b, k])]), float(confidence[b, k]), float(residual[b, k]))
+                Found(
+                    k, _content(k, templates.contents[int(best[b, k])]), float(confidence[b, k]), float(residual[b, k])
+                )
                 for k in range(GRID * GRID)
             ),
         )
         for b in range(len(images))
     ]
+
+
+def _against_unreal(
+    cells: Float[Tensor, "B 9 768"], background: Int[Tensor, " B"], best: Int[Tensor, "B 9"]
+) -> Float[Tensor, "B 9"]:
+    """The confidence of the nearest pictures against ghosts and impostors.
+
+    With ``e = x - t1`` and ``d = t2 - t1``, the margin of ``t1`` over ``t2`` is ``1 - 2 <e, d> / |d|^2``.
+    """
+    templates = _templates()
+    drawn = rearrange(templates.pixels, "(b n) d -> b n d", b=len(BACKGROUNDS))
+    confidence = torch.empty(best.shape)
+    for b in background.unique().tolist():
+        here = background == b
+        left_over, content = cells[here] - drawn[b][best[here]], best[here]
+        per_channel = rearrange(left_over, "n k (p c) -> n k p c", c=3)
+        untinted = rearrange(per_channel - per_channel.mean(2, keepdim=True), "n k p c -> n k (p c)")
+        as_impostor = _shares(left_over, templates.impostors[b])
+        as_impostor = torch.where(templates.passes_for[b] == content[..., None], as_impostor, 0.0)
+        as_ghost = _shares(untinted, templates.ghosts[b])
+        confidence[here] = 1 - 2 * torch.where(content == 0, as_ghost.amax(-1), as_impostor.amax(-1))
+    return confidence
+
+
+def _shares(left_over: Float[Tensor, "n K 768"], differences: Float[Tensor, "M 768"]) -> Float[Tensor, "n K M"]:
+    """How far what is left of each cell goes along each difference: 0 not at all, 1 all the way."""
+    return left_over @ differences.T / differences.square().sum(-1)
 
 
 def _content(cell: int, content: tuple[str, ...] | None) -> Object | Word | None:
