@@ -1,0 +1,68 @@
+"""Training images: batches depend on the step alone, bad files are left out, sizes fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from uae.data.images import ImageError
+from uae.data.training import FolderImages, SceneImages, fit_to
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(7):
+        Image.fromarray(np.full((20 + i, 30, 3), 10 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def levels(images: list[torch.Tensor]) -> list[int]:
+    """Which file each constant image came from."""
+    return [round(float(image[0, 8, 8]) * 255) // 10 for image in images]
+
+
+def test_each_pass_shows_every_image_once_in_a_new_order(folder: Path):
+    source = FolderImages([str(folder)], (16, 16))
+    kept = len(source.files)
+    passes = [levels(source.batch(step, kept)) for step in range(3)]
+    assert all(sorted(p) == sorted(passes[0]) and len(set(p)) == kept for p in passes)
+    assert passes[0] != passes[1] or passes[1] != passes[2]
+    assert not set(levels(source.probe(16))) & set(passes[0])
+    assert levels(FolderImages([str(folder)], (16, 16)).batch(1, kept)) == passes[1]
+
+
+def test_an_unreadable_file_is_replaced_by_the_next_and_named_once(folder: Path):
+    (folder / "3.png").write_bytes(b"broken")
+    source = FolderImages([str(folder)], (16, 16))
+    with pytest.warns(UserWarning, match="3.png") as warned:
+        seen = levels(source.batch(0, 12))
+    assert len(seen) == 12 and 3 not in seen
+    assert len(warned) == 1
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning), pytest.raises(ImageError, match="none of"):
+        FolderImages([str(tmp_path)], (16, 16)).batch(0, 1)
+
+
+def test_fit_covers_and_crops_the_middle():
+    image = torch.zeros(3, 20, 60)
+    image[:, :, 20:40] = 1.0
+    fitted = fit_to(image, (10, 10))
+    assert fitted.shape == (3, 10, 10)
+    assert fitted[:, :, 1:9].min() > 0.9
+    assert fit_to(image, (20, 60)) is image
+
+
+def test_scenes_are_never_the_same_twice_and_the_probe_is_held_out():
+    source = SceneImages()
+    first, second = torch.stack(source.batch(0, 8)), torch.stack(source.batch(1, 8))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, torch.stack(SceneImages().batch(0, 8)))
+    assert torch.stack(source.probe(4)).shape == (4, 3, 48, 48)

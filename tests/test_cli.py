@@ -1,0 +1,117 @@
+"""The command line: what it teaches, and one clear line when something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.rl.tiny_run import build_model
+from uae import cli
+from uae.scenes.scene import render, scene_at
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``uae ARGUMENTS``."""
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["uae", *arguments])
+        try:
+            cli.main()
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two scenes, a photograph-sized RGBA image, and a file that only looks like an image."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(render(scene_at("test", i))).save(folder / f"{i}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (120, 200, 4), dtype=np.uint8)
+    Image.fromarray(noise, "RGBA").save(folder / "photo.png")
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    return folder
+
+
+def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.CaptureFixture[str]):
+    for arguments, wanted in (
+        (["trian"], "did you mean 'train'"),
+        (["train", "tniy"], "did you mean 'tiny'"),
+        (["bench", "unfied"], "did you mean 'unified'"),
+        (["tiny", "build", "--only", "captoner"], "did you mean 'captioner'"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2 and wanted in err and "Traceback" not in err
+
+
+def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]):
+    code, out, err = run(capsys, "train", "tiny", "--train.num-stpes", "3")
+    assert code == 2 and "--train.num-steps" in out + err
+
+
+def test_missing_model_is_named_before_any_work(capsys: pytest.CaptureFixture[str], pictures: Path, tmp_path: Path):
+    out_folder = tmp_path / "out"
+    code, _, err = run(capsys, "reconstruct", str(pictures), "--model", "no/such/folder", "--out", str(out_folder))
+    assert code == 2 and "no/such/folder" in err and "ENCODER+DECODER" in err
+    assert not out_folder.exists()
+
+
+def test_missing_reward_backbone_is_named_before_any_work(
+    capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path
+):
+    code, _, err = run(
+        capsys, "train", "tiny", "--model", str(model_folder), "--backbones", str(tmp_path / "none"),
+        "--run-dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 2 and "backbone clip" in err and not (tmp_path / "run").exists()
+
+
+def test_reconstruct_any_images(
+    capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path
+):
+    out_folder = tmp_path / "out"
+    code, out, err = run(
+        capsys, "reconstruct", str(pictures), "--model", str(model_folder), "--out", str(out_folder),
+        "--captioning.max-new-tokens", "6", "--decoding.num-steps", "2",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "broken.jpg" in err and "3 of 4 images" in out
+    assert "cut at the cap" in out  # random weights do not stop by themselves
+    for name in ("0", "1", "photo"):
+        assert Image.open(out_folder / f"recon_{name}.png").size == (48, 48)
+        assert (out_folder / f"{name}.txt").read_text().strip()
+    assert (out_folder / "report.html").read_text().count("<figure>") == 3
+
+
+def test_empty_folder_is_one_clear_line(capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(capsys, "reconstruct", str(tmp_path / "empty"), "--model", str(model_folder))
+    assert code == 2 and "empty" in err and "Traceback" not in err
+
+
+def test_a_model_saved_and_loaded_says_and_paints_the_same(model_folder: Path):
+    from uae.autoencode import autoencode
+    from uae.config import CaptionSettings, DecodeSettings
+    from uae.models.loading import load_model
+
+    image = torch.from_numpy(render(scene_at("test", 0))).permute(2, 0, 1) / 255
+    results = [
+        autoencode(load_model(str(model_folder)), [image], CaptionSettings(max_new_tokens=5), DecodeSettings(2))
+        for _ in range(2)
+    ]
+    assert results[0].captions.texts == results[1].captions.texts
+    assert torch.equal(results[0].reconstructions.images, results[1].reconstructions.images)
