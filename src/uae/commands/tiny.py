@@ -16,12 +16,14 @@ from uae.stages.tiny import backbones
 from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.decoder import DecoderTask
 from uae.stages.tiny.vae import VaeTask
+from uae.stages.tiny.vision import VisionTask
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
 PARTS: dict[str, tuple[Callable[[Path], Task], str]] = {  # task of the working folder, and the asset it makes
     "vae": (lambda work: VaeTask(), ""),
-    "captioner": (lambda work: CaptionerTask(), ""),
+    "vision": (lambda work: VisionTask(), ""),
+    "captioner": (lambda work: CaptionerTask(work / "vision/export"), ""),
     "decoder": (lambda work: DecoderTask(work / "vae/export", work / "captioner/export"), "umm1"),
     "clip": (lambda work: backbones.clip_task(), "clip"),
     "longclip": (lambda work: backbones.longclip_task(work / "clip/export"), "longclip"),
@@ -32,12 +34,12 @@ PARTS: dict[str, tuple[Callable[[Path], Task], str]] = {  # task of the working 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the tiny models from nothing: VAE, captioner, decoder, and four similarity backbones."""
+    """Train the tiny models from nothing: VAE, vision tower, captioner, decoder, and four similarity backbones."""
 
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae captioner decoder clip longclip dinov2 dinov3); by default all, in this order."""
+    """Parts to build (vae vision captioner decoder clip longclip dinov2 dinov3); by default all, in this order."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from uae.models.qwen_vl import QwenVL
-from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
 from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption, score_caption
 from uae.scenes.scene import Scene, pick, scene_at
@@ -30,11 +29,11 @@ class CaptionerTask:
     """Cross-entropy of caption tokens plus that of answer tokens."""
 
     name = "captioner"
-    recipe = Recipe(num_steps=5_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
+    recipe = Recipe(num_steps=6_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
 
-    def __init__(self) -> None:
+    def __init__(self, vision_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
-        self.captioner = build_captioner()
+        self.captioner = QwenVL.from_pretrained(vision_folder)
         self.modules: dict[str, nn.Module] = {"captioner": self.captioner.model}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -1,0 +1,85 @@
+"""The captioner's vision tower, before it meets the language model: name what each of the nine cells shows.
+
+Real vision-language models start from a vision tower trained before; so does the tiny one. Left to captions alone, it
+takes colour and place within 80k images but shape and size not at all. Its merged tokens are the cells of the grid, so
+one linear layer reads from each: what is there (nothing, a shape, a word), its colour and size, which word, and the
+background. The layer is thrown away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from uae.models.tiny import LLM_WIDTH, build_captioner
+from uae.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, scene_at
+from uae.stages.fit import Recipe
+from uae.stages.tiny.data import images_of, train_scenes
+
+NOTHING = -100  # the label that cross-entropy skips
+HEADS = {
+    "content": ("nothing", *SHAPES, "word"),
+    "color": tuple(COLORS),
+    "size": tuple(SIZES),
+    "word": WORDS,
+    "background": tuple(BACKGROUNDS),
+}
+
+
+class VisionTask:
+    """Cross-entropy of each cell's attributes, those that it has."""
+
+    name = "vision"
+    recipe = Recipe(num_steps=600, batch_size=64, learning_rate=2e-3, warmup_steps=60, ema_decay=0.98)
+
+    def __init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.captioner = build_captioner()
+        self.heads = nn.Linear(LLM_WIDTH, sum(len(classes) for classes in HEADS.values()))
+        self.modules: dict[str, nn.Module] = {"visual": self.captioner.model.model.visual, "heads": self.heads}
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = train_scenes(step, self.recipe.batch_size)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, labels = self._logits(scenes), cell_labels(scenes)
+        losses = {
+            name: nn.functional.cross_entropy(logits[name].float().flatten(0, 1), labels[name].flatten())
+            for name in HEADS
+            if (labels[name] != NOTHING).any()
+        }
+        return torch.stack(list(losses.values())).sum(), {name: loss.item() for name, loss in losses.items()}
+
+    def _logits(self, scenes: list[Scene]) -> dict[str, Tensor]:
+        features, _ = self.captioner.see(list(images_of(scenes)))
+        parts = self.heads(torch.stack(features)).split([len(classes) for classes in HEADS.values()], dim=-1)
+        return dict(zip(HEADS, parts, strict=True))
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        scenes = [scene_at("validation", i) for i in range(256)]
+        logits, labels = self._logits(scenes), cell_labels(scenes)
+        shown = {name: labels[name] != NOTHING for name in HEADS}
+        return {name: (logits[name].argmax(-1) == labels[name])[shown[name]].float().mean().item() for name in HEADS}
+
+    def export(self, folder: Path) -> None:
+        self.captioner.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    """Class of each cell by head, ``[B, 9]``; ``NOTHING`` where a head does not apply."""
+    labels = {name: torch.full((len(scenes), GRID * GRID), NOTHING) for name in HEADS}
+    labels["content"].fill_(0)
+    for b, scene in enumerate(scenes):
+        labels["background"][b] = HEADS["background"].index(scene.background)
+        for o in scene.objects:
+            for name, value in (("content", o.shape), ("color", o.color), ("size", o.size)):
+                labels[name][b, o.cell] = HEADS[name].index(value)
+        if scene.word:
+            labels["content"][b, scene.word.cell] = HEADS["content"].index("word")
+            labels["word"][b, scene.word.cell] = WORDS.index(scene.word.text)
+    return labels

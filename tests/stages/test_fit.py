@@ -1,0 +1,135 @@
+"""Supervised training of the tiny models: losses fall, and a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from uae.stages.fit import Recipe, fit, learning_rate_factor
+from uae.stages.tiny.captioner import CaptionerTask, measure_questions
+from uae.stages.tiny.vae import VaeTask
+from uae.stages.tiny.vision import NOTHING, VisionTask, cell_labels
+from uae.scenes.scene import Object, Scene, Word, scene_at
+
+
+class Line:
+    """Fit y = 3x; its draws come from the global generator, which ``fit`` seeds by step."""
+
+    name = "line"
+
+    def __init__(self, num_steps: int = 60, num_parallel: int = 1) -> None:
+        self.recipe = Recipe(num_steps, 8, 0.1, num_parallel=num_parallel, warmup_steps=5, ema_decay=0.9)
+        torch.manual_seed(0)
+        self.model = nn.Linear(1, 1)
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+
+    def loss(self, step: int):
+        x = torch.randn(8, 1, generator=torch.Generator().manual_seed(step))
+        return (self.model(x) - 3 * x).square().mean(), {}
+
+    def evaluate(self):
+        return {"slope": self.model.weight.item()}
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def weights(task) -> list[torch.Tensor]:
+    return [p.clone() for module in task.modules.values() for p in module.parameters()]
+
+
+def test_it_learns_and_measures_the_average(tmp_path: Path):
+    task = Line(200)
+    assert fit(task, tmp_path, save_every=50, eval_every=100)["slope"] == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("num_parallel", [1, 2])
+def test_interrupted_equals_uninterrupted(tmp_path: Path, num_parallel: int):
+    whole = Line(30, num_parallel)
+    fit(whole, tmp_path / "whole", save_every=10, eval_every=15)
+    broken = Line(30, num_parallel)
+    normal_loss = broken.loss
+
+    def stops(step: int):
+        if step == 24 * num_parallel:
+            raise KeyboardInterrupt
+        return normal_loss(step)
+
+    broken.loss = stops  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, tmp_path / "parts", save_every=10, eval_every=15)
+    resumed = Line(30, num_parallel)
+    fit(resumed, tmp_path / "parts", save_every=10, eval_every=15)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+def test_another_recipe_is_refused(tmp_path: Path):
+    fit(Line(10), tmp_path, save_every=5)
+    changed = Line(10)
+    changed.recipe = replace(changed.recipe, learning_rate=0.5)
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(changed, tmp_path)
+
+
+def test_learning_rate_by_hand():
+    recipe = Recipe(110, 1, 1.0, warmup_steps=10)
+    assert learning_rate_factor(0, recipe) == pytest.approx(0.1)
+    assert learning_rate_factor(9, recipe) == pytest.approx(1.0)
+    assert learning_rate_factor(60, recipe) == pytest.approx(0.02 + 0.98 * 0.5, abs=1e-6)
+
+
+def test_cell_labels_by_hand():
+    scene = Scene("gray", (Object(0, "ring", "blue", "small"), Object(8, "circle", "red", "large")), Word(4, "sun"))
+    labels = cell_labels([scene])
+    assert labels["content"][0].tolist() == [6, 0, 0, 0, 7, 0, 0, 0, 1]
+    assert labels["color"][0].tolist() == [2, *[NOTHING] * 7, 0]
+    assert labels["size"][0].tolist() == [0, *[NOTHING] * 7, 2]
+    assert labels["word"][0, 4] == 0 and labels["word"][0, 0] == NOTHING
+    assert labels["background"].unique().tolist() == [1]
+
+
+@pytest.mark.slow
+def test_the_real_tasks_learn_and_resume(tmp_path: Path):
+    """A few steps of the VAE, the vision tower, and the captioner that starts from it."""
+    for name, make in (
+        ("vae", VaeTask),
+        ("vision", VisionTask),
+        ("captioner", lambda: CaptionerTask(tmp_path / "vision/export")),
+    ):
+        def short():
+            task = make()
+            task.recipe = replace(task.recipe, num_steps=6, batch_size=4, warmup_steps=1)
+            task.evaluate = lambda: {}
+            return task
+
+        whole = short()
+        first = whole.loss(0)[0].item()
+        fit(whole, tmp_path / name, save_every=3)
+        assert whole.loss(0)[0].item() < first, name
+        resumed = short()
+        (tmp_path / name / "checkpoints/latest").write_text("step_00000003\n")
+        for file in (tmp_path / name / "checkpoints/step_00000006").iterdir():
+            file.unlink()
+        (tmp_path / name / "checkpoints/step_00000006").rmdir()
+        fit(resumed, tmp_path / name, save_every=3)
+        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True)), name
+
+
+def test_questions_are_scored_by_exact_answer():
+    class AlwaysRed:
+        def look(self, images, questions, **_):
+            return questions
+
+        def sample(self, questions, **_):
+            return type("Captions", (), {"texts": ["red"] * len(questions)})
+
+    shares = measure_questions(AlwaysRed(), [scene_at("validation", i) for i in range(40)])  # type: ignore[arg-type]
+    assert shares["existence"] == shares["count"] == 0.0
+    assert 0.03 < shares["color"] < 0.35
