@@ -243,20 +243,20 @@ def clip_task() -> ContrastiveTask:
 
 def longclip_task(clip_folder: Path) -> ContrastiveTask:
     """LongCLIP, tuned from an exported CLIP."""
-    recipe = Recipe(num_steps=200, batch_size=64, learning_rate=5e-4, warmup_steps=20, ema_decay=0.99)
+    recipe = Recipe(num_steps=150, batch_size=64, learning_rate=5e-4, warmup_steps=20, ema_decay=0.99, seed=2)
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32, local_files_only=True)
     return ContrastiveTask("longclip", recipe, stretch_positions(clip), long_caption)
 
 
 def dinov2_task() -> SelfDistillationTask:
     """DINOv2 from nothing."""
-    recipe = Recipe(num_steps=900, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
+    recipe = Recipe(num_steps=800, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov2", recipe, build_dinov2())
 
 
 def dinov3_task() -> SelfDistillationTask:
     """DINOv3 from nothing."""
-    recipe = Recipe(num_steps=900, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, seed=1)
+    recipe = Recipe(num_steps=600, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, seed=1)
     torch.manual_seed(recipe.seed)
     return SelfDistillationTask("dinov3", recipe, build_dinov3())
