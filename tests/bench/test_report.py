@@ -57,8 +57,9 @@ def results() -> dict:
     after = {key: value + 7.25 for key, value in before.items()} | {"caption_precision": None}
     details = {"geneval": {"two_object": share(3, 4)}, "objects": {"by_size": {"small": share(1, 8)}}}
     return {
-        "before": before | {"details": details},
-        "after": after | {"details": details},
+        "before": before,
+        "after": after,
+        "details": {"before": details, "after": details},
         "delta": dict.fromkeys(before, 7.25) | {"geneval": -1.5, "caption_precision": None},
         "ceiling": dict.fromkeys(before, 99.0),
         "family": "llm_diffusion",
@@ -66,7 +67,7 @@ def results() -> dict:
         "seed": 3,
         "command": "uae quickstart --out 'a & b'",
         "versions": {"torch": "2.13.0"},
-        "settings": {"train": {"num_steps": 80}},
+        "config": {"train": {"num_steps": 80}},
     }
 
 
@@ -137,7 +138,8 @@ def test_the_file_is_written(tmp_path):
 def test_pictures_survive():
     image = torch.arange(3 * 48 * 48).reshape(3, 48, 48) % 256 / 255.0
     data = base64.b64decode(png(image).partition(",")[2])
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))) / 255.0, image.permute(1, 2, 0).numpy())
+    shown = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.array_equal(shown, (image * 255).round().permute(1, 2, 0).numpy())
 
 
 def test_table_for_the_terminal():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 24  # margins
 _SMOOTHED = 9  # steps
 
-Point = tuple[float, float]
+Number = int | float
+Point = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Chart:
 
     title: str
     lines: list[Line]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
+    x_ticks: list[tuple[Number, str]]
+    y_ticks: list[tuple[Number, str]]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -58,7 +59,7 @@ def make_chart(title: str, curves: Mapping[str, Sequence[Point]]) -> Chart | Non
     )
 
 
-def nice_ticks(low: float, high: float, number: int = 4) -> list[float]:
+def nice_ticks(low: Number, high: Number, number: int = 4) -> list[Number]:
     """About so many round values that span ``low`` to ``high``."""
     if high <= low:
         pad = abs(low) * 0.05 or 1.0
@@ -80,6 +81,6 @@ def running_mean(points: Sequence[Point], window: int = _SMOOTHED) -> list[Point
     return means
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def _scale(low: Number, high: Number, start: Number, end: Number) -> Callable[[Number], Number]:
     span = (high - low) or 1.0
     return lambda value: start + (end - start) * (value - low) / span

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from uae.bench.curves import Chart, make_chart
+from uae.bench.curves import Chart, Point, make_chart
 from uae.bench.samples import Frame, Sample
 from uae.utils.checkpoint import atomic_write_text
 
@@ -190,7 +190,7 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in made if chart is not None]
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     return [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
 
 
@@ -210,10 +210,11 @@ def breakdowns(results: Mapping[str, Any]) -> list[Breakdown]:
         "Reconstructed objects, by attribute": ("objects", "by_attribute"),
         "Reconstructed objects exactly right, by size": ("objects", "by_size"),
     }
-    columns = [c for c in ("before", "after", "ceiling") if results.get(c, {}).get("details")]
+    details = results.get("details", {})
+    columns = [column for column in ("before", "after", "ceiling") if details.get(column)]
     made = []
     for title, place in places.items():
-        found = {column: _dig(results[column]["details"], place) for column in columns}
+        found = {column: _dig(details[column], place) for column in columns}
         found = {column: shares for column, shares in found.items() if shares}
         names = list(dict.fromkeys(name for shares in found.values() for name in shares))
         rows = [(name.replace("_", " "), [_share(shares.get(name)) for shares in found.values()]) for name in names]
@@ -237,7 +238,7 @@ def _share(share: Mapping[str, Any] | None) -> str:
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the numbers came about: command, time, seed, settings, versions."""
     known = [(key, str(results[key])) for key in ("command", "family", "seed", "seconds") if key in results]
-    settings = [(f"settings: {k}", v) for k, v in _flat(results.get("settings", {}))]
+    settings = [(f"settings: {k}", v) for k, v in _flat(results.get("config", {}))]
     return known + settings + [(f"version: {k}", v) for k, v in _flat(results.get("versions", {}))]
 
 
