@@ -9,9 +9,9 @@ that is nearest in squared error to the cell ``x``. Its confidence against anoth
 which is 1 when ``x`` equals ``t1`` and 0 halfway between the two, whatever the contrast or size of what
 distinguishes them; the reported confidence is the smallest over all ``t2``. Among these are pictures that no scene
 contains but a bad image may: for an empty cell the *ghosts*, what is left of everything when blurred, up to a tint of
-the whole cell; for anything else the *impostors*, other contents that moved by a pixel and now look most like it. A
-cell is *unsure*, and counts as nothing found, when its confidence is below ``MIN_CONFIDENCE`` or when even ``t1``
-leaves a residual above ``MAX_RESIDUAL``.
+the whole cell; for anything else the *impostors*, other contents that moved by a pixel or faded and now look most like
+it. A cell is *unsure*, and counts as nothing found, when its confidence is below ``MIN_CONFIDENCE`` or when even
+``t1`` leaves a residual above ``MAX_RESIDUAL``.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from uae.scenes.scene import (
 MIN_CONFIDENCE = 0.45
 MAX_RESIDUAL = 0.11  # root mean square over a cell's pixels, of [0, 1]
 GHOST_BLUR = 2.0  # pixels, standard deviation
+FADED = (0.3, 0.4, 0.5, 0.6)  # shares of an object's contrast that are left
 _CHUNK = 256  # images at a time
 
 
@@ -124,7 +125,7 @@ def _templates() -> _Templates:
         pixels.square().sum(1),
         distances.float(),
         _ghosts(differences[:, 1:]),
-        tuple(moved for moved, _ in impostors),
+        tuple(altered for altered, _ in impostors),
         tuple(passes_for for _, passes_for in impostors),
     )
 
@@ -139,14 +140,15 @@ def _ghosts(differences: Float[Tensor, "6 168 3 16 16"]) -> Float[Tensor, "6 168
 
 
 def _impostors(differences: Float[Tensor, "169 3 16 16"]) -> tuple[Float[Tensor, "M 768"], Int[Tensor, " M"]]:
-    """Contents moved by a pixel that are then nearer to another content than to any, themselves included."""
+    """Contents that, moved by a pixel or faded, are nearer to another content than to any, themselves included."""
     shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     flat = rearrange(differences, "n c y x -> n (y x c)")
-    moved = torch.cat([rearrange(differences.roll(s, (-2, -1)), "n c y x -> n (y x c)") for s in shifts])
-    itself = torch.arange(len(flat)).repeat(len(shifts))
-    nearest = torch.cdist(moved, flat).argmin(-1)
+    moved = [rearrange(differences.roll(shift, (-2, -1)), "n c y x -> n (y x c)") for shift in shifts]
+    altered = torch.cat([*moved, *(share * flat for share in FADED)])
+    itself = torch.arange(len(altered)) % len(flat)
+    nearest = torch.cdist(altered, flat).argmin(-1)
     fools = (nearest != itself) & (nearest != 0)
-    return moved[fools] - flat[nearest[fools]], nearest[fools]
+    return altered[fools] - flat[nearest[fools]], nearest[fools]
 
 
 def _draw_cell(background: str, content: tuple[str, ...] | None) -> np.ndarray:
