@@ -49,7 +49,7 @@ def build_clip_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_clip() -> CLIPModel:
-    """1.0M parameters, random."""
+    """1.1M parameters, random."""
     tokenizer = build_clip_tokenizer()
     text = {
         "vocab_size": len(tokenizer),
