@@ -8,7 +8,7 @@ text positions, as OpenAI's; the LongCLIP-style one has 248, stretched from it a
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -69,7 +69,7 @@ def build_clip() -> CLIPModel:
 
 def stretch_positions(clip: CLIPModel) -> CLIPModel:
     """A copy of ``clip`` with 248 text positions."""
-    config = copy.deepcopy(clip.config)
+    config: Any = copy.deepcopy(clip.config)
     config.text_config.max_position_embeddings = KEPT_POSITIONS + STRETCH * (CLIP_TEXT_POSITIONS - KEPT_POSITIONS)
     longclip, state = CLIPModel(config), clip.state_dict()
     name = "text_model.embeddings.position_embedding.weight"

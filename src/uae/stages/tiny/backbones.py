@@ -215,7 +215,8 @@ class SelfDistillationTask:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.model.parameters()), 1 - TEACHER_DECAY)
+        for old, new in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
+            old.lerp_(new, 1 - TEACHER_DECAY)
 
 
 # --- both ----------------------------------------------------------------------------------------------------
