@@ -51,7 +51,9 @@ def test_rl_knows_no_model():
 
 
 def test_help_is_quick_and_loads_no_torch():
-    code = "import sys; sys.argv = ['uae', '--help']; from uae.cli import main; main(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; sys.argv = ['uae', '--help']; from uae.cli import main; main(); assert 'torch' not in sys.modules"
+    )
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

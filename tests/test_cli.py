@@ -80,9 +80,7 @@ def test_missing_reward_backbone_is_named_before_any_work(
     assert code == 2 and "backbone clip" in err and not (tmp_path / "run").exists()
 
 
-def test_reconstruct_any_images(
-    capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path
-):
+def test_reconstruct_any_images(capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path):
     out_folder = tmp_path / "out"
     code, out, err = run(
         capsys, "reconstruct", str(pictures), "--model", str(model_folder), "--out", str(out_folder),

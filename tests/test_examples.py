@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from uae.rl.advantages import group_advantages
 from uae.models.tokens import k3_kl
+from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
 from uae.types import Evaluation
 

@@ -1,4 +1,4 @@
-"""``uae``: the command line. Each command is a function in ``uae.commands``; nothing is imported before it is needed."""
+"""``uae``: the command line. Each command is a module of ``uae.commands``, imported when it is called."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_an_unreadable_file_is_replaced_by_the_next_and_named_once(folder: Path)
 def test_nothing_readable_is_an_error(tmp_path: Path):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"broken")
-    with pytest.warns(UserWarning), pytest.raises(ImageError, match="none of"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ImageError, match="none of"):
         FolderImages([str(tmp_path)], (16, 16)).batch(0, 1)
 
 

@@ -51,7 +51,9 @@ def kill_after_step(folder: Path, num_steps: int, step: int) -> None:
 
 
 def without_times(folder: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 @pytest.mark.slow
@@ -119,7 +121,7 @@ def test_a_nan_reward_stops_the_run_and_keeps_what_was_done(tmp_path: Path):
         return torch.arange(len(reconstructions)) * 0.01 + value
 
     settings = config(6, save_every=50, probe_every=50)
-    with pytest.raises(RewardError, match="fragile.*finite"):
+    with pytest.raises(RewardError, match=r"fragile.*finite"):
         train(build_model(), WeightedSum({"fragile": (1.0, breaks_at_third)}), SceneImages(), settings, tmp_path, {})
     checkpoint = load_latest(tmp_path / "checkpoints")
     assert checkpoint is not None and checkpoint.step == len(read_metrics(tmp_path / "metrics.jsonl")) == 3

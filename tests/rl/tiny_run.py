@@ -1,4 +1,4 @@
-"""A real, small Unified-GRPO run in a process of its own, for tests that kill it: ``python tiny_run.py FOLDER STEPS``."""
+"""A real, small Unified-GRPO run in a process of its own, for tests to kill: ``tiny_run.py FOLDER STEPS``."""
 
 from __future__ import annotations
 

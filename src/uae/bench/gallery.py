@@ -11,13 +11,16 @@ from uae.bench.report import png
 from uae.bench.samples import Sample
 from uae.utils.checkpoint import atomic_write_text
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{{ title }}</title><style>
-body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark;
+       max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 figure { display: grid; grid-template-columns: 9rem 1fr 9rem; gap: 1rem; align-items: center; margin: 0 0 1rem }
 img { width: 100%; image-rendering: {{ "pixelated" if small else "auto" }} } p.note { opacity: .75 }
 </style></head><body><h1>{{ title }}</h1>{% if note %}<p class="note">{{ note }}</p>{% endif %}
-{% for s in samples %}<figure><img src="{{ s[0] }}" alt="source"><figcaption>{{ s[1] or "(empty caption)" }}</figcaption>
+{% for s in samples %}<figure><img src="{{ s[0] }}" alt="source">
+<figcaption>{{ s[1] or "(empty caption)" }}</figcaption>
 <img src="{{ s[2] }}" alt="reconstruction"></figure>
 {% endfor %}</body></html>
 """

@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"expected a benchmark: unified; got {given!r}{did_you_mean(given, ['unified'])}")
     args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
     source, recon = folders(args)
-    result = run_folders(source, recon, sources_of(args), args.out, allow_partial=args.allow_partial, device=args.device)
+    result = run_folders(
+        source, recon, sources_of(args), args.out, allow_partial=args.allow_partial, device=args.device
+    )
     Console().print(unified_table(result))
     print(f"numbers: {args.out}")
     if result.partial:
@@ -68,5 +70,7 @@ def sources_of(args: UnifiedArguments) -> dict[str, str | None]:
     """A checkpoint for each of the four backbones."""
     for name in args.backbones:
         if name not in BACKBONES:
-            raise ValueError(f"unknown backbone {name!r}: expected {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}")
+            raise ValueError(
+                f"unknown backbone {name!r}: expected {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}"
+            )
     return {name: args.backbones.get(name) for name in BACKBONES}

@@ -106,12 +106,12 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     return results
 
 
-def train_with_frames(
-    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
-) -> list[Frame]:
+def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path) -> list[Frame]:
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     prepare_policy(model, config.lora_rank)
-    reward = WeightedSum({name: (weight, ReconstructionReward(backbones[name])) for name, weight in config.rewards.items()})
+    reward = WeightedSum(
+        {name: (weight, ReconstructionReward(backbones[name])) for name, weight in config.rewards.items()}
+    )
     last = config.train.num_steps
     frames = [frame(model, config, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,9 +38,9 @@ class Arguments:
     """`tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image and report.html."""
-    captioning: CaptionSettings = CaptionSettings(temperature=0.0)
+    captioning: CaptionSettings = field(default_factory=lambda: CaptionSettings(temperature=0.0))
     """How captions are made; greedy unless a temperature is given."""
-    decoding: DecodeSettings = DecodeSettings(num_steps=20)
+    decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=20))
     """How they are painted."""
     batch_size: int = 16
     """Images at a time."""
@@ -92,5 +92,3 @@ def reconstruct_files(model: Any, files: list[Path], args: Arguments, first: int
 def save_png(path: Path, image: torch.Tensor) -> None:
     pixels = (image.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).save(path)
-
-

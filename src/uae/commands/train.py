@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
 import tyro
 
 from uae.data.training import FolderImages, SceneImages
 from uae.models.base import UnifiedModel
-from uae.models.loading import load_model
+from uae.models.footprint import StepShape, print_footprint
+from uae.models.loading import SHIPPED, load_model
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.build import build_reward, check_rewards
 from uae.rl.run import ImageSource
@@ -26,7 +28,12 @@ def main(arguments: list[str]) -> None:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     description, preset = PRESETS[name]
-    config = tyro.cli(RunConfig, default=preset, args=arguments[named:], prog=f"uae train {name}", description=description)
+    config = tyro.cli(
+        RunConfig, default=preset, args=arguments[named:], prog=f"uae train {name}", description=description
+    )
+    if config.dry_run:
+        print_footprint(step_shape(config))
+        return
     model = train_model(config)
     model.save_pretrained(config.run_dir / "model")
     print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
@@ -35,10 +42,11 @@ def main(arguments: list[str]) -> None:
 def train_model(config: RunConfig) -> UnifiedModel:
     """Check everything that can fail early, then train (or resume); the trained model."""
     check_rewards(config.rewards, config.backbones)
-    model: Any = load_model(config.model)
+    is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32
+    model: Any = load_model(config.model, torch.bfloat16 if is_frozen_stock else torch.float32)
     prepare_policy(model, config.lora_rank)
     reward = build_reward(config.rewards, config.backbones, model.encoder.device)
-    recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir")}
+    recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
     train(model, reward, image_source(config), config.train, config.run_dir, recorded)
     return model
 
@@ -53,11 +61,30 @@ def prepare_policy(model: Any, lora_rank: int) -> None:
         model.encoder.train_language_model()
 
 
+def step_shape(config: RunConfig) -> StepShape:
+    """What decides the memory of a step, from a run's settings."""
+    decoders = [size for size in ("large", "medium") if f"stable-diffusion-3.5-{size}" in config.model]
+    if len(decoders) != 1 or "Qwen2.5-VL-3B" not in config.model:
+        raise ValueError(f"--dry-run knows Qwen2.5-VL-3B-Instruct with stable-diffusion-3.5-large or -medium, got "
+                         f"{config.model}; try `uae train paper --dry-run`")  # fmt: skip
+    run = config.train
+    num_captions = run.images_per_step * run.group_size
+    return StepShape(
+        decoder=decoders[0],
+        lora_rank=config.lora_rank,
+        num_captions=num_captions,
+        caption_tokens=run.captioning.max_new_tokens,
+        image_height=run.decoding.height,
+        image_width=run.decoding.width,
+        score_batch=min(run.micro_batch, num_captions),
+        decode_batch=min(run.decoding.micro_batch, num_captions * run.reconstructions_per_caption),
+        guidance=run.decoding.guidance_scale != 1,
+    )
+
+
 def image_source(config: RunConfig) -> ImageSource:
     """Scenes, or the user's files at the size that is painted."""
     if not config.data:
         return SceneImages(config.train.seed)
     decoding = config.train.decoding
     return FolderImages(config.data, (decoding.height, decoding.width), config.train.seed)
-
-

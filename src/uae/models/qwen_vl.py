@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
 from transformers.cache_utils import DynamicCache
@@ -46,7 +46,7 @@ class ImageSettings:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def to_config(self, model_config: Qwen2_5_VLConfig) -> dict:
+    def to_config(self, model_config: Any) -> dict:
         """As ``preprocessor_config.json`` states it."""
         vision = model_config.vision_config
         return {
@@ -63,11 +63,9 @@ class ImageSettings:
 
 def read_image_settings(source: str | Path) -> ImageSettings:
     """From a checkpoint's ``preprocessor_config.json``, in either of the forms its limits are written in."""
-    config = Qwen2VLImageProcessorPil.from_pretrained(source)
-    size = config.size
-    return ImageSettings(
-        int(size["shortest_edge"]), int(size["longest_edge"]), tuple(config.image_mean), tuple(config.image_std)
-    )
+    config: Any = Qwen2VLImageProcessorPil.from_pretrained(source)
+    size, mean, std = config.size, config.image_mean, config.image_std
+    return ImageSettings(int(size["shortest_edge"]), int(size["longest_edge"]), (*mean,), (*std,))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ class QwenVL(nn.Module):
         self, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, images: ImageSettings
     ) -> None:
         super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        self.model: Any = model  # the library annotates its configurations more loosely than they are
+        self.tokenizer: Any = tokenizer
         self.image_settings = images
         self._frozen_copy: nn.Module | None = None
         self._adapter: PeftModel | None = None
@@ -125,7 +123,7 @@ class QwenVL(nn.Module):
         if self._adapter is None:
             model = copy.deepcopy(self.model)
         else:
-            self._adapter.save_pretrained(folder / "lora")
+            self._adapter.save_pretrained(str(folder / "lora"))
             model = copy.deepcopy(self._adapter).merge_and_unload()
         model.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -358,8 +356,7 @@ class QwenVL(nn.Module):
         return output.last_hidden_state
 
 
-def _end_ids(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     declared = model.generation_config.eos_token_id if model.generation_config else None
     ids = declared if isinstance(declared, list) else [declared]
     return sorted({int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None})
-

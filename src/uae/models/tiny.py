@@ -6,14 +6,15 @@ SD3 transformer 4.5M, 36 image tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from uae.models.projector import Projector, projector_between
-
 from uae.models.qwen_vl import ImageSettings, QwenVL
 from uae.models.sd3 import SD3Decoder
 from uae.scenes.tokenizer import build_tokenizer
@@ -29,9 +30,9 @@ def build_vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,  # type: ignore[arg-type]
+        up_block_types=("UpDecoderBlock2D",) * 3,  # type: ignore[arg-type]
+        block_out_channels=(16, 32, 64),  # type: ignore[arg-type]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -54,7 +55,7 @@ def build_captioner() -> QwenVL:
     return QwenVL(build_vlm(tokenizer), tokenizer, IMAGE_SETTINGS)
 
 
-def build_vlm(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForConditionalGeneration:
+def build_vlm(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
     """``Qwen2_5_VLForConditionalGeneration``: a 3-layer vision tower of width 160, a 4-layer LLM of width 192."""
     token = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     vision = {name: tokenizer.convert_tokens_to_ids(f"<|vision_{name}|>") for name in ("start", "end")}
@@ -68,6 +69,7 @@ def build_vlm(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForConditionalGen
             "num_attention_heads": 6,
             "num_key_value_heads": 3,
             "max_position_embeddings": 1024,
+            "initializer_range": LLM_WIDTH**-0.5,  # the classes' 0.02 suits widths in the thousands
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
             "tie_word_embeddings": True,
             **ends,

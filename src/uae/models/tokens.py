@@ -1,4 +1,4 @@
-"""Sequences of tokens as actions: their log-probabilities, draws, padding, and the k3 KL; shared by all token policies."""
+"""Sequences of tokens as actions: log-probabilities, draws, padding, and the k3 KL, for all token policies."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ class Run:
             self.optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
         )
         self.step = 0
+        self.logger: MetricsLogger
 
     @classmethod
     def open(cls, folder: Path, policy: Policy, config: TrainConfig, recorded: dict[str, Any]) -> Run:

@@ -23,7 +23,7 @@ def reward_metrics(rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, 
 
 
 def caption_metrics(captions: Captions) -> dict[str, float]:
-    """Length in tokens (end token included), and shares of captions cut at the cap, empty, and distinct within their group."""
+    """Length in tokens (end token included); shares cut at the cap, empty, and distinct within their group."""
     lengths = captions.rollout.mask.sum(1).float()
     texts, group = captions.texts, captions.group_size
     distinct = [len(set(texts[i : i + group])) for i in range(0, len(texts), group)]

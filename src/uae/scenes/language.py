@@ -247,9 +247,7 @@ def _count(scene: Scene, rng: random.Random) -> Question:
     near = pick(rng, scene.objects)
     if kind == 1:
         color = near.color if rng.random() < 0.7 else pick(rng, tuple(COLORS))
-        return Question(
-            f"how many {color} shapes ?", NUMBERS[sum(o.color == color for o in scene.objects)], "count"
-        )
+        return Question(f"how many {color} shapes ?", NUMBERS[sum(o.color == color for o in scene.objects)], "count")
     size = near.size if rng.random() < 0.7 else pick(rng, tuple(SIZES))
     number = sum(o.size == size for o in scene.objects)
     return Question(f"how many {size} shapes ?", NUMBERS[number], "count", size == "small" and number > 0)
@@ -299,12 +297,10 @@ _ASK = {
     "word": _word,
 }
 
+_FUNCTION_WORDS = """
+a the , and . ? on background some shapes shape picture of other word is there what color size how many where left above
+below right yes no describe image briefly in full detail user assistant generate system
+"""
 VOCABULARY: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        [
-            *"a the , and . ? on background some shapes shape picture of other word is there what color size how many".split(),
-            *"where left above below right yes no describe image briefly in full detail user assistant generate system".split(),
-            *SHAPES, *COLORS, *(w for words in SIZE_WORDS.values() for w in words), *CELLS, *BACKGROUNDS, *NUMBERS, *WORDS,
-        ]
-    )
-)  # fmt: skip
+    dict.fromkeys([*_FUNCTION_WORDS.split(), *SHAPES, *COLORS, *_SIZE_OF, *CELLS, *BACKGROUNDS, *NUMBERS, *WORDS])
+)

@@ -47,7 +47,6 @@ class Recipe:
     seed: int = 0
     """Of data order, noise and initial weights."""
 
-
     def __post_init__(self) -> None:
         if self.num_parallel not in (1, 2):
             raise ValueError(f"num_parallel must be 1 or 2, got {self.num_parallel}")
@@ -127,7 +126,8 @@ def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, paramet
     optimizer.zero_grad(set_to_none=True)
     decay = min(recipe.ema_decay, (1 + step) / (10 + step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
+        for name, value in average.items():
+            value.lerp_(parameters[name], 1 - decay)
     task.after_step(step)
     return {**metrics, "grad_norm": norm.item()}
 

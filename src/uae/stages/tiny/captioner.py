@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from uae.models.qwen_vl import QwenVL
+from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
 from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption, score_caption
 from uae.scenes.scene import Scene, pick, scene_at
@@ -29,11 +30,13 @@ class CaptionerTask:
     """Cross-entropy of caption tokens plus that of answer tokens."""
 
     name = "captioner"
-    recipe = Recipe(num_steps=6_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
+    recipe = Recipe(num_steps=4_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
 
     def __init__(self, vision_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
-        self.captioner = QwenVL.from_pretrained(vision_folder)
+        self.captioner = build_captioner()
+        seeing = QwenVL.from_pretrained(vision_folder).model.model.visual
+        self.captioner.model.model.visual.load_state_dict(seeing.state_dict())
         self.modules: dict[str, nn.Module] = {"captioner": self.captioner.model}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uae.scenes.scene import Scene, scene_at, render_batch
+from uae.scenes.scene import Scene, render_batch, scene_at
 
 
 def train_scenes(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
