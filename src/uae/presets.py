@@ -18,7 +18,9 @@ class RunConfig:
     """`tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
-    rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0})
+    rewards: dict[str, float] = field(
+        default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
+    )
     """Weights of the similarity backbones; weight 0 is only logged: a held-out backbone."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
@@ -26,6 +28,8 @@ class RunConfig:
     """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains it fully."""
     run_dir: Path = Path("runs/train")
     """Where the run lives; an unfinished run there is resumed."""
+    dry_run: bool = False
+    """Only print what a step would take on one GPU; nothing is loaded. For Qwen2.5-VL-3B + SD3.5."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The run itself."""
 

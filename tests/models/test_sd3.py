@@ -1,14 +1,13 @@
 """UMM-1's decoder: pixels equal the pipeline's, pictures don't depend on their batch, files load as real ones do."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from tests.models.real_layouts import write_sd3
 from uae.models.projector import Projector, projector_between
 from uae.models.sd3 import SD3Decoder
 from uae.models.tiny import POOLED_WIDTH, build_projector, build_scheduler, build_transformer, build_vae
@@ -232,43 +231,11 @@ def test_missing_parts_are_named_together(tmp_path):
 # --- a folder as stabilityai/stable-diffusion-3.5-large has it ---
 
 
-def small_clip(folder, width: int, projection: int, pad_token: str, activation: str) -> None:
-    """A CLIP text encoder and its tokenizer; the second one of SD3 pads with "!", as bigG's does."""
-    letters = ["!", *"abcdefghijklmnopqrstuvwxyz"]
-    vocab = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer({token: i for i, token in enumerate(vocab)}, [], pad_token=pad_token, model_max_length=77)
-    ids = {"bos_token_id": len(vocab) - 2, "eos_token_id": len(vocab) - 1, "pad_token_id": tokenizer.pad_token_id}
-    config = CLIPTextConfig(
-        vocab_size=len(vocab), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, projection_dim=projection, hidden_act=activation, **ids,
-    )  # fmt: skip
-    suffix = "" if activation == "quick_gelu" else "_2"
-    CLIPTextModelWithProjection(config).bfloat16().save_pretrained(folder / f"text_encoder{suffix}")
-    tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
-
-
 @pytest.fixture(scope="module")
 def stock_folder(tmp_path_factory):
     """Sharded bf16 weights under the real names, two CLIP text encoders, and a T5 that must not be read."""
     torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("stable-diffusion-3.5-large")
-    small_transformer().bfloat16().save_pretrained(folder / "transformer", max_shard_size="60KB")
-    small_vae().bfloat16().save_pretrained(folder / "vae")
-    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
-    small_clip(folder, width=8, projection=8, pad_token="<|endoftext|>", activation="quick_gelu")
-    small_clip(folder, width=12, projection=6, pad_token="!", activation="gelu")
-    (folder / "text_encoder_3").mkdir()
-    (folder / "text_encoder_3" / "model-00001-of-00002.safetensors").write_bytes(b"not weights")
-    clip = ["transformers", "CLIPTextModelWithProjection"]
-    index = {
-        "_class_name": "StableDiffusion3Pipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": clip, "text_encoder_2": clip, "text_encoder_3": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "tokenizer_3": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    return write_sd3(tmp_path_factory.mktemp("stable-diffusion-3.5-large"), small_transformer(), small_vae())
 
 
 def test_a_stock_checkpoint_loads_and_embeds_the_empty_prompt_as_the_pipeline(stock_folder, tmp_path):

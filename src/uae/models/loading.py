@@ -1,4 +1,7 @@
-"""Models by name: the shipped tiny one, a folder that uae wrote, or an encoder and a decoder by hub id or folder."""
+"""Models by name: the shipped tiny one, a folder that uae wrote, the paper's released folder, or stock checkpoints.
+
+Stock checkpoints are an encoder and a decoder by hub id or folder. They and the paper's go to the GPU if there is one.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,16 @@ SHIPPED = {"tiny": ASSETS / "umm1"}
 
 
 def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
-    """``tiny``, a folder with ``uae.json``, or ``ENCODER+DECODER`` (Qwen2.5-VL and SD3 by hub id or folder).
+    """``tiny``, a folder with ``uae.json`` or the paper's parts, or ``ENCODER+DECODER`` (hub ids or folders).
 
     Raises:
         ValueError: when there is no such model; the message says what is known.
     """
     if "+" in source:
-        return _join(*source.split("+", 1), dtype=dtype)
+        return _join(*source.split("+", 1), dtype=dtype).to(_large_model_device())
     folder = SHIPPED.get(source, Path(source))
+    if _paper_layout().is_paper_layout(folder):
+        return _paper_layout().load_paper_layout(folder, dtype).to(_large_model_device())
     if not (folder / "uae.json").is_file():
         known = ", ".join(SHIPPED)
         raise ValueError(
@@ -49,7 +54,18 @@ def _llm_diffusion() -> Any:
     return LLMDiffusion
 
 
-def _join(encoder: str, decoder: str, dtype: torch.dtype) -> UnifiedModel:
+def _paper_layout() -> Any:
+    from uae.models import paper_layout
+
+    return paper_layout
+
+
+def _large_model_device() -> str:
+    """Models of billions of parameters are of no use on a CPU where there is a GPU; the tiny one is."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _join(encoder: str, decoder: str, dtype: torch.dtype) -> Any:
     """Stock checkpoints put together; their projector starts untrained unless the decoder brings one."""
     from uae.models.llm_diffusion import LLMDiffusion
     from uae.models.qwen_vl import QwenVL

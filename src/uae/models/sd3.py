@@ -191,7 +191,9 @@ class SD3Decoder(nn.Module):
             _check_llm_width(projector, llm_width, folder)
         else:
             assert llm_width is not None
-            projector = projector_between(llm_width, transformer.config["joint_attention_dim"])
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # untrained, but the same whenever a run is resumed
+                projector = projector_between(llm_width, transformer.config["joint_attention_dim"])
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype)
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         pooled, text_length = sd3_files.load_pooled(folder), sd3_files.load_text_length(folder)

@@ -1,0 +1,173 @@
+"""The real path: a whole step of Unified-GRPO from folders laid out exactly as the published checkpoints are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.models.real_layouts import (
+    SPECIAL_TOKENS,
+    large_like_transformer,
+    large_like_vae,
+    write_clip,
+    write_qwen,
+    write_sd3,
+)
+from uae.commands.train import prepare_policy
+from uae.config import CaptionSettings, DecodeSettings
+from uae.data.training import SceneImages
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.loading import load_model
+from uae.rewards.backbones import load_backbone
+from uae.rewards.base import WeightedSum
+from uae.rewards.reconstruction import ReconstructionReward
+from uae.rl.config import TrainConfig
+from uae.rl.losses import Objective
+from uae.rl.train import train
+
+METRICS = {
+    "reward/total", "reward/clip", "reward/fixed_captions", "caption/tokens", "rl/kl", "rl/entropy", "rl/clip_frac",
+    "rl/grad_norm", "rl/lr", "time/rollout", "time/reward", "time/update",
+}  # fmt: skip
+NEGATIVE_PROMPT = "a red circle"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "encoder": write_qwen(root / "Qwen2.5-VL-3B-Instruct"),
+        "decoder": write_sd3(root / "stable-diffusion-3.5-large", large_like_transformer(), large_like_vae()),
+        "clip": write_clip(root / "clip-vit-large-patch14"),
+    }
+
+
+def load(folders: dict[str, Path], lora_rank: int = 4) -> LLMDiffusion:
+    model = load_model(f"{folders['encoder']}+{folders['decoder']}", torch.bfloat16)
+    assert isinstance(model, LLMDiffusion)
+    prepare_policy(model, lora_rank)
+    model.negative_prompt = NEGATIVE_PROMPT
+    return model
+
+
+def run(model: LLMDiffusion, folders: dict[str, Path], folder: Path, until: int) -> list[dict]:
+    """Train as the preset ``paper`` does, at 64 pixels; the log so far."""
+    config = TrainConfig(
+        num_steps=2,
+        images_per_step=1,
+        group_size=4,
+        captioning=CaptionSettings(instruction="Describe this image in detail.", max_new_tokens=6),
+        decoding=DecodeSettings(num_steps=2, guidance_scale=5.0, height=64, width=64, micro_batch=3),
+        objective=Objective(kl_coef=1e-6),
+        learning_rate=1e-2,
+        micro_batch=3,
+    )
+    reward = WeightedSum({"clip": (1.0, ReconstructionReward(load_backbone("clip", folders["clip"])))})
+    train(model, reward, SceneImages(), config, folder, {"model": "test"}, until=until)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_checkpoints_load_whole(folders):
+    """Every published tensor arrives, unchanged; the limits, ends, template and special tokens are the files'."""
+    model = load_model(f"{folders['encoder']}+{folders['decoder']}", torch.bfloat16)
+    encoder, decoder = model.encoder, model.decoder
+    files = sorted(folders["encoder"].glob("model-0000*-of-00002.safetensors"))
+    published = load_file(files[0]) | load_file(files[1])
+    state = encoder.model.state_dict()
+    assert "lm_head.weight" not in published  # tied to the embeddings
+    assert torch.equal(state["lm_head.weight"], published["model.embed_tokens.weight"])
+    for name, tensor in published.items():
+        ours = f"model.{name}" if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
+        assert torch.equal(state[ours], tensor), name
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    limits = encoder.image_settings
+    assert (limits.min_pixels, limits.max_pixels) == (3136, 12845056) and limits.mean[0] == pytest.approx(0.48145466)
+    ids = {token: encoder.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    assert encoder.end_ids == sorted([ids["<|endoftext|>"], ids["<|im_end|>"]])
+    assert encoder.image_pad_id == encoder.model.config.image_token_id == ids["<|image_pad|>"]
+    said = encoder.tokenizer.decode(encoder.chat([{"role": "generate", "content": "A red circle"}]))
+    assert said == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>generate\nA red circle<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert decoder.text_length is None and decoder.scheduler.config["shift"] == 3.0
+    assert decoder.noise_shape(64, 64) == (16, 8, 8)
+    again = load_model(f"{folders['encoder']}+{folders['decoder']}", torch.bfloat16)
+    for name, tensor in snapshot(decoder.projector).items():  # untrained, but the same for whoever resumes
+        assert torch.equal(tensor, again.decoder.projector.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_a_step_moves_lora_and_nothing_else(folders, tmp_path):
+    model = load(folders)
+    encoder = model.encoder
+    assert {p.dtype for p in encoder.named_trainable_parameters().values()} == {torch.float32}  # of a bf16 model
+    assert len(encoder.named_trainable_parameters()) == 2 * 7 * 2  # A and B of 7 linear layers in each of 2 blocks
+    base, decoder = snapshot(encoder.model), snapshot(model.decoder)
+    (metrics,) = run(model, folders, tmp_path, until=1)
+    moved = {name for name, tensor in encoder.model.state_dict().items() if not torch.equal(tensor, base[name])}
+    assert moved and all(".lora_" in name for name in moved)
+    assert {name for name in base if ".lora_B" in name} <= moved  # A waits for B, which starts at zero
+    assert not any("visual" in name for name in base if "lora" in name)
+    for name, tensor in model.decoder.state_dict().items():
+        assert torch.equal(tensor, decoder[name]), name
+
+    assert metrics.keys() >= METRICS
+    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
+    assert -1 <= metrics["reward/total"] <= 1 and metrics["rl/grad_norm"] > 0
+    assert metrics["rl/kl"] == pytest.approx(0, abs=1e-4)  # adapters start as the reference
+    assert 1 <= metrics["caption/tokens"] <= 6
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(folders, tmp_path):
+    whole = load(folders)
+    log = run(whole, folders, tmp_path / "whole", until=2)
+    run(load(folders), folders, tmp_path / "halves", until=1)
+    resumed = load(folders)
+    resumed_log = run(resumed, folders, tmp_path / "halves", until=2)
+    for name, parameter in whole.encoder.named_trainable_parameters().items():
+        assert torch.equal(resumed.encoder.named_trainable_parameters()[name], parameter), name
+    assert [line["reward/total"] for line in log] == [line["reward/total"] for line in resumed_log]
+
+
+def test_captions_of_several_lengths_are_painted_with_guidance(folders):
+    """Without a text_length pictures go by length, and guidance leads away from the negative prompt."""
+    model = load(folders)
+    settings = DecodeSettings(num_steps=2, guidance_scale=5.0, height=64, width=64, micro_batch=2)
+    texts = ["A red circle", "A small blue square on a grey background.", "A red circle", ""]
+    images = model.generate(texts, settings, seed=3).images
+    assert images.shape == (4, 3, 64, 64) and images.dtype == torch.float32 and images.isfinite().all()
+    alone = model.generate(texts[:1], settings, seed=3).images
+    torch.testing.assert_close(images[:1], alone, atol=0.02, rtol=0)  # bf16
+    model.negative_prompt = "A small blue square on a grey background."
+    assert (model.generate(texts[:1], settings, seed=3).images - alone).abs().max() > 1e-3
+
+
+def test_saved_and_loaded_again(folders, tmp_path):
+    """What training writes at its end: LoRA merged, and the projector that stock checkpoints lack."""
+    model = load(folders)
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_trainable_parameters().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), torch.bfloat16)
+    assert loaded.negative_prompt == NEGATIVE_PROMPT
+    texts = ["A red circle"]
+    with torch.no_grad():
+        (before, _), (after, _) = model.text_states(texts), loaded.text_states(texts)
+        with model.encoder.reference():
+            base, _ = model.text_states(texts)
+    assert (after - before).abs().mean() < 0.5 * (base - before).abs().mean()  # merged in bf16
+    assert torch.equal(loaded.decoder.projector.layers[0].weight, model.decoder.projector.layers[0].weight)
