@@ -267,6 +267,6 @@ def print_footprint(shape: StepShape) -> None:
     peak = peak_bytes(lines)
     verdict = "fits" if peak < 0.95 * GPU_BYTES else "does not fit: lower --train.micro-batch or take SD3.5-medium"
     console.print(
-        f"peak: {peak / 1e9:.1f} GB of {GPU_BYTES / 1e9:.0f} GB, {verdict}. Parameters are exact, activations estimated. "
+        f"peak: {peak / 1e9:.1f} GB of {GPU_BYTES / 1e9:.0f} GB, {verdict}. Parameters are exact, the rest estimated. "
         "The reward backbone (CLIP ViT-L/14: 1.7 GB in fp32) and the allocator's overhead come on top."
     )
