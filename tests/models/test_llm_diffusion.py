@@ -46,7 +46,9 @@ def test_captions_of_one_image_share_their_noise(model: LLMDiffusion, images: li
 
 
 def test_several_reconstructions_of_a_caption_differ(model: LLMDiffusion, images: list[torch.Tensor]):
-    captions, reconstructions = autoencode(model, images, SAY, PAINT, captions_per_image=2, reconstructions_per_caption=3)
+    captions, reconstructions = autoencode(
+        model, images, SAY, PAINT, captions_per_image=2, reconstructions_per_caption=3
+    )
     assert len(captions) == 4 and len(reconstructions.images) == 12
     first = reconstructions.images[:3]
     assert not torch.allclose(first[0], first[1], atol=1e-3) and not torch.allclose(first[1], first[2], atol=1e-3)

@@ -130,7 +130,9 @@ def test_scoring_sends_gradients_through_the_shared_prompt(folder: Path, images:
     shared, plain = QwenVL.from_pretrained(folder), QwenVL.from_pretrained(folder)
     for model in (shared, plain):
         model.model.model.visual.requires_grad_(False)
-    rollout = shared.sample(shared.look(images[:1], QUESTIONS[:1], group_size=3), max_new_tokens=6, seed=SEED_WITHOUT_PADS).rollout
+    rollout = shared.sample(
+        shared.look(images[:1], QUESTIONS[:1], group_size=3), max_new_tokens=6, seed=SEED_WITHOUT_PADS
+    ).rollout
     (shared.evaluate(rollout, with_kl=False).log_probs * rollout.mask).sum().backward()
     inputs = library_inputs(plain, folder, images[0], QUESTIONS[0])
     num_prompt = inputs["input_ids"].shape[1]

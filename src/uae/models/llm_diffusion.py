@@ -104,7 +104,14 @@ class LLMDiffusion(nn.Module):
 
     @torch.no_grad()
     def _paint(
-        self, states: Tensor, mask: Tensor, noise_of: Tensor, settings: DecodeSettings, per_text: int, seed: int, step: int
+        self,
+        states: Tensor,
+        mask: Tensor,
+        noise_of: Tensor,
+        settings: DecodeSettings,
+        per_text: int,
+        seed: int,
+        step: int,
     ) -> Reconstructions:
         """Noise is keyed by ``noise_of`` and the image's place among those of its text."""
         shape = self.decoder.noise_shape(settings.height, settings.width)

@@ -30,5 +30,8 @@ def build_reward(weights: Mapping[str, float], source: str | None, device: torch
     """Cosine rewards of these backbones, summed with these weights."""
     check_rewards(weights, source)
     return WeightedSum(
-        {name: (weight, ReconstructionReward(load_backbone(name, source, device=device))) for name, weight in weights.items()}
+        {
+            name: (weight, ReconstructionReward(load_backbone(name, source, device=device)))
+            for name, weight in weights.items()
+        }
     )
