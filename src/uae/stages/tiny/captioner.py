@@ -30,7 +30,7 @@ class CaptionerTask:
     """Cross-entropy of caption tokens plus that of answer tokens."""
 
     name = "captioner"
-    recipe = Recipe(num_steps=4_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.999)
+    recipe = Recipe(num_steps=2_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998)
 
     def __init__(self, vision_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
