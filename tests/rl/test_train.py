@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,14 +74,33 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path):
     assert without_times(whole) == without_times(killed)
 
 
-def test_the_policy_is_on_its_own_rollout_in_the_first_update():
+@pytest.fixture(scope="module")
+def first_step() -> dict[str, float]:
+    """The metrics of a first step in fp32."""
+    torch.manual_seed(0)
     model, settings = build_model(), replace(config(1), use_bf16=False)
     optimizer = torch.optim.SGD(list(model.encoder.named_trainable_parameters().values()), lr=0.0)
-    metrics = train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
-    assert metrics["rl/ratio_max"] == 1.0
-    assert metrics["rl/log_prob_gap"] < 1e-5
-    assert metrics["rl/kl"] == pytest.approx(0.0, abs=1e-6)
-    assert metrics["rl/grad_norm"] > 0
+    return train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
+
+
+def test_the_policy_is_on_its_own_rollout_in_the_first_update(first_step: dict[str, float]):
+    assert first_step["rl/ratio_max"] == 1.0
+    assert first_step["rl/log_prob_gap"] < 1e-5
+    assert first_step["rl/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first_step["rl/grad_norm"] > 0
+
+
+def test_times_add_up_and_throughput_is_that_of_the_step(first_step: dict[str, float]):
+    step_sec = first_step["time/rollout"] + first_step["time/reward"] + first_step["time/update"]
+    assert first_step["time/step"] == pytest.approx(step_sec)
+    assert first_step["time/tokens_per_sec"] == pytest.approx(6 * first_step["caption/tokens"] / step_sec)  # P·G = 6
+    assert first_step["time/images_per_sec"] == pytest.approx(6 / step_sec)
+
+
+def test_the_docs_explain_what_is_logged(first_step: dict[str, float]):
+    explained = re.findall(r"`((?:reward|rl|caption|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text())
+    of_other_runs = {"reward/clip", "reward/fixed_captions"}
+    assert first_step.keys() - {"reward/likeness"} == set(explained) - of_other_runs
 
 
 def test_micro_batches_change_nothing():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.types import Captions
+from uae.types import Captions, Reconstructions
 
 
 def reward_metrics(rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, Tensor]) -> dict[str, float]:
@@ -32,4 +32,15 @@ def caption_metrics(captions: Captions) -> dict[str, float]:
         "caption/truncated_frac": captions.truncated.float().mean().item(),
         "caption/empty_frac": sum(not text for text in texts) / len(texts),
         "caption/distinct_frac": sum(distinct) / len(texts),
+    }
+
+
+def time_metrics(captions: Captions, reconstructions: Reconstructions, phases: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the phases and of the whole step; caption tokens and reconstructions per second of it."""
+    step_sec = sum(phases.values())
+    return {
+        **phases,
+        "time/step": step_sec,
+        "time/tokens_per_sec": captions.rollout.mask.sum().item() / step_sec,
+        "time/images_per_sec": len(reconstructions.images) / step_sec,
     }

@@ -22,7 +22,7 @@ from uae.rl.advantages import caption_advantages
 from uae.rl.config import TrainConfig
 from uae.rl.losses import BatchCounts, combine_metrics, grpo_loss
 from uae.rl.run import ImageSource, Probe, Run
-from uae.rl.statistics import caption_metrics, reward_metrics
+from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
 from uae.types import Policy, Rollout
 from uae.utils.device import autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress
@@ -85,7 +85,7 @@ def train_step(
     with timer("update"), autocast(device, config.use_bf16):
         metrics = update(model.encoder, captions.rollout, rearrange(advantages_PG, "p g -> (p g)"), config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
-    return metrics | timer.pop()
+    return metrics | time_metrics(captions, reconstructions, timer.pop())
 
 
 def update(
