@@ -80,6 +80,14 @@ def test_missing_reward_backbone_is_named_before_any_work(
     assert code == 2 and "backbone clip" in err and not (tmp_path / "run").exists()
 
 
+def test_missing_tensorboard_is_named_before_any_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("uae.utils.metrics.find_spec", lambda name: None)
+    code, _, err = run(capsys, "train", "tiny", "--train.tensorboard", "--run-dir", str(tmp_path / "run"))
+    assert code == 2 and "unified-autoencoder[track]" in err and not (tmp_path / "run").exists()
+
+
 def test_reconstruct_any_images(capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path):
     out_folder = tmp_path / "out"
     code, out, err = run(

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -155,10 +156,16 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path):
         train(build_model(), reward(), SceneImages(), config(3), tmp_path, {"model": "b"})
 
 
-def test_a_longer_run_may_continue(tmp_path: Path):
+def test_a_longer_run_may_continue_with_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    writer = Mock()
+    monkeypatch.setattr("uae.utils.metrics._tensorboard_writer", writer)
     train(build_model(), reward(), SceneImages(), config(2), tmp_path, {})
-    train(build_model(), reward(), SceneImages(), config(3), tmp_path, {})
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+    writer.assert_not_called()
+    train(build_model(), reward(), SceneImages(), config(3, tensorboard=True), tmp_path, {})
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    writer.assert_called_once_with(tmp_path, 1)
+    writer().add_scalar.assert_any_call("reward/total", rows[2]["reward/total"], 2)
 
 
 def test_the_probes_captions_stay_the_same(tmp_path: Path):

@@ -1,6 +1,5 @@
 """The metrics file of a resumed run equals an uninterrupted one; timers add up; progress speaks without a terminal."""
 
-import builtins
 import contextlib
 import errno
 import io
@@ -70,14 +69,7 @@ def test_full_disk_is_explained(tmp_path, monkeypatch, failure):
 
 
 def test_missing_tensorboard_is_named(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def refusing(name, *rest):
-        if "tensorboard" in name:
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refusing)
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'unified-autoencoder\[track\]'"):
         MetricsLogger(tmp_path, use_tensorboard=True)
 
@@ -89,14 +81,29 @@ def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
         def add_scalar(self, *arguments):
             seen.append(arguments)
 
+        def flush(self):
+            seen.append("flushed")
+
         def close(self):
             seen.append("closed")
 
     monkeypatch.setattr(metrics, "_tensorboard_writer", lambda directory, last_step: Writer())
     logger = MetricsLogger(tmp_path, use_tensorboard=True)
     logger.log(3, {"reward/clip": 0.5, "caption/example": "a red dot"})
+    logger.sync()
     logger.close()
-    assert seen == [("reward/clip", 0.5, 3), "closed"]
+    assert seen == [("reward/clip", 0.5, 3), "flushed", "closed"]
+
+
+def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for last_step, steps in ((-1, range(4)), (1, range(2, 5))):  # steps 2 and 3 come after the checkpoint: again
+        logger = MetricsLogger(tmp_path, last_step=last_step, use_tensorboard=True)
+        log_steps(logger, steps)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("reward/clip")]
+    assert seen == [(step, pytest.approx(step / 10)) for step in range(5)]
 
 
 def test_phases_add_up_and_reset():

@@ -16,6 +16,7 @@ from uae.presets import PRESETS, RunConfig
 from uae.rewards.build import build_reward, check_rewards
 from uae.rl.run import ImageSource
 from uae.rl.train import train
+from uae.utils.metrics import check_tensorboard
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> None:
 def train_model(config: RunConfig) -> UnifiedModel:
     """Check everything that can fail early, then train (or resume); the trained model."""
     check_rewards(config.rewards, config.backbones)
+    if config.train.tensorboard:
+        check_tensorboard()
     is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32
     model: Any = load_model(config.model, torch.bfloat16 if is_frozen_stock else torch.float32)
     prepare_policy(model, config.lora_rank)

@@ -46,3 +46,5 @@ class TrainConfig:
     """Steps between checkpoints."""
     probe_every: int = 10
     """Steps between measurements of drift: the reward of fixed captions under the text encoder as it is."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, to ``tensorboard/`` in the run's folder."""

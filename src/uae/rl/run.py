@@ -32,7 +32,7 @@ from uae.utils.checkpoint import (
 from uae.utils.device import autocast
 from uae.utils.metrics import MetricsLogger
 
-MAY_CHANGE = ("train.num_steps", "train.save_every", "train.micro_batch")
+MAY_CHANGE = ("train.num_steps", "train.save_every", "train.micro_batch", "train.tensorboard")
 
 
 @runtime_checkable
@@ -80,7 +80,7 @@ class Run:
         else:
             check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
             run._restore(checkpoint.weights["policy"], checkpoint.state)
-        run.logger = MetricsLogger(folder, last_step=run.step - 1)
+        run.logger = MetricsLogger(folder, last_step=run.step - 1, use_tensorboard=config.tensorboard)
         return run
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> None:

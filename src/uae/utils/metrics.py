@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -52,6 +53,8 @@ class MetricsLogger:
     def sync(self) -> None:
         """Flush to the disk; call it before a checkpoint, which must not be ahead of its metrics."""
         os.fsync(self._descriptor)
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -143,13 +146,18 @@ def _is_until(line: bytes, last_step: int) -> bool:
         return False
 
 
-def _tensorboard_writer(directory: Path, last_step: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
+def check_tensorboard() -> None:
+    """A ValueError that says what to do when TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
         raise ValueError(
             "TensorBoard was asked for but is not installed: pip install 'unified-autoencoder[track]', or turn it off"
-        ) from error
+        )
+
+
+def _tensorboard_writer(directory: Path, last_step: int):
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(directory / "tensorboard"), purge_step=last_step + 1)
 
 
