@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from uae.bench.pairing import LazyImages, pair_folders
-from uae.bench.unified import BACKBONES, bootstrap_intervals, run_folders, score_pairs
+from uae.bench.unified import bootstrap_intervals, run_folders, score_pairs
+from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import PUBLISHED, unified_table
 from uae.rewards.backbones import Backbone, BackboneError
 from uae.rewards.preprocess import Preprocess

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uae.bench.statistics import Share
-from uae.bench.unified import BACKBONES
+from uae.bench.unified_result import BACKBONES
 from uae.bench.world import (
     GREEDY,
     at_world_size,

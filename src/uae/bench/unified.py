@@ -7,7 +7,6 @@ Deviations from the official scorer: the overall is strict (a backbone that is m
 *partial* and its Unified-Score None, where the official one averages the rest); images that could not be scored are
 listed; bootstrap confidence intervals; and a rescaled score ``(s - s_shuffled) / (100 - s_shuffled) * 100``, where
 ``s_shuffled`` is the mean over all mismatched pairs (i, j != i), so that 0 means "no better than another image".
-In the JSON the official keys hold plain cosines; what we add stands under ``uae`` and is times 100.
 """
 
 from __future__ import annotations
@@ -24,156 +23,15 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-import uae
 from uae.bench.pairing import LazyImages, pair_folders
+from uae.bench.unified_result import BACKBONES, BackboneScore, Interval, UnifiedResult
 from uae.data.images import ImageError
-from uae.rewards.backbones import ARCHITECTURES, Backbone, BackboneError, check_backbone_source, load_backbone
+from uae.rewards.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
 from uae.rewards.sources import architecture_of
 from uae.utils.checkpoint import atomic_write_json
 
-BACKBONES = tuple(ARCHITECTURES)
 CONFIDENCE = 0.95
 Images = Tensor | Sequence  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Bootstrap percentile interval, times 100."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class BackboneScore:
-    """One backbone's answer on all valid pairs."""
-
-    similarities: dict[str, float]
-    """Cosine of each pair, by name."""
-    shuffled: float | None
-    """Mean cosine of mismatched pairs, times 100; None with a single pair."""
-    interval: Interval
-    """Confidence interval of the score."""
-    provenance: dict[str, Any]
-    """Which weights answered."""
-    preprocess: dict[str, Any]
-    """How images were prepared."""
-
-    @property
-    def score(self) -> float:
-        return 100 * float(np.mean(list(self.similarities.values())))
-
-    @property
-    def rescaled(self) -> float | None:
-        """0 for shuffled pairs, 100 for identical images."""
-        if self.shuffled is None or self.shuffled >= 100:
-            return None
-        return 100 * (self.score - self.shuffled) / (100 - self.shuffled)
-
-
-@dataclass(frozen=True)
-class UnifiedResult:
-    """Scores by backbone, what is missing, and how it was measured."""
-
-    scores: dict[str, BackboneScore]
-    """Backbones that answered."""
-    failures: dict[str, str]
-    """Backbones that did not, with the reason."""
-    overall_interval: Interval | None
-    """Confidence interval of the Unified-Score; None if partial."""
-    total_images: int
-    """Source images given, scored or not."""
-    unscored: dict[str, str]
-    """Source images that could not be scored, with the reason."""
-    extra_reconstructions: list[str]
-    """Reconstructions without a source."""
-    settings: dict[str, Any]
-    """What else the numbers depend on."""
-
-    @property
-    def partial(self) -> bool:
-        """A backbone is missing."""
-        return set(self.scores) != set(BACKBONES)
-
-    @property
-    def valid_pairs(self) -> int:
-        return self.total_images - len(self.unscored)
-
-    @property
-    def unified_score(self) -> float | None:
-        """Plain mean of the four backbones; None if partial."""
-        return None if self.partial else float(np.mean([score.score for score in self.scores.values()]))
-
-    @property
-    def rescaled_score(self) -> float | None:
-        """Plain mean of the four rescaled scores; None if partial or if there was nothing to shuffle."""
-        rescaled = [score.rescaled for score in self.scores.values() if score.rescaled is not None]
-        return float(np.mean(rescaled)) if len(rescaled) == len(BACKBONES) else None
-
-    @property
-    def status(self) -> str:
-        """ "complete", or what is missing and why."""
-        if not self.partial:
-            return "complete"
-        missing = ", ".join(f"{name} - {reason}" for name, reason in self.failures.items())
-        return f"partial ({len(self.scores)}/{len(BACKBONES)}: missing {missing})"
-
-    def to_json(self) -> dict[str, Any]:
-        """The official keys (plain cosines), and ours under ``uae`` (times 100)."""
-        averages = {name: score.score / 100 for name, score in self.scores.items()}
-        return {
-            "model_types": list(self.scores),
-            "similarities_by_model": {name: score.similarities for name, score in self.scores.items()},
-            "statistics_by_model": {name: self.statistics(score) for name, score in self.scores.items()},
-            "summary": {
-                "models_used": list(self.scores),
-                "average_scores_by_model": averages,
-                "overall_average": None if self.unified_score is None else self.unified_score / 100,
-                "best_model": max(averages, key=averages.__getitem__),
-                "worst_model": min(averages, key=averages.__getitem__),
-            },
-            "uae": self.details(),
-        }
-
-    def statistics(self, score: BackboneScore) -> dict[str, Any]:
-        cosines = score.similarities.values()
-        return {
-            "total_images": self.total_images,
-            "valid_pairs": len(cosines),
-            "average_similarity": score.score / 100,
-            "min_similarity": min(cosines),
-            "max_similarity": max(cosines),
-        }
-
-    def details(self) -> dict[str, Any]:
-        return {
-            "version": uae.__version__,
-            "status": self.status,
-            "partial": self.partial,
-            "unified_score": self.unified_score,
-            "unified_score_interval": self.overall_interval and asdict(self.overall_interval),
-            "rescaled_score": self.rescaled_score,
-            "backbones": {
-                name: {
-                    "score": score.score,
-                    "interval": asdict(score.interval),
-                    "shuffled": score.shuffled,
-                    "rescaled": score.rescaled,
-                    "provenance": score.provenance,
-                    "preprocess": score.preprocess,
-                }
-                for name, score in self.scores.items()
-            },
-            "failures": self.failures,
-            "total_images": self.total_images,
-            "valid_pairs": self.valid_pairs,
-            "unscored": self.unscored,
-            "extra_reconstructions": self.extra_reconstructions,
-            "settings": self.settings,
-        }
-
-
-# --- scoring ----------------------------------------------------------------------------------------------------------
 
 
 def score_pairs(

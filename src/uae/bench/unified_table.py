@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from uae.bench.unified import BACKBONES, UnifiedResult
+from uae.bench.unified_result import BACKBONES, UnifiedResult
 from uae.rewards.backbones import TINY
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}

@@ -21,7 +21,8 @@ from torch import Tensor
 from uae.bench import world_prompts
 from uae.bench.samples import Sample
 from uae.bench.statistics import Share
-from uae.bench.unified import BACKBONES, UnifiedResult, score_pairs
+from uae.bench.unified import score_pairs
+from uae.bench.unified_result import BACKBONES, UnifiedResult
 from uae.bench.world_fidelity import EVALUATION_STEPS, fidelity, paint
 from uae.bench.world_prompts import Prompt, Verdict, judge, make_prompts
 from uae.config import CaptionSettings, DecodeSettings

@@ -8,7 +8,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from uae.bench.unified import BACKBONES, run_folders
+from uae.bench.unified import run_folders
+from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import unified_table
 from uae.commands.reconstruct import main as reconstruct
 from uae.utils.quiet import quiet_libraries
