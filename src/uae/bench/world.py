@@ -26,7 +26,7 @@ from uae.bench.unified_result import BACKBONES, UnifiedResult
 from uae.bench.world_fidelity import EVALUATION_STEPS, fidelity, paint
 from uae.bench.world_prompts import Prompt, Verdict, judge, make_prompts
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.base import UnifiedModel
+from uae.models.base import Captioner, UnifiedModel
 from uae.rewards.backbones import Backbone
 from uae.scenes.detector import detect
 from uae.scenes.language import (
@@ -261,19 +261,19 @@ def level_of(text: str) -> str:
 
 @torch.no_grad()
 def measure_captions(
-    model: UnifiedModel, scenes: Sequence[Scene], captioning: CaptionSettings = GREEDY, *, seed: int = 0
+    captioner: Captioner, scenes: Sequence[Scene], captioning: CaptionSettings = GREEDY, *, seed: int = 0
 ) -> dict[str, Any]:
     """``caption_metrics`` of a model's captions."""
-    captions = model.caption(list(pictures(scenes)), captioning, seed=seed)
+    captions = captioner.caption(list(pictures(scenes)), captioning, seed=seed)
     return caption_metrics(captions.texts, scenes, captions.truncated.tolist())
 
 
 def captions_by_instruction(
-    model: UnifiedModel, scenes: Sequence[Scene], max_new_tokens: int = GREEDY.max_new_tokens
+    captioner: Captioner, scenes: Sequence[Scene], max_new_tokens: int = GREEDY.max_new_tokens
 ) -> dict[str, dict[str, Any]]:
     """``caption_metrics`` of greedy captions under each instruction: open, brief, detailed."""
     return {
-        name: measure_captions(model, scenes, CaptionSettings(text, 0.0, max_new_tokens))
+        name: measure_captions(captioner, scenes, CaptionSettings(text, 0.0, max_new_tokens))
         for name, text in INSTRUCTIONS.items()
     }
 
@@ -307,7 +307,7 @@ def make_questions(scenes: Sequence[Scene], number: int = MAX_QUESTIONS, seed: i
 
 @torch.no_grad()
 def perception(
-    model: UnifiedModel, scenes: Sequence[Scene], num_questions: int = MAX_QUESTIONS, *, seed: int = 0
+    captioner: Captioner, scenes: Sequence[Scene], num_questions: int = MAX_QUESTIONS, *, seed: int = 0
 ) -> dict[str, Share]:
     """Questions answered exactly: ``all``, those about ``small`` objects, and by kind."""
     asked = make_questions(scenes, num_questions, seed)
@@ -315,7 +315,7 @@ def perception(
     right: list[bool] = []
     for start in range(0, len(asked), _QUESTION_BATCH):
         part = asked[start : start + _QUESTION_BATCH]
-        answers = model.answer(
+        answers = captioner.answer(
             [images[i] for i, _ in part], [q.text for _, q in part], max_new_tokens=MAX_ANSWER_TOKENS
         )
         right += [answer.strip() == q.answer for answer, (_, q) in zip(answers, part, strict=True)]

@@ -13,14 +13,11 @@ from uae.types import Captions, Policy, Reconstructions
 
 
 @runtime_checkable
-class UnifiedModel(Protocol):
-    """Understanding (image → caption) and generation (caption → image) under one roof.
+class Captioner(Protocol):
+    """Understanding: image → caption, image and question → answer.
 
     Draws are keyed by ``(seed, step)`` and the sequence's index, so they do not depend on how a batch is split.
     """
-
-    family: str
-    encoder: Policy
 
     def caption(
         self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
@@ -31,6 +28,14 @@ class UnifiedModel(Protocol):
     def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
         """A greedy answer to one question about each image."""
         ...
+
+
+@runtime_checkable
+class UnifiedModel(Captioner, Protocol):
+    """Understanding (image → caption) and generation (caption → image) under one roof."""
+
+    family: str
+    encoder: Policy
 
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0

@@ -50,23 +50,15 @@ class LLMDiffusion(nn.Module):
 
     # --- image → caption ---
 
-    @torch.no_grad()
     def caption(
         self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Captions:
         """``group_size`` captions of each image; vision tower and prompt run once per image."""
-        context = self.encoder.look(
-            images, [settings.instruction] * len(images), group_size=group_size, temperature=settings.temperature
-        )
-        return self.encoder.sample(
-            context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size
-        )
+        return self.encoder.caption(images, settings, group_size=group_size, seed=seed, step=step)
 
-    @torch.no_grad()
     def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
         """A greedy answer to one question about each image."""
-        context = self.encoder.look(images, questions, temperature=0.0)
-        return self.encoder.sample(context, max_new_tokens=max_new_tokens).texts
+        return self.encoder.answer(images, questions, max_new_tokens=max_new_tokens)
 
     # --- caption → image ---
 

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from uae.config import CaptionSettings
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Rollout
@@ -235,6 +236,20 @@ class QwenVL(nn.Module):
         return self.tokenize(text)  # type: ignore[arg-type]
 
     # --- sampling ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def caption(
+        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Captions:
+        """``group_size`` captions of each image; vision tower and prompt run once per image."""
+        questions = [settings.instruction] * len(images)
+        context = self.look(images, questions, group_size=group_size, temperature=settings.temperature)
+        return self.sample(context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+        """A greedy answer to one question about each image."""
+        return self.sample(self.look(images, questions, temperature=0.0), max_new_tokens=max_new_tokens).texts
 
     @torch.no_grad()
     def sample(

@@ -7,17 +7,18 @@ is seen once and continued twice: by a caption, and by a chat of several questio
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from uae.bench import world
+from uae.config import CaptionSettings
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
-from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption, score_caption
+from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption
 from uae.scenes.scene import Scene, pick, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of, train_scenes
@@ -111,47 +112,15 @@ def _turns(captioner: QwenVL, pairs: Sequence[tuple[str, str]]) -> tuple[list[in
 # --- measurements --------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def caption_scenes(captioner: QwenVL, scenes: list[Scene], style: str, batch_size: int = 64) -> list[str]:
-    """Greedy captions."""
-    texts: list[str] = []
-    for start in range(0, len(scenes), batch_size):
-        part = scenes[start : start + batch_size]
-        context = captioner.look(list(images_of(part)), [INSTRUCTIONS[style]] * len(part), temperature=0.0)
-        texts += captioner.sample(context, max_new_tokens=MAX_CAPTION_TOKENS).texts
-    return texts
-
-
 def measure_captions(captioner: QwenVL, scenes: list[Scene], style: str) -> dict[str, float]:
-    """Length in words; precision of mentions; recall of objects, by any and by complete description."""
-    texts = caption_scenes(captioner, scenes, style)
-    scores = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
-    mentions, objects = sum(s.mentions for s in scores), sum(s.objects for s in scores)
-    return {
-        "tokens": sum(len(text.split()) for text in texts) / len(texts),
-        "precision": sum(s.correct for s in scores) / max(1, mentions),
-        "recall": sum(s.correct for s in scores) / objects,
-        "exact_recall": sum(s.complete for s in scores) / objects,
-        "small_exact_recall": sum(s.small_complete for s in scores) / max(1, sum(s.small_objects for s in scores)),
-    }
+    """Greedy captions' length in words, share of true mentions, and share of objects described completely."""
+    settings = CaptionSettings(INSTRUCTIONS[style], temperature=0.0, max_new_tokens=MAX_CAPTION_TOKENS)
+    found = world.measure_captions(captioner, scenes, settings)
+    precision, recall = (found[name] or 0.0 for name in ("precision", "recall_complete"))  # None: nothing mentioned
+    return {"tokens": found["tokens"], "precision": precision / 100, "exact_recall": recall / 100}
 
 
-@torch.no_grad()
-def measure_questions(captioner: QwenVL, scenes: list[Scene], per_scene: int = 5, seed: int = 0) -> dict[str, float]:
+def measure_questions(captioner: QwenVL, scenes: list[Scene], per_scene: int = 5) -> dict[str, float]:
     """Share of questions answered exactly: all, about small objects, and by kind."""
-    right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    images = images_of(scenes)
-    for start in range(0, len(scenes), 16):
-        pairs = [
-            (images[i], any_question(scenes[i], random.Random(f"question {seed} {i} {k}")))
-            for i in range(start, min(start + 16, len(scenes)))
-            for k in range(per_scene)
-        ]
-        context = captioner.look([image for image, _ in pairs], [q.text for _, q in pairs], temperature=0.0)
-        answers = captioner.sample(context, max_new_tokens=2).texts
-        for (_, q), answer in zip(pairs, answers, strict=True):
-            for name in ("all", q.kind, *(["small"] if q.small else [])):
-                asked[name] += 1
-                right[name] += answer == q.answer
-    return {name: right[name] / count for name, count in asked.items()}
+    shares = world.perception(captioner, scenes, num_questions=per_scene * len(scenes))
+    return {name: share.percent / 100 for name, share in shares.items() if share.percent is not None}
