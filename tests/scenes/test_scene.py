@@ -51,15 +51,15 @@ def test_scenes_are_the_same_on_every_machine(split):
 def test_splits_cannot_overlap():
     seen: dict[str, str] = {}
     for split in SPLITS:
-        for i in range(2500):
-            scene = scene_at(split, i)
+        for i in range(600):
+            scene = scene_at(split, i, num_objects=1 if i % 2 else None)  # single objects meet again and again
             assert split_of(scene) == split
             assert seen.setdefault(scene.key(), split) == split
 
 
 def test_some_pairs_are_held_out():
     for split in SPLITS:
-        for i in range(500):
+        for i in range(200):
             has_held_out = any((o.shape, o.color) in HELD_OUT_PAIRS for o in scene_at(split, i).objects)
             assert has_held_out == (split == "unseen")
     assert {shape for shape, _ in HELD_OUT_PAIRS} < set(SHAPES) and len(HELD_OUT_PAIRS) == 5
