@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.CaptureFixture[str]):
     for arguments, wanted in (
-        (["trian"], "did you mean 'train'"),
+        (["trainn"], "did you mean 'train'"),
         (["train", "tniy"], "did you mean 'tiny'"),
         (["bench", "unfied"], "did you mean 'unified'"),
         (["tiny", "build", "--only", "captoner"], "did you mean 'captioner'"),
@@ -61,6 +62,12 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
 def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, "train", "tiny", "--train.num-stpes", "3")
     assert code == 2 and "--train.num-steps" in out + err
+
+
+def test_options_that_the_docs_name_exist(capsys: pytest.CaptureFixture[str]):
+    _, listed, _ = run(capsys, "train", "paper", "--help")
+    named = re.findall(r"--[a-z][a-z0-9.-]*", (Path(__file__).parents[1] / "docs/real_checkpoints.md").read_text())
+    assert set(named) <= set(re.findall(r"--[a-z][a-z0-9.-]*", listed))
 
 
 def test_missing_model_is_named_before_any_work(capsys: pytest.CaptureFixture[str], pictures: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Rewards by name: ``clip=1,dinov2=0.5``; weight 0 is logged only, as a held-out backbone should be."""
+"""Rewards by name and weight; weight 0 is logged only, as a held-out backbone should be."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
     """
     for name in weights:
         if name not in ARCHITECTURES:
-            raise ValueError(
-                f"unknown reward {name!r}: expected one of {', '.join(ARCHITECTURES)}{did_you_mean(name, ARCHITECTURES)}"
-            )
+            known, hint = ", ".join(ARCHITECTURES), did_you_mean(name, ARCHITECTURES)
+            raise ValueError(f"unknown reward {name!r}: expected one of {known}{hint}")
         check_backbone_source(name, source)
 
 
