@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from uae.scenes.scene import Object, Scene, Word
-from uae.stages.fit import Recipe, fit, learning_rate_factor
+from uae.stages.fit import Recipe, fit, in_processes, learning_rate_factor
 from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import NOTHING, VisionTask, cell_labels
+from uae.utils.checkpoint import load_latest
 
 
 class Line:
@@ -121,3 +122,16 @@ def test_the_real_tasks_learn_and_resume(tmp_path: Path):
         (tmp_path / name / "checkpoints/step_00000006").rmdir()
         fit(resumed, tmp_path / name, save_every=3)
         assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True)), name
+
+
+def _fit_line(folder: str) -> None:
+    fit(Line(20, num_parallel=2), Path(folder), save_every=10, eval_every=20)
+
+
+def test_two_processes_give_what_one_gives(tmp_path: Path):
+    _fit_line(str(tmp_path / "one"))
+    in_processes(2, _fit_line, str(tmp_path / "two"))
+    one, two = (load_latest(tmp_path / name / "checkpoints") for name in ("one", "two"))
+    assert one is not None and two is not None and one.step == two.step == 20
+    assert torch.equal(one.weights["model"]["weight"], two.weights["model"]["weight"])
+    assert torch.equal(one.state["average"]["model.weight"], two.state["average"]["model.weight"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -19,8 +19,9 @@ from rich.console import Console
 
 from uae.bench.report import results_table, write_report
 from uae.bench.samples import Frame
-from uae.bench.world import WorldResult, delta, measure, measure_ceiling
+from uae.bench.world import GREEDY, WorldResult, delta, measure, measure_ceiling
 from uae.commands.train import image_source, prepare_policy
+from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
 from uae.models.loading import load_model
 from uae.presets import PRESETS, RunConfig
@@ -29,7 +30,9 @@ from uae.rewards.base import WeightedSum
 from uae.rewards.build import check_rewards
 from uae.rewards.reconstruction import ReconstructionReward
 from uae.rl.train import train
+from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
+from uae.stages.tiny.imitation import imitate
 from uae.utils.checkpoint import atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
@@ -48,6 +51,8 @@ class Arguments:
     """Of the training data and all draws."""
     num_steps: int = PRESETS["tiny"][1].train.num_steps
     """Unified-GRPO steps."""
+    control: Literal["none", "prompted", "supervised"] = "none"
+    """What stands in for Unified-GRPO: the cold start asked for detail, or taught as many exhaustive captions."""
     resume: bool = False
     """Continue the unfinished run in `out` instead of starting anew."""
 
@@ -78,9 +83,13 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         shutil.rmtree(run_dir, ignore_errors=True)
     print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
     before, ceiling = measure(model, backbones), measure_ceiling(model, backbones)
-    frames = train_with_frames(model, backbones, config, run_dir)
+    captioning = GREEDY
+    if args.control == "none":
+        frames = train_with_frames(model, backbones, config, run_dir)
+    else:
+        frames, captioning = [], run_control(model, config, args.control)
     print("measuring the trained model")
-    after = measure(model, backbones)
+    after = measure(model, backbones, captioning=captioning)
     model.save_pretrained(args.out / "model")
     results = {
         **compare(before, after, ceiling),
@@ -88,6 +97,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         "seconds": time.monotonic() - began,
         "seed": args.seed,
         "command": command,
+        "control": args.control,
         "versions": versions(),
         "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
         "config": asdict(config),
@@ -96,7 +106,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     write_report(
         args.out / "report.html",
         results,
-        read_metrics(run_dir / "metrics.jsonl"),
+        read_metrics(run_dir / "metrics.jsonl") if args.control == "none" else [],
         before=before.samples,
         after=after.samples,
         strip=frames,
@@ -118,6 +128,15 @@ def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: Run
         train(model, reward, image_source(config), config.train, run_dir, {"model": config.model}, until=until)
         frames.append(frame(model, config, until))
     return frames
+
+
+def run_control(model: Any, config: RunConfig, control: Literal["prompted", "supervised"]) -> CaptionSettings:
+    """What is held against Unified-GRPO; how the model is to caption afterwards."""
+    if control == "prompted":
+        return replace(GREEDY, instruction=INSTRUCTIONS["detailed"])
+    prepare_policy(model, config.lora_rank)
+    imitate(model.encoder, config.train)
+    return GREEDY
 
 
 def frame(model: UnifiedModel, config: RunConfig, step: int) -> Frame:

@@ -11,24 +11,36 @@ import torch
 import tyro
 
 from uae.models.loading import ASSETS
-from uae.stages.fit import Task, fit
+from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
 from uae.stages.tiny.captioner import CaptionerTask
-from uae.stages.tiny.decoder import DecoderTask
+from uae.stages.tiny.decoder import DecoderTask, JointTask
 from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import VisionTask
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
-PARTS: dict[str, tuple[Callable[[Path], Task], str]] = {  # task of the working folder, and the asset it makes
-    "vae": (lambda work: VaeTask(), ""),
-    "vision": (lambda work: VisionTask(), ""),
-    "captioner": (lambda work: CaptionerTask(work / "vision/export"), ""),
-    "decoder": (lambda work: DecoderTask(work / "vae/export", work / "captioner/export"), "umm1"),
-    "clip": (lambda work: backbones.clip_task(), "clip"),
-    "longclip": (lambda work: backbones.longclip_task(work / "clip/export"), "longclip"),
-    "dinov2": (lambda work: backbones.dinov2_task(), "dinov2"),
-    "dinov3": (lambda work: backbones.dinov3_task(), "dinov3"),
+
+@dataclass(frozen=True)
+class Part:
+    """One training: its task, made from the exports of other parts; the asset it ends as; how many processes."""
+
+    make: Callable[..., Task]
+    inputs: tuple[str, ...] = ()
+    asset: str = ""
+    processes: int = 1
+
+
+PARTS = {
+    "vae": Part(VaeTask),
+    "vision": Part(VisionTask),
+    "captioner": Part(CaptionerTask, ("vision",)),
+    "joint": Part(JointTask, ("vae", "captioner"), processes=2),
+    "decoder": Part(DecoderTask, ("vae", "joint"), asset="umm1", processes=2),
+    "clip": Part(backbones.clip_task, asset="clip"),
+    "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
+    "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
+    "dinov3": Part(backbones.dinov3_task, asset="dinov3"),
 }
 
 
@@ -39,11 +51,11 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner decoder clip longclip dinov2 dinov3); by default all, in this order."""
+    """Parts to build (vae vision captioner joint decoder clip longclip dinov2 dinov3); by default all, in this order."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1
-    """Threads within operators; these models are too small to gain from more."""
+    """Threads within operators of each process; these models are too small to gain from more."""
 
 
 def main(arguments: list[str]) -> None:
@@ -55,14 +67,15 @@ def main(arguments: list[str]) -> None:
     for part in args.only:
         if part not in PARTS:
             raise ValueError(f"unknown part {part!r}: expected {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
-    torch.set_num_threads(args.threads)
     for name in args.only or PARTS:
-        build(name, args)
+        part = PARTS[name]
+        in_processes(part.processes, train_part, name, args.work, args.threads)
+        if part.asset:
+            shutil.copytree(args.work / name / "export", args.assets / part.asset, dirs_exist_ok=True)
 
 
-def build(name: str, args: Arguments) -> None:
-    """Train one part to its end and put its export among the assets."""
-    make, asset = PARTS[name]
-    fit(make(args.work), args.work / name)
-    if asset:
-        shutil.copytree(args.work / name / "export", args.assets / asset, dirs_exist_ok=True)
+def train_part(name: str, work: Path, threads: int) -> None:
+    """Train one part to its end, in ``work / name``."""
+    torch.set_num_threads(threads)
+    part = PARTS[name]
+    fit(part.make(*(work / source / "export" for source in part.inputs)), work / name)

@@ -6,15 +6,18 @@ number, so model, optimiser, average and step number are the whole state.
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -34,8 +37,8 @@ class Recipe:
     learning_rate: float
     """Peak, reached after ``warmup_steps`` and falling to 2 % of itself by a half cosine."""
     num_parallel: int = 1
-    """Micro-batches per step, each in a thread of its own: small operators gain more from this than from threads
-    within them. At most 2, as the sum of more gradients would depend on the order of arrival."""
+    """Micro-batches per step, each in a process of its own where ``in_processes`` started as many, else in turn, with
+    the same result: at most 2, as the sum of more gradients would depend on their order."""
     warmup_steps: int = 200
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -61,8 +64,8 @@ class Task(Protocol):
     modules: dict[str, nn.Module]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the ``step``-th micro-batch, and values to log. Where ``num_parallel`` is 2 its draws must come
-        from generators keyed by ``step``, not from the global ones."""
+        """The loss of the ``step``-th micro-batch, and values to log, always the same ones. Where ``num_parallel`` is
+        2 its draws must come from generators keyed by ``step``, not from the global ones."""
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -84,10 +87,14 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
     Raises:
         ValueError: when ``run_dir`` was begun with another recipe.
     """
-    recipe, parameters = task.recipe, _named_parameters(task.modules)
+    recipe, parameters, is_first = task.recipe, _named_parameters(task.modules), _rank() == 0
     optimizer = _optimizer(parameters, recipe)
     average = {name: p.detach().clone() for name, p in parameters.items()}
     start = _resume(task, run_dir, optimizer, average)
+    if not is_first:
+        for step in range(start, recipe.num_steps):
+            _train_step(task, step, optimizer, parameters, average)
+        return {}
     logger = MetricsLogger(run_dir, last_step=start - 1)
     results: dict[str, float] = {}
     with TrainProgress(task.name, recipe.num_steps, start) as progress:
@@ -113,12 +120,34 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
     return results
 
 
+def in_processes(number: int, function: Callable, *arguments: Any) -> None:
+    """``function(*arguments)`` in ``number`` processes whose ``fit`` calls train one model together."""
+    if number == 1:
+        function(*arguments)
+        return
+    with tempfile.TemporaryDirectory() as meeting_point:
+        torch.multiprocessing.spawn(_join, (number, meeting_point, function, arguments), nprocs=number)  # type: ignore[attr-defined]
+
+
+def _join(rank: int, number: int, meeting_point: str, function: Callable, arguments: tuple) -> None:
+    dist.init_process_group(
+        "gloo", f"file://{meeting_point}/store", timeout=timedelta(hours=1), world_size=number, rank=rank
+    )
+    function(*arguments)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, parameters: dict, average: dict) -> dict:
     recipe = task.recipe
     seed_everything(recipe.seed * 1_000_003 + step)
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
-    metrics = _accumulate(task, step)
+    metrics = _accumulate(task, step, list(parameters.values()))
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_grad_norm)
     if not torch.isfinite(norm):
         raise ValueError(f"{task.name}: the gradient of step {step} is not finite (loss {metrics['loss']})")
@@ -132,21 +161,30 @@ def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, paramet
     return {**metrics, "grad_norm": norm.item()}
 
 
-def _accumulate(task: Task, step: int) -> dict[str, float]:
-    """Gradients of the step's mean loss, its micro-batches side by side; mean metrics."""
-    num = task.recipe.num_parallel
-
-    def one(part: int) -> dict[str, float]:
-        with sdpa_kernel(SDPBackend.MATH):  # on CPUs the flash kernel's backward in bf16 takes twice a whole step
+def _accumulate(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
+    """Gradients of the step's mean loss; mean metrics."""
+    num, processes = task.recipe.num_parallel, dist.get_world_size() if dist.is_initialized() else 1
+    if num % processes:
+        raise ValueError(f"expected 1 or {num} processes for {task.name}, got {processes}")
+    total: dict[str, float] = {}
+    with sdpa_kernel(SDPBackend.MATH):  # on CPUs the flash kernel's backward in bf16 takes twice a whole step
+        for part in range(_rank(), num, processes):
             loss, metrics = task.loss(step * num + part)
             (loss / num).backward()
-        return {"loss": loss.item(), **metrics}
+            for name, value in {"loss": loss.item(), **metrics}.items():
+                total[name] = total.get(name, 0.0) + value / num
+    return _sum_over_processes(parameters, total) if processes > 1 else total
 
-    if num == 1:
-        return one(0)
-    with ThreadPoolExecutor(num) as pool:
-        parts = list(pool.map(one, range(num)))
-    return {name: sum(part[name] for part in parts) / num for name in parts[0]}
+
+@torch.no_grad()
+def _sum_over_processes(parameters: list[nn.Parameter], metrics: dict[str, float]) -> dict[str, float]:
+    """Gradients, in place, and metrics."""
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([*(g.flatten() for g in grads), torch.tensor(list(metrics.values()))])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([g.numel() for g in grads] + [len(metrics)]), strict=False):
+        parameter.grad = part.view_as(parameter)
+    return dict(zip(metrics, flat[len(flat) - len(metrics) :].tolist(), strict=True))
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:

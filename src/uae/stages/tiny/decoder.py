@@ -1,12 +1,14 @@
 """The world's decoder: captions at all levels of detail to latents, by flow matching on the LLM's text states.
 
-The LLM learns beside it (captions and questions go on), because the last states of a causal captioner bind
-attributes to objects late when they stay frozen; afterwards both are frozen together.
+Two parts. ``JointTask`` trains the LLM (captions and questions go on) beside projector and SD3 transformer, because
+the states of a captioner that never wrote for a painter bind attributes to objects late. ``DecoderTask`` then freezes
+the LLM and goes on with projector and transformer alone: long-caption pretraining, at twice the speed.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -28,44 +30,28 @@ from uae.stages.tiny.data import images_of, train_scenes
 from uae.utils.seed import normals
 
 LEVEL_SHARES = {"exhaustive": 0.6, "layout": 0.12, "objects": 0.1, "salient": 0.08, "count": 0.05, "gist": 0.05}
-NUM_CAPTIONER_IMAGES = 8  # per step, for the captioning loss
+NUM_CAPTIONER_IMAGES = 8  # per micro-batch, for the captioning loss
 
 
-class DecoderTask:
-    """Flow matching ``‖v_θ(x_σ, σ, c) - (ε - x)‖²`` plus the captioner's own loss."""
+class JointTask:
+    """Flow matching ``‖v_θ(x_σ, σ, c) - (ε - x)‖²`` plus the captioner's own loss; all but the VAE learns."""
 
-    name = "decoder"
-    recipe = Recipe(num_steps=6_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.999)
+    name = "joint"
+    recipe = Recipe(num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998)
 
-    def __init__(self, vae_folder: Path, captioner_folder: Path) -> None:
+    def __init__(self, vae_folder: Path, captioner_folder: Path, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
         vae = AutoencoderKL.from_pretrained(vae_folder)
         self.model = LLMDiffusion(QwenVL.from_pretrained(captioner_folder), build_decoder(vae))  # type: ignore[arg-type]
-        decoder = self.model.decoder
-        decoder.transformer.requires_grad_(True)
-        decoder.projector.requires_grad_(True)
-        self.modules: dict[str, nn.Module] = {
-            "captioner": self.model.encoder.model,
-            "transformer": decoder.transformer,
-            "projector": decoder.projector,
-        }
+        self.modules = {"captioner": self.model.encoder.model, **_learning(self.model, compiled)}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.recipe.batch_size)
-        rng = random.Random(f"decoder {step}")
+        rng = random.Random(f"joint {step}")
         with torch.autocast("cpu", torch.bfloat16):
-            flow = self._flow_loss(scenes, [caption(s, _level(rng), rng) for s in scenes], step)
+            flow = flow_loss(self.model, scenes, rng, step)
             said, metrics = caption_and_answer_loss(self.model.encoder, scenes[:NUM_CAPTIONER_IMAGES], rng)
         return flow + 0.25 * said, {"flow_loss": flow.item(), **metrics}
-
-    def _flow_loss(self, scenes: list[Scene], texts: list[str], step: int) -> Tensor:
-        decoder = self.model.decoder
-        with torch.no_grad():
-            latents = decoder.encode_images(images_of(scenes))
-        embeds = decoder.condition(*self.model.text_states(texts))
-        noise = normals(self.recipe.seed, step, range(len(scenes)), "noise", latents.shape[1:])
-        sigmas = training_sigmas(normals(self.recipe.seed, step, range(len(scenes)), "sigma", (1,))[:, 0])
-        return flow_matching_loss(decoder.velocity(add_noise(latents, noise, sigmas), sigmas, embeds), latents, noise)
 
     def evaluate(self) -> dict[str, float]:
         scenes = [scene_at("validation", i, with_word=False) for i in range(200)]
@@ -83,6 +69,56 @@ class DecoderTask:
         pass
 
 
+class DecoderTask:
+    """Flow matching alone, on the states of the LLM as ``JointTask`` left it."""
+
+    name = "decoder"
+    recipe = Recipe(num_steps=5_000, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
+
+    def __init__(self, vae_folder: Path, joint_folder: Path, compiled: bool = True) -> None:
+        self.model = LLMDiffusion.from_pretrained(joint_folder)
+        self.model.requires_grad_(False)
+        self.model.decoder.vae = AutoencoderKL.from_pretrained(vae_folder)  # type: ignore[assignment]
+        self.modules = _learning(self.model, compiled)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
+        with torch.autocast("cpu", torch.bfloat16):
+            return flow_loss(self.model, scenes, random.Random(f"decoder {step}"), step), {}
+
+    def evaluate(self) -> dict[str, float]:
+        scenes = [scene_at("validation", i, with_word=False) for i in range(400)]
+        return {"objects_exact": objects_exact(self.model, scenes)}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def _learning(model: LLMDiffusion, compiled: bool) -> dict[str, nn.Module]:
+    """Transformer and projector, made to learn; the transformer compiled, which is 2.5 times as fast, if it can be."""
+    decoder = model.decoder
+    decoder.transformer.requires_grad_(True)
+    decoder.projector.requires_grad_(True)
+    if compiled and (shutil.which("g++") or shutil.which("clang++")):
+        decoder.transformer.compile(dynamic=False)
+    return {"transformer": decoder.transformer, "projector": decoder.projector}
+
+
+def flow_loss(model: LLMDiffusion, scenes: list[Scene], rng: random.Random, step: int) -> Tensor:
+    """``‖v_θ(x_σ, σ, c) - (ε - x)‖²`` for a caption of each scene; noise and sigma are keyed by ``step``."""
+    decoder, texts = model.decoder, [caption(s, _level(rng), rng) for s in scenes]
+    with torch.no_grad():
+        latents = decoder.encode_images(images_of(scenes))
+    embeds = decoder.condition(*model.text_states(texts))
+    noise = normals(0, step, range(len(scenes)), "noise", latents.shape[1:])
+    sigmas = training_sigmas(normals(0, step, range(len(scenes)), "sigma", (1,))[:, 0])
+    return flow_matching_loss(decoder.velocity(add_noise(latents, noise, sigmas), sigmas, embeds), latents, noise)
+
+
+@torch.compiler.set_stance("force_eager")
 def objects_exact(model: LLMDiffusion, scenes: list[Scene], num_steps: int = 10) -> float:
     """Share of objects painted exactly right from exhaustive true captions."""
     painted = model.generate([exhaustive_caption(s) for s in scenes], DecodeSettings(num_steps=num_steps)).images

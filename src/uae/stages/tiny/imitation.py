@@ -1,0 +1,45 @@
+"""The control beside Unified-GRPO: as many captions, of exhaustive truth, learnt by imitation (next-token prediction).
+
+Whatever Unified-GRPO gains over this is not the mere choice of the longest caption the model already knew.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from uae.models.qwen_vl import QwenVL
+from uae.models.tokens import pad
+from uae.rl.config import TrainConfig
+from uae.scenes.language import exhaustive_caption
+from uae.scenes.scene import Scene
+from uae.stages.tiny.data import images_of, train_scenes
+from uae.utils.device import autocast
+from uae.utils.metrics import TrainProgress
+
+
+def imitate(captioner: QwenVL, config: TrainConfig) -> None:
+    """Train on ``P·G`` captions a step, one each of as many scenes, with the run's steps, rate and instruction."""
+    parameters = list(captioner.named_trainable_parameters().values())
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    num_captions = config.images_per_step * config.group_size
+    with TrainProgress("imitation", config.num_steps, 0) as progress:
+        for step in range(config.num_steps):
+            scenes = train_scenes(step, num_captions, seed=config.seed)
+            with autocast(captioner.device, config.use_bf16):
+                loss = imitation_loss(captioner, scenes, config.captioning.instruction)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.update(step + 1, loss=loss.item())
+
+
+def imitation_loss(captioner: QwenVL, scenes: list[Scene], instruction: str) -> Tensor:
+    """Mean cross-entropy over the tokens of the scenes' exhaustive captions, their end included."""
+    rows = [captioner.tokenize(f"{exhaustive_caption(scene)} <|im_end|>") for scene in scenes]
+    ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
+    prefix = captioner.prefill(captioner.look(list(images_of(scenes)), [instruction] * len(scenes)))
+    logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
+    errors = nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+    return (errors * mask).sum() / mask.sum()
