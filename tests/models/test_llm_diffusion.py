@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from einops import rearrange
 
 from tests.rl.tiny_run import build_model
 from uae.autoencode import autoencode
@@ -62,6 +63,21 @@ def test_pictures_depend_on_the_text_alone(model: LLMDiffusion, images: list[tor
     torch.testing.assert_close(painted, again, atol=1e-5, rtol=0)
     other = model.generate([captions.texts[0], "a large blue square center"], PAINT).images
     assert not torch.allclose(other[1], painted[1], atol=1e-4)
+
+
+def test_equal_captions_of_an_image_are_painted_once(model: LLMDiffusion, images: list[torch.Tensor]):
+    captions = model.caption(images[:2], SAY, group_size=2)
+    captions.texts = ["a red circle", "a red circle", "a red circle", "some shapes"]
+    painted = []
+    paint = model._paint
+    model._paint = lambda states, *rest: painted.append(len(states)) or paint(states, *rest)  # type: ignore[method-assign]
+    found = rearrange(model.reconstruct(captions, PAINT, group_size=2).images, "(b k) c h w -> b k c h w", k=2)
+    assert painted == [3]
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0, 0], found[0, 1], atol=1e-3)  # the two of one caption
+    assert not torch.allclose(found[1], found[2], atol=1e-3)  # another image: other noise
+    alone = model.reconstruct(model.caption(images[:2], SAY, group_size=2), PAINT, group_size=2).images
+    assert alone.shape == (8, 3, 48, 48)
 
 
 def test_hidden_conditioning_also_sees_the_image(model: LLMDiffusion, images: list[torch.Tensor]):

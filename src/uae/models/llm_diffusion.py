@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -65,11 +66,22 @@ class LLMDiffusion(nn.Module):
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
-        """``group_size`` images of each caption. All captions of one image start from the same noise."""
-        with torch.no_grad():
-            states, mask = self.condition(captions)
+        """``group_size`` images of each caption. All captions of one image start from the same noise, so equal ones
+        have equal pictures and are painted once."""
         image_of = torch.arange(len(captions)) // captions.group_size
-        return self._paint(states, mask, image_of, settings, group_size, seed, step)
+        if self.conditioning == "hidden":
+            with torch.no_grad():
+                states, mask = self.condition(captions)
+            return self._paint(states, mask, image_of, settings, group_size, seed, step)
+        said = list(zip(image_of.tolist(), captions.texts, strict=True))
+        row = {key: i for i, key in enumerate(dict.fromkeys(said))}
+        with torch.no_grad():
+            states, mask = self.text_states([text for _, text in row])
+        painted = self._paint(
+            states, mask, torch.tensor([image for image, _ in row]), settings, group_size, seed, step
+        )
+        each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[[row[key] for key in said]]
+        return Reconstructions(rearrange(each, "n k c h w -> (n k) c h w"), group_size)
 
     def generate(
         self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0

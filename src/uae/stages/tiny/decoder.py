@@ -7,6 +7,7 @@ the LLM and goes on with projector and transformer alone: long-caption pretraini
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 from pathlib import Path
@@ -29,7 +30,7 @@ from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions,
 from uae.stages.tiny.data import images_of, train_scenes
 from uae.utils.seed import normals
 
-LEVEL_SHARES = {"exhaustive": 0.6, "layout": 0.12, "objects": 0.1, "salient": 0.08, "count": 0.05, "gist": 0.05}
+OTHER_LEVELS = {"layout": 0.3, "objects": 0.25, "salient": 0.2, "count": 0.125, "gist": 0.125}  # beside exhaustive
 NUM_CAPTIONER_IMAGES = 8  # per micro-batch, for the captioning loss
 
 
@@ -38,6 +39,7 @@ class JointTask:
 
     name = "joint"
     recipe = Recipe(num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998)
+    exhaustive_share = 0.6
 
     def __init__(self, vae_folder: Path, captioner_folder: Path, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -49,7 +51,7 @@ class JointTask:
         scenes = train_scenes(step, self.recipe.batch_size)
         rng = random.Random(f"joint {step}")
         with torch.autocast("cpu", torch.bfloat16):
-            flow = flow_loss(self.model, scenes, rng, step)
+            flow = flow_loss(self.model, scenes, self.exhaustive_share, rng, step)
             said, metrics = caption_and_answer_loss(self.model.encoder, scenes[:NUM_CAPTIONER_IMAGES], rng)
         return flow + 0.25 * said, {"flow_loss": flow.item(), **metrics}
 
@@ -73,7 +75,8 @@ class DecoderTask:
     """Flow matching alone, on the states of the LLM as ``JointTask`` left it."""
 
     name = "decoder"
-    recipe = Recipe(num_steps=5_000, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
+    recipe = Recipe(num_steps=4_000, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
+    exhaustive_share = 0.75
 
     def __init__(self, vae_folder: Path, joint_folder: Path, compiled: bool = True) -> None:
         self.model = LLMDiffusion.from_pretrained(joint_folder)
@@ -84,14 +87,15 @@ class DecoderTask:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
         with torch.autocast("cpu", torch.bfloat16):
-            return flow_loss(self.model, scenes, random.Random(f"decoder {step}"), step), {}
+            rng = random.Random(f"decoder {step}")
+            return flow_loss(self.model, scenes, self.exhaustive_share, rng, step), {}
 
     def evaluate(self) -> dict[str, float]:
         scenes = [scene_at("validation", i, with_word=False) for i in range(400)]
         return {"objects_exact": objects_exact(self.model, scenes)}
 
     def export(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)  # as it is shipped
 
     def after_step(self, step: int) -> None:
         pass
@@ -107,9 +111,11 @@ def _learning(model: LLMDiffusion, compiled: bool) -> dict[str, nn.Module]:
     return {"transformer": decoder.transformer, "projector": decoder.projector}
 
 
-def flow_loss(model: LLMDiffusion, scenes: list[Scene], rng: random.Random, step: int) -> Tensor:
+def flow_loss(
+    model: LLMDiffusion, scenes: list[Scene], exhaustive_share: float, rng: random.Random, step: int
+) -> Tensor:
     """``‖v_θ(x_σ, σ, c) - (ε - x)‖²`` for a caption of each scene; noise and sigma are keyed by ``step``."""
-    decoder, texts = model.decoder, [caption(s, _level(rng), rng) for s in scenes]
+    decoder, texts = model.decoder, [caption(s, _level(exhaustive_share, rng), rng) for s in scenes]
     with torch.no_grad():
         latents = decoder.encode_images(images_of(scenes))
     embeds = decoder.condition(*model.text_states(texts))
@@ -127,10 +133,7 @@ def objects_exact(model: LLMDiffusion, scenes: list[Scene], num_steps: int = 10)
     return exact / sum(len(s.objects) for s in scenes)
 
 
-def _level(rng: random.Random) -> str:
-    draw = rng.random()
-    for level, share in LEVEL_SHARES.items():
-        draw -= share
-        if draw < 0:
-            return level
-    return "exhaustive"
+def _level(exhaustive_share: float, rng: random.Random) -> str:
+    if rng.random() < exhaustive_share:
+        return "exhaustive"
+    return rng.choices(list(OTHER_LEVELS), list(OTHER_LEVELS.values()))[0]
