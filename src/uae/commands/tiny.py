@@ -51,7 +51,7 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint decoder clip longclip dinov2 dinov3); by default all, in this order."""
+    """Parts to build (vae vision captioner joint decoder clip longclip dinov2 dinov3); all by default, in order."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1
