@@ -27,21 +27,34 @@ SCRIPT = Path(__file__).with_name("tiny_run.py")
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path, num_steps: int) -> subprocess.Popen:
+def small_run(folder: Path, num_steps: int) -> list[str]:
+    """Random weights, a few tokens."""
+    return [str(SCRIPT), str(folder), str(num_steps)]
+
+
+def shipped_run(folder: Path, num_steps: int) -> list[str]:
+    """The tiny preset itself (bf16, two threads) with fewer captions a step."""
+    code = "import torch; torch.set_num_threads(2); from uae.cli import main; main()"
+    fewer = ["--train.images-per-step", "2", "--train.group-size", "4", "--train.save-every", "1"]
+    return ["-c", code, "train", "tiny", "--run-dir", str(folder), "--train.num-steps", str(num_steps), *fewer]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
-    command = [sys.executable, str(SCRIPT), str(folder), str(num_steps)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
-def finish(folder: Path, num_steps: int) -> None:
-    process = start(folder, num_steps)
+def finish(arguments: list[str]) -> None:
+    process = start(arguments)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
 
 
-def kill_after_step(folder: Path, num_steps: int, step: int) -> None:
+def kill_after_step(arguments: list[str], folder: Path, step: int) -> None:
     """SIGKILL as soon as the log shows ``step``: before, in or after the checkpoint that follows."""
-    process = start(folder, num_steps)
+    process = start(arguments)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         log = folder / "metrics.jsonl"
@@ -59,14 +72,15 @@ def without_times(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path):
+@pytest.mark.parametrize(("run", "num_steps", "fatal"), [(small_run, 6, (0, 1, 2, 4)), (shipped_run, 3, (0, 1))])
+def test_killed_and_resumed_equals_uninterrupted(run, num_steps: int, fatal: tuple[int, ...], tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole, 6)
-    for step in (0, 1, 2, 4):
-        kill_after_step(killed, 6, step)
-    finish(killed, 6)
+    finish(run(whole, num_steps))
+    for step in fatal:
+        kill_after_step(run(killed, num_steps), killed, step)
+    finish(run(killed, num_steps))
     first, second = load_latest(whole / "checkpoints"), load_latest(killed / "checkpoints")
-    assert first is not None and second is not None and first.step == second.step == 6
+    assert first is not None and second is not None and first.step == second.step == num_steps
     for name, value in first.weights["policy"].items():
         assert torch.equal(value, second.weights["policy"][name]), name
     for slot, moments in first.state["optimizer"]["state"].items():

@@ -1,4 +1,5 @@
-"""``uae tiny build``: the shipped models from nothing, in order. Each part resumes where it was stopped."""
+"""``uae tiny build``: the shipped models from nothing, in order; each part resumes where it was stopped.
+``uae tiny measure``: what they can do before any reinforcement learning."""
 
 from __future__ import annotations
 
@@ -6,17 +7,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
-from uae.models.loading import ASSETS
+from uae.bench.cold_start import measure_cold_start
+from uae.models.loading import ASSETS, load_model
 from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
 from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.decoder import DecoderTask, JointTask
 from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import VisionTask
+from uae.utils.checkpoint import atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -58,12 +62,45 @@ class Arguments:
     """Threads within operators of each process; these models are too small to gain from more."""
 
 
+@dataclass(frozen=True)
+class MeasureArguments:
+    """Measure a tiny model on held-out scenes: VAE, decoder from true captions, captioner, similarity backbones."""
+
+    model: str = "tiny"
+    """`tiny`, or a folder that uae wrote."""
+    out: Path = Path("cold_start.json")
+    """Result file."""
+
+
+COMMANDS = ("build", "measure")
+
+
 def main(arguments: list[str]) -> None:
-    """``uae tiny build [--only PART …] [--work DIR]``"""
-    if not arguments or arguments[0] != "build":
-        raise ValueError("expected: uae tiny build [--only PART …] [--work DIR]; uae tiny build --help explains")
+    """``uae tiny build [--only PART …] [--work DIR]`` or ``uae tiny measure [--out FILE]``"""
+    command = arguments[0] if arguments else ""
+    if command not in COMMANDS:
+        raise ValueError(f"expected uae tiny {' or '.join(COMMANDS)}, got {command!r}{did_you_mean(command, COMMANDS)}")
     quiet_libraries()
-    args = tyro.cli(Arguments, args=arguments[1:], prog="uae tiny build")
+    if command == "build":
+        build(tyro.cli(Arguments, args=arguments[1:], prog="uae tiny build"))
+    else:
+        measure(tyro.cli(MeasureArguments, args=arguments[1:], prog="uae tiny measure"))
+
+
+def measure(args: MeasureArguments) -> None:
+    """Measure, and write the numbers."""
+    model: Any = load_model(args.model)
+    results = measure_cold_start(model)
+    atomic_write_json(args.out, results)
+    print(f"VAE round trip: {results['vae']['objects_exact']['percent']:.1f} % of objects exact")
+    for steps, cases in results["decoder"].items():
+        shares = "   ".join(f"{name} {case['objects_exact']['percent']:.1f}" for name, case in cases.items())
+        print(f"decoder, {steps}, % of objects exact:   {shares}")
+    print(f"questions: {results['questions']['all']['percent']:.1f} % right   numbers: {args.out}")
+
+
+def build(args: Arguments) -> None:
+    """Train each part to its end and put what is shipped among the assets."""
     for part in args.only:
         if part not in PARTS:
             raise ValueError(f"unknown part {part!r}: expected {', '.join(PARTS)}{did_you_mean(part, PARTS)}")

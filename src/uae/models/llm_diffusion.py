@@ -77,9 +77,7 @@ class LLMDiffusion(nn.Module):
         row = {key: i for i, key in enumerate(dict.fromkeys(said))}
         with torch.no_grad():
             states, mask = self.text_states([text for _, text in row])
-        painted = self._paint(
-            states, mask, torch.tensor([image for image, _ in row]), settings, group_size, seed, step
-        )
+        painted = self._paint(states, mask, torch.tensor([image for image, _ in row]), settings, group_size, seed, step)
         each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[[row[key] for key in said]]
         return Reconstructions(rearrange(each, "n k c h w -> (n k) c h w"), group_size)
 
