@@ -16,6 +16,7 @@ from uae.bench.cold_start import measure_cold_start
 from uae.models.loading import ASSETS, load_model
 from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
+from uae.stages.tiny.binding import BindingTask
 from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.decoder import DecoderTask, JointTask
 from uae.stages.tiny.vae import VaeTask
@@ -40,7 +41,8 @@ PARTS = {
     "vision": Part(VisionTask),
     "captioner": Part(CaptionerTask, ("vision",)),
     "joint": Part(JointTask, ("vae", "captioner"), processes=2),
-    "decoder": Part(DecoderTask, ("vae", "joint"), asset="umm1", processes=2),
+    "binding": Part(BindingTask, ("joint",), processes=2),
+    "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -55,7 +57,7 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint decoder clip longclip dinov2 dinov3); all by default, in order."""
+    """Parts to build (vae vision captioner joint binding decoder clip longclip dinov2 dinov3); all by default, in order."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1

@@ -6,6 +6,7 @@ number, so model, optimiser, average and step number are the whole state.
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,7 @@ def in_processes(number: int, function: Callable, *arguments: Any) -> None:
 
 
 def _join(rank: int, number: int, meeting_point: str, function: Callable, arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it tells that the parent died; nohup had it ignored
     dist.init_process_group(
         "gloo", f"file://{meeting_point}/store", timeout=timedelta(hours=1), world_size=number, rank=rank
     )

@@ -75,11 +75,11 @@ class DecoderTask:
     """Flow matching alone, on the states of the LLM as ``JointTask`` left it."""
 
     name = "decoder"
-    recipe = Recipe(num_steps=4_000, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
+    recipe = Recipe(num_steps=3_600, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
     exhaustive_share = 0.75
 
-    def __init__(self, vae_folder: Path, joint_folder: Path, compiled: bool = True) -> None:
-        self.model = LLMDiffusion.from_pretrained(joint_folder)
+    def __init__(self, vae_folder: Path, binding_folder: Path, compiled: bool = True) -> None:
+        self.model = LLMDiffusion.from_pretrained(binding_folder)
         self.model.requires_grad_(False)
         self.model.decoder.vae = AutoencoderKL.from_pretrained(vae_folder)  # type: ignore[assignment]
         self.modules = _learning(self.model, compiled)
