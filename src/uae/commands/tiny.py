@@ -57,7 +57,7 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint binding decoder clip longclip dinov2 dinov3); all by default, in order."""
+    """Parts to build (vae vision captioner joint binding decoder clip longclip dinov2 dinov3); by default all."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import LLM_WIDTH
 from uae.scenes.language import caption
 from uae.scenes.scene import CELLS, Scene, scene_at
@@ -53,7 +52,7 @@ class BindingTask:
     def _read(self, scenes: list[Scene], rng: random.Random) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Logits at the states of cell words and last words, and their labels."""
         texts = [caption(scene, "exhaustive", rng) for scene in scenes]
-        states, mask = self.encoder.text_states(texts)
+        states, _ = self.encoder.text_states(texts)
         where = [(b, at, cell) for b, text in enumerate(texts) for at, cell in self._places(text)]
         row, at, cell = torch.tensor(where).T
         parts = self.heads(states[row, at]).split([len(classes) for classes in HEADS.values()], dim=-1)
