@@ -151,11 +151,17 @@ class QwenVL(nn.Module):
         self._frozen_copy.requires_grad_(False)
 
     def add_lora(self, rank: int) -> None:
-        """LoRA on all linear layers of the language model, alpha twice the rank, Gaussian start (paper §4)."""
+        """LoRA on all linear layers of the language model, alpha twice the rank, Gaussian start (paper §4).
+
+        The start is the same in every run, so that equal runs have equal weights.
+        """
         linear = [n for n, m in self.language_model.named_modules() if isinstance(m, nn.Linear)]
         names = [f"model.language_model.{name}" for name in linear]
         config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=names)
-        object.__setattr__(self, "_adapter", get_peft_model(self.model, config))  # layers are replaced in place
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            adapter = get_peft_model(self.model, config)  # layers are replaced in place
+        object.__setattr__(self, "_adapter", adapter)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
