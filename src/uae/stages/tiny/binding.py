@@ -2,8 +2,8 @@
 
 The decoder's attention knows no order of words, so what a phrase says of one object must meet in one state. Large
 language models bring that along; the tiny one, trained on next words only, did not: after 128k samples its decoder
-painted 1 % of objects right. Here the state at each word for a cell must name, under one linear layer, what that
-cell holds (its shape, colour and size came before), and the last state the background. The layer is thrown away.
+painted 1 % of objects right. Here the state at each word for a cell must name, under one linear layer, that cell and
+what it holds (its shape, colour and size came before), and the last state the background. The layer is thrown away.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions,
 from uae.stages.tiny.data import train_scenes
 from uae.stages.tiny.vision import HEADS, NOTHING, cell_labels
 
+READ = {**HEADS, "cell": CELLS}
 NUM_CAPTIONER_IMAGES = 12  # per micro-batch, for the captioning loss
 
 
@@ -30,14 +31,14 @@ class BindingTask:
     """Cross-entropy of what each phrase says, read from its last word's state, beside the captioner's own loss."""
 
     name = "binding"
-    recipe = Recipe(num_steps=600, batch_size=32, num_parallel=2, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
+    recipe = Recipe(num_steps=300, batch_size=32, num_parallel=2, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99)
 
     def __init__(self, joint_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
         self.model = LLMDiffusion.from_pretrained(joint_folder)
         self.encoder = self.model.encoder
         self.encoder.model.model.visual.requires_grad_(False)
-        self.heads = nn.Linear(LLM_WIDTH, sum(len(classes) for classes in HEADS.values()))
+        self.heads = nn.Linear(LLM_WIDTH, sum(len(classes) for classes in READ.values()))
         self.modules: dict[str, nn.Module] = {"captioner": self.encoder.model, "heads": self.heads}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -46,7 +47,7 @@ class BindingTask:
         with torch.autocast("cpu", torch.bfloat16):
             logits, labels = self._read(scenes, rng)
             said, metrics = caption_and_answer_loss(self.encoder, scenes[:NUM_CAPTIONER_IMAGES], rng)
-        bound = torch.stack([_cross_entropy(logits[name], labels[name]) for name in HEADS]).sum()
+        bound = torch.stack([_cross_entropy(logits[name], labels[name]) for name in READ]).sum()
         return bound + said, {"bound": bound.item(), **metrics}
 
     def _read(self, scenes: list[Scene], rng: random.Random) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -55,13 +56,14 @@ class BindingTask:
         states, _ = self.encoder.text_states(texts)
         where = [(b, at, cell) for b, text in enumerate(texts) for at, cell in self._places(text)]
         row, at, cell = torch.tensor(where).T
-        parts = self.heads(states[row, at]).split([len(classes) for classes in HEADS.values()], dim=-1)
+        parts = self.heads(states[row, at]).split([len(classes) for classes in READ.values()], dim=-1)
         labels = {name: values[row, cell.clamp(min=0)] for name, values in cell_labels(scenes).items()}
+        labels["cell"] = cell
         is_last = cell < 0
         labels = {
             name: values.masked_fill(is_last != (name == "background"), NOTHING) for name, values in labels.items()
         }
-        return dict(zip(HEADS, parts, strict=True)), labels
+        return dict(zip(READ, parts, strict=True)), labels
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Token positions of a text's cell words with their cells, and the last position with cell -1."""
@@ -73,7 +75,7 @@ class BindingTask:
     def evaluate(self) -> dict[str, float]:
         scenes = [scene_at("validation", i) for i in range(200)]
         logits, labels = self._read(scenes, random.Random("binding evaluation"))
-        right = {name: (logits[name].argmax(-1) == labels[name])[labels[name] != NOTHING] for name in HEADS}
+        right = {name: (logits[name].argmax(-1) == labels[name])[labels[name] != NOTHING] for name in READ}
         bound = {f"bound_{name}": values.float().mean().item() for name, values in right.items()}
         return {
             **bound,

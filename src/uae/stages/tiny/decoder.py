@@ -75,7 +75,7 @@ class DecoderTask:
     """Flow matching alone, on the states of the LLM as ``JointTask`` left it."""
 
     name = "decoder"
-    recipe = Recipe(num_steps=3_600, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.999, seed=1)
+    recipe = Recipe(num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.999, seed=1)
     exhaustive_share = 0.75
 
     def __init__(self, vae_folder: Path, binding_folder: Path, compiled: bool = True) -> None:
