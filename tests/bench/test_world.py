@@ -276,7 +276,7 @@ def test_prompts_say_what_the_tag_asks():
     colored = [p for p in unseen if p.tag == "color_attr"]
     assert all(HELD_OUT_PAIRS & {(o.shape, o.color) for o in p.scene.objects} for p in colored)
     with pytest.raises(ValueError, match="different prompts"):
-        make_prompts(90)  # 43 pairs, with and without an article
+        make_prompts(11, split="unseen")  # 5 pairs, with and without an article
 
 
 def test_judgement_by_tag():
