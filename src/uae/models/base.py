@@ -35,7 +35,11 @@ class UnifiedModel(Captioner, Protocol):
     """Understanding (image → caption) and generation (caption → image) under one roof."""
 
     family: str
-    encoder: Policy
+
+    @property
+    def encoder(self) -> Policy:
+        """The captioner as a policy: what is trained."""
+        ...
 
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
