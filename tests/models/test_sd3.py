@@ -196,6 +196,8 @@ def test_saving_and_loading(tmp_path, text_length):
         assert torch.equal(loaded.state_dict()[name], tensor), name
     with pytest.raises(ValueError, match=f"the LLM's width 2048, the one in .* takes {LLM_WIDTH}"):
         SD3Decoder.from_pretrained(tmp_path, llm_width=2048)
+    loaded.save_pretrained(tmp_path / "again")  # which must not tell where it was loaded from
+    assert not [file for file in (tmp_path / "again").rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
 def test_half_precision_is_close(tmp_path):

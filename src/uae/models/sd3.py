@@ -172,7 +172,9 @@ class SD3Decoder(nn.Module):
         """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length."""
         folder = Path(folder)
         for name in ("transformer", "vae", "scheduler", "projector"):
-            getattr(self, name).save_pretrained(folder / name)
+            part = getattr(self, name)
+            part.register_to_config(_name_or_path="")  # else the folder it was once loaded from is written too
+            part.save_pretrained(folder / name)
         sd3_files.save_pooled(folder, self.pooled)
         sd3_files.save_text_length(folder, self.text_length)
 
