@@ -26,14 +26,12 @@ from uae.models.base import UnifiedModel
 from uae.models.loading import load_model
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import Backbone, load_backbone
-from uae.rewards.base import WeightedSum
-from uae.rewards.build import check_rewards
-from uae.rewards.reconstruction import ReconstructionReward
+from uae.rewards.build import build_reward, check_rewards
 from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
 from uae.stages.tiny.imitation import imitate
-from uae.utils.checkpoint import atomic_write_json
+from uae.utils.checkpoint import atomic_write_json, json_ready
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
@@ -100,7 +98,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         "control": args.control,
         "versions": versions(),
         "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
-        "config": asdict(config),
+        "config": json_ready(asdict(config)),
     }
     atomic_write_json(args.out / "results.json", results)
     write_report(
@@ -119,9 +117,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
 def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path) -> list[Frame]:
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     prepare_policy(model, config.lora_rank)
-    reward = WeightedSum(
-        {name: (weight, ReconstructionReward(backbones[name])) for name, weight in config.rewards.items()}
-    )
+    reward = build_reward(config.rewards, backbones)
     last = config.train.num_steps
     frames = [frame(model, config, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):
