@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from uae.bench.backbone_quality import measure_backbone
-from uae.bench.statistics import Share
+from uae.bench.statistics import shares_to_json
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import captions_by_instruction, perception, pictures
-from uae.bench.world_fidelity import decoder_report, fidelity, scenes_with
+from uae.bench.world_fidelity import decoder_report, fidelity, psnr, scenes_with
 from uae.config import DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.backbones import load_backbone
@@ -35,7 +35,7 @@ def measure_cold_start(model: LLMDiffusion, min_objects: int = 1000) -> dict[str
             for num_steps in DECODING_STEPS
         },
         "captions": captions_by_instruction(model, scenes),
-        "questions": _json_of(perception(model, scenes, num_questions=5 * NUM_SCENES)),
+        "questions": shares_to_json(perception(model, scenes, num_questions=5 * NUM_SCENES)),
         "backbones": {name: measure_backbone(load_backbone(name, "tiny")) for name in BACKBONES},
     }
 
@@ -47,9 +47,4 @@ def round_trip_report(model: LLMDiffusion, min_objects: int = 1000) -> dict[str,
     images = pictures(scenes)
     decoder = model.decoder
     decoded = torch.cat([decoder.decode_latents(decoder.encode_images(part)) for part in images.split(64)])
-    error = (decoded - images).square().mean((1, 2, 3))
-    return {**fidelity(scenes, decoded).to_json(), "psnr": (-10 * error.log10()).mean().item()}
-
-
-def _json_of(shares: dict[str, Share]) -> dict[str, Any]:
-    return {name: share.to_json() for name, share in shares.items()}
+    return {**fidelity(scenes, decoded).to_json(), "psnr": psnr(images, decoded)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +41,8 @@ class Share:
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval or (None, None)
         return {"percent": self.percent, "low": low, "high": high, "right": self.right, "total": self.total}
+
+
+def shares_to_json(shares: Mapping[str, Share]) -> dict[str, Any]:
+    """Each share by name, ready for JSON."""
+    return {name: share.to_json() for name, share in shares.items()}

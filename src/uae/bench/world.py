@@ -20,7 +20,7 @@ from torch import Tensor
 
 from uae.bench import world_prompts
 from uae.bench.samples import Sample
-from uae.bench.statistics import Share
+from uae.bench.statistics import Share, shares_to_json
 from uae.bench.unified import score_pairs
 from uae.bench.unified_result import BACKBONES, UnifiedResult
 from uae.bench.world_fidelity import EVALUATION_STEPS, fidelity, paint
@@ -101,8 +101,8 @@ def measure(
         perception_small=answers["small"].percent,
     )
     result.details.update(
-        geneval=_json_of(by_tag),
-        perception=_json_of(answers),
+        geneval=shares_to_json(by_tag),
+        perception=shares_to_json(answers),
         settings=_settings(num_scenes, split, captioning, decoding, prompts_per_tag, seed),
     )
     result.geneval_rows.extend(world_prompts.rows(verdicts))
@@ -135,7 +135,7 @@ def measure_ceiling(
     verdicts = geneval(model, make_prompts(prompts_per_tag), decoding, seed=seed, exhaustive=True)
     by_tag = world_prompts.scores(verdicts)
     result.numbers.update(geneval=world_prompts.overall(by_tag), perception=100.0, perception_small=100.0)
-    result.details.update(geneval=_json_of(by_tag))
+    result.details.update(geneval=shares_to_json(by_tag))
     result.geneval_rows.extend(world_prompts.rows(verdicts))
     result.samples.extend(samples(images, texts, reconstructions, num_samples))
     return result
@@ -327,10 +327,6 @@ def perception(
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------
-
-
-def _json_of(shares: Mapping[str, Share]) -> dict[str, Any]:
-    return {name: share.to_json() for name, share in shares.items()}
 
 
 def _settings(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.bench.statistics import Share
+from uae.bench.statistics import Share, shares_to_json
 from uae.config import DecodeSettings
 from uae.models.base import UnifiedModel
 from uae.scenes.detector import Detection, Found, detect
@@ -45,8 +45,8 @@ class Fidelity:
     def to_json(self) -> dict[str, Any]:
         return {
             "objects_exact": self.objects_exact.to_json(),
-            "by_attribute": {name: share.to_json() for name, share in self.by_attribute.items()},
-            "by_size": {name: share.to_json() for name, share in self.by_size.items()},
+            "by_attribute": shares_to_json(self.by_attribute),
+            "by_size": shares_to_json(self.by_size),
             "hallucinated_per_image": self.hallucinated_per_image,
             "words_exact": self.words_exact.to_json(),
             "backgrounds_exact": self.backgrounds_exact.to_json(),
@@ -104,6 +104,11 @@ def _all_right(scene: Scene, detection: Detection) -> bool:
         contents[scene.word.cell] = scene.word
     cells = all(_shows(found, contents.get(found.cell)) for found in detection.cells)
     return cells and detection.background == scene.background
+
+
+def psnr(images: Float[Tensor, "N 3 h w"], others: Float[Tensor, "N 3 h w"]) -> float:
+    """Peak signal-to-noise ratio in dB, mean over pairs of images in [0, 1]."""
+    return (-10 * (others - images).square().mean((1, 2, 3)).log10()).mean().item()
 
 
 # --- the decoder alone ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a unified model must offer. A new family is one file with a class of this shape (``docs/add_a_model.md``)."""
+"""What a unified model must offer. A new family is one file with a class of this shape."""
 
 from __future__ import annotations
 

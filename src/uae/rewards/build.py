@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
-from uae.rewards.backbones import check_backbone_source, load_backbone
+from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import WeightedSum
 from uae.rewards.reconstruction import ReconstructionReward
 from uae.rewards.sources import ARCHITECTURES
@@ -25,12 +23,6 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
         check_backbone_source(name, source)
 
 
-def build_reward(weights: Mapping[str, float], source: str | None, device: torch.device) -> WeightedSum:
-    """Cosine rewards of these backbones, summed with these weights."""
-    check_rewards(weights, source)
-    return WeightedSum(
-        {
-            name: (weight, ReconstructionReward(load_backbone(name, source, device=device)))
-            for name, weight in weights.items()
-        }
-    )
+def build_reward(weights: Mapping[str, float], backbones: Mapping[str, Backbone]) -> WeightedSum:
+    """Cosine rewards of loaded backbones, summed with these weights."""
+    return WeightedSum({name: (weight, ReconstructionReward(backbones[name])) for name, weight in weights.items()})

@@ -21,7 +21,7 @@ from uae.scenes.scene import CELLS, Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import train_scenes
-from uae.stages.tiny.vision import HEADS, NOTHING, cell_labels
+from uae.stages.tiny.vision import HEADS, NOTHING, ReadOut, cell_labels
 
 READ = {**HEADS, "cell": CELLS}
 NUM_CAPTIONER_IMAGES = 12  # per micro-batch, for the captioning loss
@@ -38,7 +38,7 @@ class BindingTask:
         self.model = LLMDiffusion.from_pretrained(joint_folder)
         self.encoder = self.model.encoder
         self.encoder.model.model.visual.requires_grad_(False)
-        self.heads = nn.Linear(LLM_WIDTH, sum(len(classes) for classes in READ.values()))
+        self.heads = ReadOut(LLM_WIDTH, READ)
         self.modules: dict[str, nn.Module] = {"captioner": self.encoder.model, "heads": self.heads}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -56,14 +56,13 @@ class BindingTask:
         states, _ = self.encoder.text_states(texts)
         where = [(b, at, cell) for b, text in enumerate(texts) for at, cell in self._places(text)]
         row, at, cell = torch.tensor(where).T
-        parts = self.heads(states[row, at]).split([len(classes) for classes in READ.values()], dim=-1)
         labels = {name: values[row, cell.clamp(min=0)] for name, values in cell_labels(scenes).items()}
         labels["cell"] = cell
         is_last = cell < 0
         labels = {
             name: values.masked_fill(is_last != (name == "background"), NOTHING) for name, values in labels.items()
         }
-        return dict(zip(READ, parts, strict=True)), labels
+        return self.heads.read(states[row, at]), labels
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Token positions of a text's cell words with their cells, and the last position with cell -1."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uae.bench import world
 from uae.config import CaptionSettings
-from uae.models.qwen_vl import QwenVL
+from uae.models.qwen_vl import CaptionContext, QwenVL
 from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
 from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption
@@ -74,14 +74,18 @@ def caption_and_answer_loss(
     ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
     target, _ = pad(is_target, 0, "right", captioner.device)
     context = captioner.look(list(images_of(scenes)), [""] * len(scenes), group_size=2)
-    context = captioner.until_question(context)
-    prefix = captioner.prefill(context)
-    logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
-    errors = nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+    errors = token_errors(captioner, captioner.until_question(context), ids)
     weight = target * mask
     caption_loss = (errors[0::2] * weight[0::2]).sum() / weight[0::2].sum()
     answer_loss = (errors[1::2] * weight[1::2]).sum() / weight[1::2].sum()
     return caption_loss + answer_loss, {"caption_loss": caption_loss.item(), "answer_loss": answer_loss.item()}
+
+
+def token_errors(captioner: QwenVL, context: CaptionContext, ids: Tensor) -> Tensor:
+    """``[B, T]``: cross-entropy of each token, given those before it and the context."""
+    prefix = captioner.prefill(context)
+    logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
+    return nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
 
 
 def _caption_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:

@@ -1,8 +1,8 @@
 """The world's decoder: captions at all levels of detail to latents, by flow matching on the LLM's text states.
 
-Two parts. ``JointTask`` trains the LLM (captions and questions go on) beside projector and SD3 transformer, because
-the states of a captioner that never wrote for a painter bind attributes to objects late. ``DecoderTask`` then freezes
-the LLM and goes on with projector and transformer alone: long-caption pretraining, at twice the speed.
+Two parts. ``JointTask`` trains the LLM (captions and questions go on) beside projector and SD3 transformer. When
+``BindingTask`` has taught the LLM's text states to bind, ``DecoderTask`` freezes it and trains projector and
+transformer alone: long-caption pretraining, at twice the speed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from uae.bench.world_fidelity import fidelity, paint
 from uae.config import DecodeSettings
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_decoder
-from uae.scenes.detector import detect
 from uae.scenes.language import caption, exhaustive_caption
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
@@ -72,7 +72,7 @@ class JointTask:
 
 
 class DecoderTask:
-    """Flow matching alone, on the states of the LLM as ``JointTask`` left it."""
+    """Flow matching alone, on the states of the LLM as ``BindingTask`` left it."""
 
     name = "decoder"
     recipe = Recipe(num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.999, seed=1)
@@ -127,10 +127,8 @@ def flow_loss(
 @torch.compiler.set_stance("force_eager")
 def objects_exact(model: LLMDiffusion, scenes: list[Scene], num_steps: int = 10) -> float:
     """Share of objects painted exactly right from exhaustive true captions."""
-    painted = model.generate([exhaustive_caption(s) for s in scenes], DecodeSettings(num_steps=num_steps)).images
-    found = detect(painted)
-    exact = sum(len(set(s.objects) & set(f.objects)) for s, f in zip(scenes, found, strict=True))
-    return exact / sum(len(s.objects) for s in scenes)
+    painted = paint(model, [exhaustive_caption(s) for s in scenes], DecodeSettings(num_steps=num_steps))
+    return (fidelity(scenes, painted).objects_exact.percent or 0.0) / 100
 
 
 def _level(exhaustive_share: float, rng: random.Random) -> str:

@@ -6,13 +6,14 @@ Whatever Unified-GRPO gains over this is not the mere choice of the longest capt
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uae.models.qwen_vl import QwenVL
 from uae.models.tokens import pad
 from uae.rl.config import TrainConfig
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import Scene
+from uae.stages.tiny.captioner import token_errors
 from uae.stages.tiny.data import images_of, train_scenes
 from uae.utils.device import autocast
 from uae.utils.metrics import TrainProgress
@@ -39,7 +40,5 @@ def imitation_loss(captioner: QwenVL, scenes: list[Scene], instruction: str) -> 
     """Mean cross-entropy over the tokens of the scenes' exhaustive captions, their end included."""
     rows = [captioner.tokenize(f"{exhaustive_caption(scene)} <|im_end|>") for scene in scenes]
     ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
-    prefix = captioner.prefill(captioner.look(list(images_of(scenes)), [instruction] * len(scenes)))
-    logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
-    errors = nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+    errors = token_errors(captioner, captioner.look(list(images_of(scenes)), [instruction] * len(scenes)), ids)
     return (errors * mask).sum() / mask.sum()

@@ -8,8 +8,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from uae.bench.world_fidelity import fidelity, psnr
 from uae.models.tiny import build_vae
-from uae.scenes.detector import detect
 from uae.scenes.scene import IMAGE_SIZE, Scene, cell_slice, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of, train_scenes
@@ -77,13 +77,11 @@ def measure_vae(vae: AutoencoderKL, scenes: list[Scene]) -> dict[str, float]:
     latents = encode_means(vae, images)
     decoded = torch.cat([vae.decode(part).sample for part in latents.split(64)])  # type: ignore[union-attr]
     decoded = (decoded / 2 + 0.5).clamp(0, 1)
-    found = detect(decoded)
-    num_objects = sum(len(s.objects) for s in scenes)
-    words = [(s, f) for s, f in zip(scenes, found, strict=True) if s.word]
-    exact = sum(len(set(s.objects) & set(f.objects)) for s, f in zip(scenes, found, strict=True))
-    return {
-        "objects_exact": exact / num_objects,
-        "words_exact": sum(s.word == f.word for s, f in words) / max(1, len(words)),
-        "scenes_exact": sum(s == f.scene for s, f in zip(scenes, found, strict=True)) / len(scenes),
-        "psnr": (-10 * (decoded - images).square().mean((1, 2, 3)).log10()).mean().item(),
+    found = fidelity(scenes, decoded)
+    shares = {
+        "objects_exact": found.objects_exact,
+        "words_exact": found.words_exact,
+        "scenes_exact": found.scenes_exact,
     }
+    exact = {name: share.percent / 100 for name, share in shares.items() if share.percent is not None}
+    return exact | {"psnr": psnr(images, decoded)}

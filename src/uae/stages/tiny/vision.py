@@ -8,6 +8,7 @@ background. The layer is thrown away.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,18 @@ HEADS = {
 }
 
 
+class ReadOut(nn.Linear):
+    """One linear layer that names classes of several kinds."""
+
+    def __init__(self, width: int, classes: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(width, sum(len(names) for names in classes.values()))
+        self.sizes = {kind: len(names) for kind, names in classes.items()}
+
+    def read(self, states: Tensor) -> dict[str, Tensor]:
+        """Logits by kind."""
+        return dict(zip(self.sizes, self(states).split(list(self.sizes.values()), dim=-1), strict=True))
+
+
 class VisionTask:
     """Cross-entropy of each cell's attributes, those that it has."""
 
@@ -37,7 +50,7 @@ class VisionTask:
     def __init__(self) -> None:
         torch.manual_seed(self.recipe.seed)
         self.captioner = build_captioner()
-        self.heads = nn.Linear(LLM_WIDTH, sum(len(classes) for classes in HEADS.values()))
+        self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {"visual": self.captioner.model.model.visual, "heads": self.heads}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -53,8 +66,7 @@ class VisionTask:
 
     def _logits(self, scenes: list[Scene]) -> dict[str, Tensor]:
         features, _ = self.captioner.see(list(images_of(scenes)))
-        parts = self.heads(torch.stack(features)).split([len(classes) for classes in HEADS.values()], dim=-1)
-        return dict(zip(HEADS, parts, strict=True))
+        return self.heads.read(torch.stack(features))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
