@@ -279,8 +279,8 @@ def test_state_that_could_not_be_resumed_is_refused_at_saving(tmp_path):
 
 def test_atomic_write_replaces_or_leaves_alone(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    atomic_write_json(path, {"score": 1.5, "bad": float("nan"), "deep": [(1, float("inf"))]})
-    assert json.loads(path.read_text()) == {"score": 1.5, "bad": None, "deep": [[1, None]]}
+    atomic_write_json(path, {"score": 1.5, "bad": float("nan"), "deep": [(1, float("inf"))], "at": Path("runs/a")})
+    assert json.loads(path.read_text()) == {"score": 1.5, "bad": None, "deep": [[1, None]], "at": "runs/a"}
     before = path.read_text()
 
     def full(*_):

@@ -31,7 +31,7 @@ from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
 from uae.stages.tiny.imitation import imitate
-from uae.utils.checkpoint import atomic_write_json, json_ready
+from uae.utils.checkpoint import atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
@@ -98,7 +98,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         "control": args.control,
         "versions": versions(),
         "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
-        "config": json_ready(asdict(config)),
+        "config": asdict(config),
     }
     atomic_write_json(args.out / "results.json", results)
     write_report(

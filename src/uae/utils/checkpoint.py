@@ -169,11 +169,13 @@ def atomic_write_json(path: Path | str, value: Any) -> None:
 
 
 def json_ready(value: Any) -> Any:
-    """The same value with null for nan and inf, which JSON cannot express."""
+    """The same value with null for nan and inf, and paths as text, which JSON cannot express."""
     if isinstance(value, Mapping):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_ready(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
