@@ -26,7 +26,9 @@ class DecodeSettings:
     """How captions become images."""
 
     num_steps: int = 10
-    """Steps of the ODE."""
+    """Steps of the ODE of a diffusion decoder; an autoregressive one takes a step for each of its image tokens."""
+    temperature: float = 1.0
+    """Of image tokens, where the decoder is autoregressive; 0 is greedy."""
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is none and costs one pass a step instead of two."""
     height: int = 48

@@ -11,7 +11,7 @@ Sequences of one image are adjacent: index ``b = (p*G + g)*K + k``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -78,6 +78,7 @@ class Reconstructions:
     images: Float[Tensor, "B 3 h w"]
     group_size: int
     rollout: Rollout | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # of how they were made, to be logged
 
 
 @runtime_checkable

@@ -51,7 +51,7 @@ def library_inputs(captioner: QwenVL, folder: Path, image: torch.Tensor, questio
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
     seen = processor(pixels, return_tensors="pt")
     num_tokens = int(seen["image_grid_thw"].prod()) // captioner.model.config.vision_config.spatial_merge_size**2
-    ids = torch.tensor([captioner._prompt(question, num_tokens)])
+    ids = torch.tensor([captioner.prompt(question, num_tokens)])
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),

@@ -20,7 +20,7 @@ from uae.scenes.language import (
     score_caption,
 )
 from uae.scenes.scene import CELLS, COLORS, SHAPES, SIZES, SPLITS, Object, Scene, Word, scene_at
-from uae.scenes.tokenizer import build_tokenizer
+from uae.scenes.tokenizer import build_qwen_tokenizer
 
 SCENES = [scene_at(split, i) for split in SPLITS for i in range(100)]
 SCENE = Scene(
@@ -197,7 +197,7 @@ def test_answers_cannot_be_guessed():
 
 
 def test_each_word_is_one_token():
-    tokenizer = build_tokenizer()
+    tokenizer = build_qwen_tokenizer()
     texts = [caption(s, level, rng(i, level)) for i, s in enumerate(SCENES) for level in LEVELS]
     texts += [exhaustive_caption(s) for s in SCENES] + list(INSTRUCTIONS.values())
     for i, s in enumerate(SCENES):

@@ -311,7 +311,7 @@ def perception(
 ) -> dict[str, Share]:
     """Questions answered exactly: ``all``, those about ``small`` objects, and by kind."""
     asked = make_questions(scenes, num_questions, seed)
-    images = pictures(scenes)
+    images = list(pictures(scenes))  # one tensor for each: a picture is looked at once for all its questions
     right: list[bool] = []
     for start in range(0, len(asked), _QUESTION_BATCH):
         part = asked[start : start + _QUESTION_BATCH]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -38,7 +38,12 @@ class UnifiedModel(Captioner, Protocol):
 
     @property
     def encoder(self) -> Policy:
-        """The captioner as a policy: what is trained."""
+        """The captioner as a policy over caption tokens."""
+        ...
+
+    @property
+    def decoder(self) -> Any:
+        """The painter; a ``Policy`` where its reconstructions come with a rollout."""
         ...
 
     def reconstruct(

@@ -1,6 +1,7 @@
-"""Models by name: the shipped tiny one, a folder that uae wrote, the paper's released folder, or stock checkpoints.
+"""Models by name: the shipped tiny ones, a folder that uae wrote, the paper's released folder, or stock checkpoints.
 
-Stock checkpoints are an encoder and a decoder by hub id or folder. They and the paper's go to the GPU if there is one.
+Stock checkpoints are one Janus-Pro, or an encoder and a decoder, by hub id or folder. They and the paper's go to the
+GPU if there is one.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
     if _paper_layout().is_paper_layout(folder):
         return _paper_layout().load_paper_layout(folder, dtype).to(_large_model_device())
     if not (folder / "uae.json").is_file():
+        if _model_type(source) == "janus":
+            return _family("autoregressive").from_pretrained(source, dtype).to(_large_model_device())
         known = ", ".join(SHIPPED)
         raise ValueError(
-            f"expected a model ({known}), a folder with uae.json, or ENCODER+DECODER such as "
+            f"expected a model ({known}), a folder with uae.json, a Janus-Pro checkpoint, or ENCODER+DECODER such as "
             f"Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-large; got {source!r}"
             f"{did_you_mean(source, SHIPPED)}"
         )
@@ -42,7 +45,7 @@ def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
 
 
 def _family(name: str) -> Any:
-    families: dict[str, Callable[[], Any]] = {"llm_diffusion": _llm_diffusion}
+    families: dict[str, Callable[[], Any]] = {"llm_diffusion": _llm_diffusion, "autoregressive": _janus}
     if name not in families:
         raise ValueError(f"unknown model family {name!r}: expected one of {', '.join(families)}")
     return families[name]()
@@ -52,6 +55,22 @@ def _llm_diffusion() -> Any:
     from uae.models.llm_diffusion import LLMDiffusion
 
     return LLMDiffusion
+
+
+def _janus() -> Any:
+    from uae.models.janus import Janus
+
+    return Janus
+
+
+def _model_type(source: str) -> str | None:
+    """What a stock checkpoint's configuration says it is; None where there is none to be read."""
+    from transformers import PreTrainedConfig
+
+    try:
+        return PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    except OSError:
+        return None
 
 
 def _paper_layout() -> Any:

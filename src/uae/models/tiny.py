@@ -1,7 +1,7 @@
 """The tiny models: small configurations of the very classes the real checkpoints use, for 48x48 images.
 
 Sizes: VAE 0.65M parameters, 4x down, 4 channels (12x12 latents); Qwen2.5-VL 2.9M, 9 language tokens an image;
-SD3 transformer 4.5M, 36 image tokens.
+SD3 transformer 4.5M, 36 image tokens. Janus 4.1M, 36 tokens an image both ways, of them 1.2M in the VQ model (8x down).
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from uae.models.janus import Janus
 from uae.models.projector import Projector, projector_between
 from uae.models.qwen_vl import ImageSettings, QwenVL
 from uae.models.sd3 import SD3Decoder
-from uae.scenes.tokenizer import build_tokenizer
+from uae.scenes.tokenizer import build_janus_tokenizer, build_qwen_tokenizer
 
 LATENT_CHANNELS = 4
 TEXT_LENGTH = 48  # template and caption, padded
@@ -51,7 +60,7 @@ IMAGE_SETTINGS = ImageSettings(48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5
 
 def build_captioner() -> QwenVL:
     """The captioner from nothing: random weights, the world's tokenizer."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_qwen_tokenizer()
     return QwenVL(build_vlm(tokenizer), tokenizer, IMAGE_SETTINGS)
 
 
@@ -130,3 +139,67 @@ def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
     return SD3Decoder(
         build_transformer(), vae, build_scheduler(), build_projector(LLM_WIDTH), torch.zeros(POOLED_WIDTH), TEXT_LENGTH
     )
+
+
+# --- UMM-2 ---------------------------------------------------------------------------------------------------
+
+CODEBOOK_SIZE = 512
+VISION_WIDTH = 160
+
+
+def build_janus() -> Janus:
+    """``JanusForConditionalGeneration`` from nothing: a 3-layer vision tower, a 4-layer LLM, a VQ model."""
+    tokenizer = build_janus_tokenizer()
+    images = JanusImageProcessorPil(size={"height": 48, "width": 48}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # type: ignore[call-arg]
+    processor = JanusProcessor(images, tokenizer, chat_template=tokenizer.chat_template, num_image_tokens=36)
+    return Janus(build_janus_model(tokenizer), processor)
+
+
+def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
+    """The model alone; an image is 6x6 tokens both where it is seen and where it is painted."""
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = JanusConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": LLM_WIDTH,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 1024,
+            "initializer_range": LLM_WIDTH**-0.5,
+            "tie_word_embeddings": True,
+            **special,
+        },
+        vision_config={  # type: ignore[arg-type]
+            "hidden_size": VISION_WIDTH,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 5,
+            "mlp_ratio": 2.0,
+            "image_size": 48,
+            "patch_size": 8,
+            "projection_dim": LLM_WIDTH,
+            "num_image_tokens": 36,
+            "depth": 2,
+            "initializer_range": VISION_WIDTH**-0.5,
+        },
+        vq_config={  # type: ignore[arg-type]
+            "embed_dim": 8,
+            "num_embeddings": CODEBOOK_SIZE,
+            "latent_channels": 64,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 2, 2],
+            "num_res_blocks": 1,
+            "projection_dim": LLM_WIDTH,
+            "image_token_embed_dim": LLM_WIDTH,
+            "initializer_range": 0.05,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids(tokenizer.image_token),
+        tie_word_embeddings=True,
+    )
+    model = JanusForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        **special, generation_kwargs={"boi_token_id": tokenizer.convert_tokens_to_ids(tokenizer.boi_token)}
+    )
+    return model

@@ -27,7 +27,7 @@ from uae.rewards.longclip import KEPT_POSITIONS
 from uae.rewards.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from uae.rewards.sources import CLIP_TEXT_POSITIONS
 from uae.scenes.scene import IMAGE_SIZE
-from uae.scenes.tokenizer import build_tokenizer
+from uae.scenes.tokenizer import build_qwen_tokenizer
 
 PATCH_SIZE = 16  # pixels: one cell of the grid
 STRETCH = 4  # LongCLIP positions per CLIP position past the kept ones: 20 + 4 * 57 = 248
@@ -40,7 +40,7 @@ _TOWER = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 128, 
 
 def build_clip_tokenizer() -> PreTrainedTokenizerFast:
     """The world's tokenizer, with a start before and an end after every text, as CLIP's."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_qwen_tokenizer()
     tokenizer.add_special_tokens({"bos_token": START, "eos_token": END, "pad_token": END})
     tokenizer.chat_template = None
     ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (START, END)]

@@ -10,7 +10,7 @@ from uae.rl.losses import Objective
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of *generation for understanding*: the encoder learns, the decoder is frozen."""
+    """One run: the encoder learns, and the decoder with it where its actions have probabilities."""
 
     num_steps: int = 80
     """Rollouts, and as many optimiser updates times ``num_updates``."""
@@ -26,6 +26,12 @@ class TrainConfig:
     """How they are painted for the reward."""
     objective: Objective = field(default_factory=Objective)
     """What is maximised."""
+    caption_weight: float = 1.0
+    """Of the caption tokens' loss; 0 trains the painting half alone."""
+    image_weight: float = 1.0
+    """Of the image tokens' loss, in an autoregressive model; 0 trains the captioning half alone."""
+    image_kl_coef: float | None = None
+    """β of the image tokens; by default the objective's."""
     learning_rate: float = 1e-6
     """Of AdamW, after warm-up; constant."""
     warmup_steps: int = 0
@@ -48,3 +54,10 @@ class TrainConfig:
     """Steps between measurements of drift: the reward of fixed captions under the text encoder as it is."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, to ``tensorboard/`` in the run's folder."""
+
+    def __post_init__(self) -> None:
+        if min(self.caption_weight, self.image_weight) < 0 or self.caption_weight + self.image_weight == 0:
+            raise ValueError(
+                "caption_weight and image_weight must be at least 0 and not both 0, got "
+                f"{self.caption_weight} and {self.image_weight}"
+            )

@@ -72,11 +72,15 @@ class BatchCounts:
     num_sequences: int | float
     num_actions: int | float
     max_length: int
+    """The cap on actions of a trajectory."""
+    num_trajectory_actions: int | float
+    """Actions of whole trajectories; more than ``num_actions`` where another segment belongs to them."""
 
     @classmethod
     def of(cls, mask_BT: Bool[Tensor, "B T"], max_length: int | None = None) -> BatchCounts:
         """Counts of this batch; ``max_length`` is the cap on actions where T was trimmed below it."""
-        return cls(len(mask_BT), int(mask_BT.sum()), max_length or mask_BT.shape[1])
+        num_actions = int(mask_BT.sum())
+        return cls(len(mask_BT), num_actions, max_length or mask_BT.shape[1], num_actions)
 
 
 def grpo_loss(
@@ -86,8 +90,10 @@ def grpo_loss(
     mask_BT: Bool[Tensor, "B T"],
     objective: Objective,
     counts: BatchCounts | None = None,
+    lengths_B: Float[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """-J and its metrics. ``counts`` describe the whole step when this is one of its micro-batches."""
+    """-J and its metrics. ``counts`` describe the whole step when this is one of its micro-batches; ``lengths_B`` are
+    the |y_i| where these actions are only a segment of their trajectories."""
     counts = counts or BatchCounts.of(mask_BT)
     advantages_B1 = rearrange(advantages_B, "B -> B 1")
     log_ratio_BT = torch.where(mask_BT, evaluation.log_probs.float() - old_log_probs_BT.float(), 0.0)
@@ -100,18 +106,24 @@ def grpo_loss(
         if evaluation.kl is None:
             raise ValueError(f"kl_coef is {objective.kl_coef} but the policy was evaluated without with_kl=True")
         gain_BT = gain_BT - objective.kl_coef * torch.where(mask_BT, evaluation.kl.float(), 0.0)
-    loss = -(gain_BT * action_weights(mask_BT, objective, counts)).sum()
+    loss = -(gain_BT * action_weights(mask_BT, objective, counts, lengths_B)).sum()
     return loss, _metrics(loss, evaluation, log_ratio_BT, advantages_B1, mask_BT, objective, counts)
 
 
-def action_weights(mask_BT: Bool[Tensor, "B T"], objective: Objective, counts: BatchCounts) -> Float[Tensor, "B T"]:
+def action_weights(
+    mask_BT: Bool[Tensor, "B T"],
+    objective: Objective,
+    counts: BatchCounts,
+    lengths_B: Float[Tensor, " B"] | None = None,
+) -> Float[Tensor, "B T"]:
     """The weight of each action in the loss; zero where masked, so an empty caption contributes nothing."""
     mask = mask_BT.float()
+    lengths = mask.sum(dim=1) if lengths_B is None else lengths_B
     match objective.normalization:
         case "grpo":
-            return mask / mask.sum(dim=1, keepdim=True).clamp(min=1) / counts.num_sequences
+            return mask / rearrange(lengths, "B -> B 1").clamp(min=1) / counts.num_sequences
         case "dapo":
-            return mask / max(counts.num_actions, 1)
+            return mask / max(counts.num_trajectory_actions, 1)
         case "dr_grpo":
             return mask / (counts.num_sequences * counts.max_length)
 

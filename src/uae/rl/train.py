@@ -18,12 +18,11 @@ from torch import Tensor
 from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
-from uae.rl.advantages import caption_advantages
 from uae.rl.config import TrainConfig
-from uae.rl.losses import BatchCounts, combine_metrics, grpo_loss
+from uae.rl.losses import combine_metrics, grpo_loss
 from uae.rl.run import ImageSource, Probe, Run
+from uae.rl.segments import Segment, trained_segments
 from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
-from uae.types import Policy, Rollout
 from uae.utils.device import autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress
 
@@ -80,46 +79,58 @@ def train_step(
     with timer("reward"), torch.no_grad():
         rewards = reward(images, captions.texts, reconstructions.images)
         rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(images), g=config.group_size)
-    objective = config.objective
-    advantages_PG = caption_advantages(rewards_PGK, objective.scale_rewards, objective.advantage_clamp)
+    segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
     with timer("update"), autocast(device, config.use_bf16):
-        metrics = update(model.encoder, captions.rollout, rearrange(advantages_PG, "p g -> (p g)"), config, optimizer)
+        metrics = update(segments, config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
-    return metrics | time_metrics(captions, reconstructions, timer.pop())
+    return metrics | reconstructions.metrics | time_metrics(captions, reconstructions, timer.pop())
 
 
-def update(
-    policy: Policy, rollout: Rollout, advantages_B: Tensor, config: TrainConfig, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    """``num_updates`` steps of the optimiser on one rollout, each over all its micro-batches."""
-    objective = config.objective
-    parts = torch.arange(len(rollout)).split(config.micro_batch)
-    counts = BatchCounts.of(rollout.mask, config.captioning.max_new_tokens)
-    old_log_probs = _score(policy, rollout, parts) if config.num_updates > 1 else None
-    updates = []
+def update(segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """``num_updates`` steps of the optimiser on one rollout, each over all its segments and micro-batches."""
+    size, updates = config.micro_batch, []
+    old = [_score(segment, size) if config.num_updates > 1 else None for segment in segments]
     for _ in range(config.num_updates):
-        collected = []
-        for part in parts:
-            actions = rollout.select(part)
-            evaluation = policy.evaluate(actions, with_kl=objective.kl_coef > 0)
-            old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
-            loss, metrics = grpo_loss(evaluation, old, advantages_B[part], actions.mask, objective, counts)
-            loss.backward()
-            gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
-            collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(counts.num_actions, 1)})
-        grad_norm = _step(policy, optimizer, config.max_grad_norm)
-        updates.append(combine_metrics(collected) | {"grad_norm": grad_norm, "lr": optimizer.param_groups[0]["lr"]})
-    return {f"rl/{name}": sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+        metrics: dict[str, float] = {}
+        for segment, old_log_probs in zip(segments, old, strict=True):
+            found = _backward(segment, old_log_probs, size)
+            metrics |= {f"{segment.name}/{name}": value for name, value in found.items()}
+        metrics |= {"rl/lr": optimizer.param_groups[0]["lr"], "rl/grad_norm": _step(optimizer, config.max_grad_norm)}
+        updates.append(metrics)
+    return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+
+
+def _backward(segment: Segment, old_log_probs: Tensor | None, micro_batch: int) -> dict[str, float]:
+    """Add the gradient of one segment's loss; its metrics."""
+    collected = []
+    for part in torch.arange(len(segment.rollout)).split(micro_batch):
+        actions = segment.rollout.select(part)
+        evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
+        old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
+        loss, metrics = grpo_loss(
+            evaluation,
+            old,
+            segment.advantages_B[part],
+            actions.mask,
+            segment.objective,
+            segment.counts,
+            segment.lengths_B[part],
+        )
+        (segment.weight * loss).backward()
+        gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
+        collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)})
+    return combine_metrics(collected)
 
 
 @torch.no_grad()
-def _score(policy: Policy, rollout: Rollout, parts: Sequence[Tensor]) -> Tensor:
+def _score(segment: Segment, micro_batch: int) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    return torch.cat([policy.evaluate(rollout.select(part), with_kl=False).log_probs for part in parts])
+    parts = torch.arange(len(segment.rollout)).split(micro_batch)
+    return torch.cat([segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs for p in parts])
 
 
-def _step(policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-    norm = torch.nn.utils.clip_grad_norm_(policy.named_trainable_parameters().values(), max_grad_norm)
+def _step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
     if not torch.isfinite(norm):
         raise ValueError(
             f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Resume from the last checkpoint "

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from uae.bench import world
 from uae.config import CaptionSettings
-from uae.models.qwen_vl import CaptionContext, QwenVL
+from uae.models.captioner import CaptionContext
+from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
-from uae.scenes.language import INSTRUCTIONS, LEVELS, any_question, caption
+from uae.scenes.language import INSTRUCTIONS, LEVELS, QUESTION_KINDS, Question, any_question, caption, question
 from uae.scenes.scene import Scene, pick, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of, train_scenes
 
-NUM_QUESTIONS = 3  # per image
+NUM_QUESTIONS = 4  # per image
+HARD_QUESTIONS = ("existence", "position", "relation")  # they take two looks or more, and are asked twice as often
 MAX_CAPTION_TOKENS = 40
 
 
@@ -96,8 +98,13 @@ def _caption_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[l
 
 
 def _chat_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
-    asked = [any_question(scene, rng) for _ in range(NUM_QUESTIONS)]
+    asked = [_question(scene, rng) for _ in range(NUM_QUESTIONS)]
     return _turns(captioner, [(q.text, q.answer) for q in asked])
+
+
+def _question(scene: Scene, rng: random.Random) -> Question:
+    asked = question(scene, pick(rng, (*QUESTION_KINDS, *HARD_QUESTIONS)), rng)
+    return asked or any_question(scene, rng)
 
 
 def _turns(captioner: QwenVL, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:

@@ -30,7 +30,7 @@ from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions,
 from uae.stages.tiny.data import images_of, train_scenes
 from uae.utils.seed import normals
 
-OTHER_LEVELS = {"layout": 0.3, "objects": 0.25, "salient": 0.2, "count": 0.125, "gist": 0.125}  # beside exhaustive
+OTHER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}  # beside exhaustive
 NUM_CAPTIONER_IMAGES = 8  # per micro-batch, for the captioning loss
 
 
@@ -75,8 +75,8 @@ class DecoderTask:
     """Flow matching alone, on the states of the LLM as ``BindingTask`` left it."""
 
     name = "decoder"
-    recipe = Recipe(num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.999, seed=1)
-    exhaustive_share = 0.75
+    recipe = Recipe(num_steps=3_200, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.999, seed=1)
+    exhaustive_share = 0.65
 
     def __init__(self, vae_folder: Path, binding_folder: Path, compiled: bool = True) -> None:
         self.model = LLMDiffusion.from_pretrained(binding_folder)

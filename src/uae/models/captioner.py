@@ -1,0 +1,330 @@
+"""A language model that captions what it sees, whatever its family: sampling, scoring, and what is trained.
+
+One forward serves sampling and scoring. An image's vision features and its prompt are computed once, whatever the
+number of captions: the prompt (all but its last token) is run into a key-value cache, the cache is repeated for the
+captions, and gradients flow back through it when captions are scored. A family says how it sees an image, how it
+writes a prompt, and what positions its tokens have.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache
+
+from uae.config import CaptionSettings
+from uae.models.cache import reserve
+from uae.models.tokens import draw, k3_kl, log_softmax, pad
+from uae.types import Captions, Evaluation, Rollout
+from uae.utils.seed import uniforms
+
+
+@dataclass(frozen=True)
+class CaptionContext:
+    """What captions are conditioned on: P images with their prompts, and which image each of B captions is of.
+
+    features: vision features of each image, ``[n_p, D]``; prompts: token ids, the image pad already repeated.
+    """
+
+    features: tuple[Tensor, ...]
+    grids: Int[Tensor, "P 3"]
+    prompts: tuple[tuple[int, ...], ...]
+    image_of: Int[Tensor, " B"]
+    temperature: float
+
+    def select(self, index: Int[Tensor, " b"]) -> CaptionContext:
+        return replace(self, image_of=self.image_of[index])
+
+
+@dataclass
+class Prefix:
+    """Prompts run into a cache, for each of B sequences; the last prompt token is still to be fed."""
+
+    cache: DynamicCache
+    mask: Bool[Tensor, "B L"]
+    next_position: Int[Tensor, " B"]
+    last_token: Int[Tensor, " B"]
+
+    def select(self, row: Int[Tensor, " b"]) -> Prefix:
+        """These rows, as often as they are named; the cache is taken over, not copied."""
+        self.cache.batch_select_indices(row)
+        return Prefix(self.cache, self.mask[row], self.next_position[row], self.last_token[row])
+
+
+class CausalCaptioner(nn.Module, ABC):
+    """Captioner and token policy. ``reference`` answers for the model as it was before training."""
+
+    image_pad_id: int
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model: Any = model  # the library annotates its configurations more loosely than they are
+        self.tokenizer: Any = tokenizer
+        self.end_ids = _end_ids(model, tokenizer)
+        self._frozen_copy: nn.Module | None = None
+        self._adapter: PeftModel | None = None
+
+    # --- what a family says of itself --------------------------------------------------------------------------
+
+    @abstractmethod
+    def see(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
+        """Vision features of each image, ``[n, D]``, and the patch grids; differentiable unless the tower is frozen."""
+
+    @abstractmethod
+    def prompt(self, question: str, num_image_tokens: int) -> tuple[int, ...]:
+        """Token ids of a question about an image, the image pad repeated as often as there are features."""
+
+    @abstractmethod
+    def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
+        """Position ids of left-padded prompts, ``[..., B, L]``."""
+
+    def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
+        """Position ids of tokens after the prompt, ``[..., B, T]``."""
+        return position
+
+    def save_model(self, folder: Path) -> None:
+        """Model and tokenizer as their classes save them, weights in bf16 with LoRA merged in; LoRA in ``lora/``."""
+        if self._adapter is None:
+            model = copy.deepcopy(self.model)
+        else:
+            self._adapter.save_pretrained(str(folder / "lora"))
+            model = copy.deepcopy(self._adapter).merge_and_unload()
+        model.to(torch.bfloat16).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    # --- what is trained, and what it is held to ---------------------------------------------------------------
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.model.model.language_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def train_language_model(self) -> None:
+        """Full fine-tuning of the language model and its head alone; a frozen copy stays as the reference."""
+        self.model.requires_grad_(False)
+        self.language_model.requires_grad_(True)
+        self.model.lm_head.requires_grad_(True)
+        self._frozen_copy = copy.deepcopy(nn.ModuleList([self.language_model, self.model.lm_head]))
+        self._frozen_copy.requires_grad_(False)
+
+    def add_lora(self, rank: int) -> None:
+        """LoRA on all linear layers of the language model, alpha twice the rank, Gaussian start (paper §4).
+
+        The start is the same in every run, so that equal runs have equal weights.
+        """
+        linear = [n for n, m in self.language_model.named_modules() if isinstance(m, nn.Linear)]
+        names = [f"model.language_model.{name}" for name in linear]
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=names)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            adapter = get_peft_model(self.model, config)  # layers are replaced in place
+        object.__setattr__(self, "_adapter", adapter)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """In this context the model answers as it was before training: adapters off, or the frozen copy."""
+        if self._frozen_copy is None:
+            with self._adapter.disable_adapter() if self._adapter is not None else nullcontext():
+                yield
+            return
+        current = self.language_model, self.model.lm_head
+        self.model.model.language_model, self.model.lm_head = self._frozen_copy  # type: ignore[assignment,misc]
+        try:
+            yield
+        finally:
+            self.model.model.language_model, self.model.lm_head = current
+
+    # --- images and prompts ------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        images: Sequence[Float[Tensor, "3 _ _"]],
+        questions: Sequence[str],
+        *,
+        group_size: int = 1,
+        temperature: float = 1.0,
+    ) -> CaptionContext:
+        """Run the vision tower once per image (values in [0, 1]; the same tensor is the same image) and write each
+        image's prompt."""
+        different = {id(image): image for image in images}
+        seen, grids = self.see(list(different.values()))
+        rows = [list(different).index(id(image)) for image in images]
+        features = tuple(seen[row] for row in rows)
+        prompts = tuple(self.prompt(q, len(f)) for q, f in zip(questions, features, strict=True))
+        image_of = torch.arange(len(images)).repeat_interleave(group_size)
+        return CaptionContext(features, grids[rows], prompts, image_of, temperature)
+
+    def until_question(self, context: CaptionContext) -> CaptionContext:
+        """The same images with prompts that end right after the image, for teaching what follows."""
+        ends = [len(p) - p[::-1].index(self.image_pad_id) + 1 for p in context.prompts]
+        return replace(context, prompts=tuple(p[:end] for p, end in zip(context.prompts, ends, strict=True)))
+
+    def tokenize(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[return-value]
+
+    def chat(self, messages: list[dict]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenize(text)  # type: ignore[arg-type]
+
+    # --- sampling ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def caption(
+        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Captions:
+        """``group_size`` captions of each image; vision tower and prompt run once per image."""
+        questions = [settings.instruction] * len(images)
+        context = self.look(images, questions, group_size=group_size, temperature=settings.temperature)
+        return self.sample(context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+        """A greedy answer to one question about each image."""
+        return self.sample(self.look(images, questions, temperature=0.0), max_new_tokens=max_new_tokens).texts
+
+    @torch.no_grad()
+    def sample(
+        self, context: CaptionContext, *, max_new_tokens: int, seed: int = 0, step: int = 0, group_size: int = 1
+    ) -> Captions:
+        """One caption for each entry of ``context.image_of``; temperature 0 is greedy.
+
+        Token draws are keyed by (seed, step, sequence), so they do not depend on how a batch is split.
+        """
+        prefix = self.prefill(context)
+        reserve(prefix.cache, max_new_tokens)
+        num = len(context.image_of)
+        draws = uniforms(seed, step, range(num), "caption", max_new_tokens).to(self.device)
+        end_ids = torch.tensor(self.end_ids, device=self.device)
+        tokens = torch.full((num, max_new_tokens), self.pad_id, device=self.device)
+        log_probs = torch.zeros(num, max_new_tokens, device=self.device)
+        mask = torch.zeros(num, max_new_tokens, dtype=torch.bool, device=self.device)
+        done = torch.zeros(num, dtype=torch.bool, device=self.device)
+        token = prefix.last_token
+        for t in range(max_new_tokens):
+            logits = self.advance(prefix, token[:, None])[:, -1]
+            scores = log_softmax(logits, context.temperature)
+            token = scores.argmax(-1) if context.temperature == 0 else draw(scores, draws[:, t])
+            tokens[:, t] = torch.where(done, self.pad_id, token)
+            mask[:, t] = ~done
+            log_probs[:, t] = torch.where(done, 0.0, scores.gather(-1, token[:, None])[:, 0])
+            done |= torch.isin(token, end_ids)
+            if done.all():
+                break
+        length = int(mask.sum(1).max())
+        rollout = Rollout(tokens[:, :length], log_probs[:, :length], mask[:, :length], context)
+        return Captions(self.decode(rollout.actions, rollout.mask), rollout, group_size, ~done)
+
+    def decode(self, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> list[str]:
+        """The captions' text, without special tokens."""
+        rows = (row[keep].tolist() for row, keep in zip(tokens, mask, strict=True))
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+
+    # --- scoring -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
+        """Log-probability and entropy of each caption token now, and the k3 KL to the reference."""
+        return token_evaluation(lambda: self._scores(rollout), rollout, self.reference, with_kl)
+
+    def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
+        prefix = self.prefill(rollout.context)
+        fed = torch.cat([prefix.last_token[:, None], rollout.actions[:, :-1]], dim=1)
+        return log_softmax(self.advance(prefix, fed), rollout.context.temperature)
+
+    def answer_states(self, rollout: Rollout) -> Float[Tensor, "B T D"]:
+        """Last hidden states at the caption's own tokens, from the pass that also sees the image."""
+        prefix = self.prefill(rollout.context)
+        self.feed(prefix, prefix.last_token[:, None])
+        return self.feed(prefix, rollout.actions)
+
+    # --- the shared forward ------------------------------------------------------------------------------------
+
+    def prefill(self, context: CaptionContext) -> Prefix:
+        """Run each needed image's prompt once, and hand its cache to every sequence of that image."""
+        needed, row = context.image_of.unique(return_inverse=True)
+        ids, mask = pad([context.prompts[i] for i in needed.tolist()], self.pad_id, "left", self.device)
+        features = torch.cat([context.features[i] for i in needed.tolist()])
+        embeds = self.language_model.embed_tokens(ids)  # type: ignore[operator,union-attr]
+        embeds = embeds.masked_scatter((ids == self.image_pad_id)[..., None], features.to(embeds.dtype))
+        positions = self.prompt_positions(ids, mask, context.grids[needed])
+        return self.begin(ids, embeds, mask, positions).select(row)
+
+    def begin(self, ids: Int[Tensor, "N L"], embeds: Tensor, mask: Bool[Tensor, "N L"], positions: Tensor) -> Prefix:
+        """Run prompts, all but their last token, into a cache."""
+        cache = DynamicCache(config=self.model.config.text_config)
+        self.language_model(
+            inputs_embeds=embeds[:, :-1],
+            attention_mask=mask[:, :-1].long(),
+            position_ids=positions[..., :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        last = positions[..., -1]
+        return Prefix(cache, mask[:, :-1], last[0] if last.ndim > 1 else last, ids[:, -1])
+
+    def advance(self, prefix: Prefix, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Feed tokens after what the prefix holds; the logits that follow each."""
+        return self.model.lm_head(self.feed(prefix, tokens))
+
+    def feed(self, prefix: Prefix, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Feed tokens after what the prefix holds; the last hidden state at each."""
+        return self.feed_embeds(prefix, self.language_model.embed_tokens(tokens))  # type: ignore[operator,union-attr]
+
+    def feed_embeds(self, prefix: Prefix, embeds: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Feed embedded tokens after what the prefix holds; the last hidden state at each."""
+        num_fed = embeds.shape[1]
+        prefix.mask = torch.cat([prefix.mask, prefix.mask.new_ones(len(embeds), num_fed)], dim=1)
+        position = prefix.next_position[:, None] + torch.arange(num_fed, device=embeds.device)
+        prefix.next_position = prefix.next_position + num_fed
+        output = self.language_model(
+            inputs_embeds=embeds,
+            attention_mask=prefix.mask.long(),
+            position_ids=self.answer_positions(position),
+            past_key_values=prefix.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state
+
+
+def token_evaluation(
+    scores: Callable[[], Float[Tensor, "B T V"]],
+    rollout: Rollout,
+    reference: Callable[[], AbstractContextManager],
+    with_kl: bool,
+) -> Evaluation:
+    """What a token policy answers: ``scores`` gives log-probabilities over the vocabulary at each action."""
+    chosen = rollout.actions[..., None]
+    now = scores()
+    entropy = -(now.detach().exp() * now.detach()).sum(-1)
+    log_probs = now.gather(-1, chosen)[..., 0]
+    if not with_kl:
+        return Evaluation(log_probs, entropy)
+    with torch.no_grad(), reference():
+        before = scores().gather(-1, chosen)[..., 0]
+    return Evaluation(log_probs, entropy, k3_kl(log_probs, before))
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    declared = model.generation_config.eos_token_id if model.generation_config else None
+    ids = declared if isinstance(declared, list) else [declared]
+    return sorted({int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None})

@@ -1,0 +1,235 @@
+"""UMM-2: one autoregressive model that captions, and paints its captions as image tokens (Janus-Pro).
+
+    image → vision tower → language model → caption → language model → image tokens → VQ decoder → image
+
+The same ``JanusForConditionalGeneration`` is the encoder (a policy over caption tokens) and the decoder (a policy over
+image tokens). Image tokens are sampled with classifier-free guidance, ``u + w (c - u)`` on the logits of two streams
+run as one batch, but their log-probabilities are those of the conditional stream alone (as T2I-R1), which is what the
+loss scores again; how far the two distributions are apart is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration, JanusProcessor
+from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
+
+from uae.config import DecodeSettings
+from uae.models.cache import reserve
+from uae.models.captioner import CausalCaptioner, Prefix, token_evaluation
+from uae.models.tokens import draw, log_softmax, pad
+from uae.rewards.preprocess import resize_like_pil
+from uae.types import Captions, Evaluation, Reconstructions, Rollout
+from uae.utils.checkpoint import atomic_write_json
+from uae.utils.seed import uniforms
+
+
+@dataclass(frozen=True)
+class PaintContext:
+    """What image tokens are conditioned on: N prompts, which of them each of B images is of, and the temperature."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    prompt_of: Int[Tensor, " B"]
+    temperature: float
+
+    def select(self, index: Int[Tensor, " b"]) -> PaintContext:
+        return replace(self, prompt_of=self.prompt_of[index])
+
+
+class Janus(CausalCaptioner):
+    """Captioner and painter in one. ``encoder`` is the model itself, ``decoder`` the same weights over image tokens."""
+
+    family = "autoregressive"
+
+    def __init__(self, model: JanusForConditionalGeneration, processor: JanusProcessor) -> None:
+        super().__init__(model, processor.tokenizer)  # type: ignore[attr-defined]
+        self.processor = processor
+        self.image_pad_id = int(model.config.image_token_id)
+        self.boi_id = int(self.tokenizer.convert_tokens_to_ids(processor.image_start_token))
+        self.decoder = ImageTokenPolicy(self)
+
+    @property
+    def encoder(self) -> Janus:
+        return self
+
+    # --- files ---
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Janus:
+        """From a hub id or a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out."""
+        model = JanusForConditionalGeneration.from_pretrained(source, dtype=dtype)
+        return cls(model.eval(), JanusProcessor.from_pretrained(source, backend="pil"))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As ``from_pretrained`` and the library load it, weights in bf16 with LoRA merged in; and ``uae.json``."""
+        folder = Path(folder)
+        self.save_model(folder)
+        self.processor.save_pretrained(folder)
+        atomic_write_json(folder / "uae.json", {"family": self.family})
+
+    # --- image → caption ---
+
+    def see(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
+        pixels = torch.stack([self._square(image) for image in images]).to(self.device)
+        features = self.model.model.get_image_features(pixels.to(self.model.dtype)).pooler_output
+        return list(features), torch.zeros(len(images), 3, dtype=torch.long, device=self.device)
+
+    def _square(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
+        """As the checkpoint's processor: the long side to its size, the mean colour beside the short one."""
+        settings = self.processor.image_processor  # type: ignore[attr-defined]
+        size, longest = settings.size["height"], max(image.shape[1:])
+        height, width = (max(round(side * size / longest), settings.min_size) for side in image.shape[1:])
+        if (height, width) != tuple(image.shape[1:]):
+            image = resize_like_pil(image[None], height, width, crop=max(height, width), resample="bicubic")[0]
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        square = (mean * 255).int().float().div(255).expand(3, size, size).clone()
+        top, left = (size - height) // 2, (size - width) // 2
+        square[:, top : top + height, left : left + width] = image
+        return (square - mean) / std
+
+    def prompt(self, question: str, num_image_tokens: int) -> tuple[int, ...]:
+        text = self._chat([{"type": "image"}, {"type": "text", "text": question}])
+        if self.processor.use_default_system_prompt:
+            text = DEFAULT_SYSTEM_PROMPT + text
+        names = self.processor
+        shown = names.image_start_token + names.image_token * num_image_tokens + names.image_end_token
+        return tuple(self.tokenizer(text.replace(names.image_token, shown)).input_ids)
+
+    def _chat(self, content: list[dict]) -> str:
+        messages = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True)  # type: ignore[return-value]
+
+    def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor | None = None) -> Tensor:
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    # --- caption → image ---
+
+    def reconstruct(
+        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each caption, each from draws of its own."""
+        return self.generate(captions.texts, settings, group_size=group_size, seed=seed, step=step)
+
+    @torch.no_grad()
+    def generate(
+        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+    ) -> Reconstructions:
+        """``group_size`` images of each text; equal texts share one prompt.
+
+        Raises:
+            ValueError: when other pixels are asked for than the VQ decoder paints.
+        """
+        size = self.processor.image_processor.size["height"]  # type: ignore[attr-defined]
+        if (settings.height, settings.width) != (size, size):
+            raise ValueError(f"this model paints {size}x{size} pixels, got {settings.height}x{settings.width}")
+        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        prompt_of = torch.tensor([row[text] for text in texts]).repeat_interleave(group_size)
+        prompts = tuple(self.paint_prompt(text) for text in row)
+        context = PaintContext(prompts, prompt_of, settings.temperature)
+        parts = [
+            self.decoder.sample(context.select(index), settings.guidance_scale, index, seed=seed, step=step)
+            for index in torch.arange(len(prompt_of)).split(settings.micro_batch)
+        ]
+        images = torch.cat([self.pixels(rollout.actions) for rollout, _ in parts])
+        actions, log_probs, mask = (
+            torch.cat([getattr(r, name) for r, _ in parts]) for name in ("actions", "log_probs", "mask")
+        )
+        gap = sum(gap.sum().item() for _, gap in parts) / mask.numel()
+        return Reconstructions(images, group_size, Rollout(actions, log_probs, mask, context), {"guidance_gap": gap})
+
+    def paint_prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a request to paint; the last begins the image."""
+        return (*self.tokenizer(self._chat([{"type": "text", "text": text}])).input_ids, self.boi_id)
+
+    def pixels(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 h w"]:
+        """The VQ decoder's images in [0, 1]."""
+        settings = self.processor.image_processor  # type: ignore[attr-defined]
+        painted = self.model.model.vqmodel.decode(tokens).float()
+        mean, std = (painted.new_tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        return (painted * std + mean).clamp(0, 1)
+
+
+class ImageTokenPolicy:
+    """Janus over image tokens: what its decoder does, sampled and scored."""
+
+    def __init__(self, janus: Janus) -> None:
+        self.janus = janus
+
+    @property
+    def device(self) -> torch.device:
+        return self.janus.device
+
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The same weights as the encoder's."""
+        return self.janus.named_trainable_parameters()
+
+    @torch.no_grad()
+    def sample(
+        self, context: PaintContext, guidance_scale: float, keys: Int[Tensor, " B"], *, seed: int = 0, step: int = 0
+    ) -> tuple[Rollout, Float[Tensor, "B T"]]:
+        """Image tokens of each entry of ``context.prompt_of``, and by how much guidance raised their log-probability.
+
+        Draws are keyed by (seed, step, key). Guidance 1 runs the conditional stream alone.
+        """
+        model, num, is_guided = self.janus.model, len(context.prompt_of), guidance_scale != 1
+        length = model.config.vision_config.num_image_tokens
+        draws = uniforms(seed, step, keys.tolist(), "image", length).to(self.device)
+        prefix = self._prefill(context, is_guided)
+        reserve(prefix.cache, length)
+        tokens = torch.zeros(num, length, dtype=torch.long, device=self.device)
+        log_probs, gaps = torch.zeros(2, num, length, device=self.device)
+        embeds = self._embed(prefix.last_token[:, None])
+        for t in range(length):
+            logits = model.model.generation_head(self.janus.feed_embeds(prefix, embeds)[:, -1]).float()
+            conditional = log_softmax(logits[:num], context.temperature)
+            scores = conditional
+            if is_guided:
+                guided = logits[num:] + guidance_scale * (logits[:num] - logits[num:])
+                scores = log_softmax(guided, context.temperature)
+            token = scores.argmax(-1) if context.temperature == 0 else draw(scores, draws[:, t])
+            tokens[:, t] = token
+            log_probs[:, t] = conditional.gather(-1, token[:, None])[:, 0]
+            gaps[:, t] = scores.gather(-1, token[:, None])[:, 0] - log_probs[:, t]
+            if t + 1 < length:
+                embeds = model.prepare_embeddings_for_image_generation(token[:, None].repeat(1 + is_guided, 1))
+        return Rollout(tokens, log_probs, torch.ones_like(tokens, dtype=torch.bool), context), gaps
+
+    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
+        """Log-probability and entropy of each image token now, and the k3 KL to the reference."""
+        return token_evaluation(lambda: self._scores(rollout), rollout, self.janus.reference, with_kl)
+
+    def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
+        model = self.janus.model
+        prefix = self._prefill(rollout.context, False)
+        painted = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
+        embeds = torch.cat([self._embed(prefix.last_token[:, None]), painted], 1)
+        return log_softmax(
+            model.model.generation_head(self.janus.feed_embeds(prefix, embeds)), rollout.context.temperature
+        )
+
+    def _prefill(self, context: PaintContext, is_guided: bool) -> Prefix:
+        """Each needed prompt once; with guidance, all sequences again without their words behind them."""
+        needed, row = context.prompt_of.unique(return_inverse=True)
+        ids, mask = pad([context.prompts[i] for i in needed.tolist()], self.janus.pad_id, "left", self.device)
+        if is_guided:
+            ids, mask, row = (
+                torch.cat([ids, self._without_words(ids)]),
+                mask.repeat(2, 1),
+                torch.cat([row, row + len(ids)]),
+            )
+        prefix = self.janus.begin(ids, self._embed(ids), mask, self.janus.prompt_positions(ids, mask))
+        return prefix.select(row.to(self.device))
+
+    def _without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
+        """All but BOS and BOI become padding, which is attended to as the words were (the class's own reading)."""
+        kept = (ids == self.janus.tokenizer.bos_token_id) | (ids == self.janus.boi_id)
+        return torch.where(kept, ids, self.janus.pad_id)
+
+    def _embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return self.janus.language_model.embed_tokens(ids)  # type: ignore[operator,union-attr]
