@@ -1,15 +1,44 @@
-"""What the quickstart is held against."""
+"""The main job from the shipped weights, cut to two steps: everything it promises to leave behind."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
 from tests.rl.tiny_run import build_model
+from uae.commands.quickstart import Arguments, quickstart
 from uae.presets import PRESETS
 from uae.scenes.scene import scene_at
 from uae.stages.tiny.imitation import imitate, imitation_loss
+
+BACKBONES = {"clip", "longclip", "dinov2", "dinov3"}
+HEADLINE = {
+    "unified_score", *BACKBONES, "rescaled_score", "unified_score_if_true", "geneval", "perception", "perception_small",
+    "caption_tokens", "caption_precision", "caption_recall", "small_recall", "reconstruction_objects_exact",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_measures_trains_measures_and_reports(tmp_path: Path):
+    quickstart(Arguments(out=tmp_path, num_steps=2), command="uae quickstart --num-steps 2")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"family", "seconds", "seed", "command", "versions"} <= set(results)
+    for column in ("before", "after", "delta", "ceiling"):
+        assert set(results[column]) == HEADLINE
+        assert all(isinstance(value, float) for value in results[column].values())
+    for name in HEADLINE:
+        assert results["delta"][name] == pytest.approx(results["after"][name] - results["before"][name])
+    assert sum(results["gain"].values()) == pytest.approx(results["delta"]["unified_score"])
+    assert results["before"]["unified_score"] < results["ceiling"]["unified_score"] <= 100
+    assert results["before"]["unified_score"] == pytest.approx(sum(results["before"][b] for b in BACKBONES) / 4)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") > 30 and 'src="http' not in page and "<link" not in page
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "model/uae.json").is_file()
 
 
 def test_the_control_learns_by_imitation():

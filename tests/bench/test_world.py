@@ -24,6 +24,8 @@ from uae.bench.world import (
     measure_ceiling,
     perception,
     pictures,
+    split_gain,
+    true_at_the_same_level,
 )
 from uae.bench.world_fidelity import decoder_fidelity, decoder_report, fidelity, scenes_with
 from uae.bench.world_prompts import TAGS, judge, make_prompts, overall, rows, scores
@@ -54,7 +56,7 @@ class Perfect:
     """Sees by the detector, says everything, draws what it reads; what is unsaid it makes up."""
 
     family = "perfect"
-    encoder = None
+    encoder = decoder = None
 
     def __init__(self, see=lambda scene: scene, say=exhaustive_caption, draw=lambda scene: scene, answer=None) -> None:
         self.see, self.say, self.draw, self.fixed_answer = see, say, draw, answer
@@ -158,8 +160,8 @@ def test_a_perfect_model_is_right_everywhere(four):
     assert numbers.pop("caption_tokens") == pytest.approx(sum(tokens) / 30)
     assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
     assert set(numbers) == {
-        "unified_score", *BACKBONES, "rescaled_score", "geneval", "perception", "perception_small",
-        "caption_precision", "caption_recall", "small_recall", "reconstruction_objects_exact",
+        "unified_score", *BACKBONES, "rescaled_score", "unified_score_if_true", "geneval", "perception",
+        "perception_small", "caption_precision", "caption_recall", "small_recall", "reconstruction_objects_exact",
     }  # fmt: skip
     objects = result.details["objects"]
     assert objects["hallucinated_per_image"] == 0 and objects["unsure_cells"]["percent"] == 0
@@ -202,6 +204,7 @@ def test_wrong_colours(four):
     assert result.numbers["perception"] == result.numbers["geneval"] == 100  # only captions are wrong
     unified = result.numbers["unified_score"]
     assert unified is not None and unified < 100
+    assert result.numbers["unified_score_if_true"] == pytest.approx(100, abs=1e-3)
 
 
 def test_dropped_small_objects(four):
@@ -344,6 +347,21 @@ def test_wilson_interval():
     assert low == pytest.approx(78.64, abs=0.01) and high == pytest.approx(95.65, abs=0.01)
     assert Share(0, 0).percent is None and Share(0, 0).interval is None
     assert Share(20, 20).interval[0] == pytest.approx(83.89, abs=0.01)  # type: ignore[index]
+
+
+def test_more_detail_and_more_truth_are_told_apart():
+    before = {"unified_score": 20.0, "unified_score_if_true": 30.0}
+    after = {"unified_score": 85.0, "unified_score_if_true": 90.0}
+    assert split_gain(before, after) == {"detail": 60, "correctness": 5}
+    assert split_gain(before, {"unified_score": None, "unified_score_if_true": 90.0})["correctness"] is None
+
+
+def test_true_captions_say_as_much_as_the_models_own():
+    scenes = [scene_at("test", i, num_objects=3) for i in range(40)]  # no fewer: naming all is not `salient`
+    false = [caption(recolored(s), LEVELS[i % len(LEVELS)], random.Random(i)) for i, s in enumerate(scenes)]
+    true = true_at_the_same_level(false, scenes)
+    assert [level_of(t) for t in true] == [level_of(t) for t in false]
+    assert caption_metrics(true, scenes)["precision"] == 100
 
 
 def test_delta_keeps_what_is_missing():

@@ -29,6 +29,7 @@ MEASURES = {  # key of results.json: (label, explanation)
     "dinov2": ("DINOv2", "cosine × 100"),
     "dinov3": ("DINOv3", "cosine × 100"),
     "rescaled_score": ("rescaled score", "0: no better than another image's reconstruction; 100: identical"),
+    "unified_score_if_true": ("were captions true", "Unified-Score of true captions with as much detail"),
     "reconstruction_objects_exact": ("objects exactly right", "shape, colour, size and place, in reconstructions, %"),
     "geneval": ("GenEval-style", "short prompts drawn right, mean of six kinds, %"),
     "perception": ("questions", "answered right, %"),
@@ -39,7 +40,7 @@ MEASURES = {  # key of results.json: (label, explanation)
     "small_recall": ("small-object recall", "small objects described with every attribute, %"),
 }
 _BACKBONES = ("clip", "longclip", "dinov2", "dinov3")
-_INDENTED = (*_BACKBONES, "rescaled_score")
+_INDENTED = (*_BACKBONES, "rescaled_score", "unified_score_if_true")
 _CURVES = {  # title: metrics of one chart
     "Caption length (tokens)": ("caption/tokens",),
     "Entropy per token": ("rl/entropy",),

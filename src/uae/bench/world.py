@@ -36,6 +36,7 @@ from uae.scenes.language import (
     QUESTION_KINDS,
     Question,
     any_question,
+    caption,
     exhaustive_caption,
     read_caption,
     score_caption,
@@ -92,10 +93,15 @@ def measure(
     result = score_round_trip(
         scenes, images, captions.texts, reconstructions, backbones, captions.truncated.tolist(), num_bootstrap, seed
     )
+    truth = true_at_the_same_level(captions.texts, scenes)
+    if_true = score_pairs(
+        images, paint(model, truth, decoding, seed), backbones, batch_size=64, num_bootstrap=num_bootstrap
+    )
     verdicts = geneval(model, make_prompts(prompts_per_tag), decoding, seed=seed)
     answers = perception(model, scenes, num_questions, seed=seed)
     by_tag = world_prompts.scores(verdicts)
     result.numbers.update(
+        unified_score_if_true=if_true.unified_score,
         geneval=world_prompts.overall(by_tag),
         perception=answers["all"].percent,
         perception_small=answers["small"].percent,
@@ -134,11 +140,26 @@ def measure_ceiling(
     result = score_round_trip(scenes, images, texts, reconstructions, backbones, num_bootstrap=num_bootstrap, seed=seed)
     verdicts = geneval(model, make_prompts(prompts_per_tag), decoding, seed=seed, exhaustive=True)
     by_tag = world_prompts.scores(verdicts)
-    result.numbers.update(geneval=world_prompts.overall(by_tag), perception=100.0, perception_small=100.0)
+    result.numbers.update(
+        unified_score_if_true=result.numbers["unified_score"],
+        geneval=world_prompts.overall(by_tag),
+        perception=100.0,
+        perception_small=100.0,
+    )
     result.details.update(geneval=shares_to_json(by_tag))
     result.geneval_rows.extend(world_prompts.rows(verdicts))
     result.samples.extend(samples(images, texts, reconstructions, num_samples))
     return result
+
+
+def split_gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The gain in Unified-Score, ``detail + correctness``.
+
+    detail: what the gain would be were all captions true, at the levels of detail they are of, before and after;
+    correctness: how much more of what is said came to be true.
+    """
+    gain, detail = (delta(before, after)[name] for name in ("unified_score", "unified_score_if_true"))
+    return {"detail": detail, "correctness": None if gain is None or detail is None else gain - detail}
 
 
 def delta(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -195,6 +216,7 @@ def score_round_trip(
     said = caption_metrics(texts, scenes, truncated)
     numbers = {
         **unified_numbers(unified),
+        "unified_score_if_true": None,
         "geneval": None,
         "perception": None,
         "perception_small": None,
@@ -244,6 +266,14 @@ def caption_metrics(
         "empty": Share.of(not text.strip() for text in texts).percent,
         "levels": {level: Share.of(found == level for found in levels).percent for level in LEVELS},
     }
+
+
+def true_at_the_same_level(texts: Sequence[str], scenes: Sequence[Scene]) -> list[str]:
+    """For each caption, a true one of its scene that says as much."""
+    return [
+        caption(scene, level_of(text), random.Random(f"true {i}"))
+        for i, (text, scene) in enumerate(zip(texts, scenes, strict=True))
+    ]
 
 
 def level_of(text: str) -> str:

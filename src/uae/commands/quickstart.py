@@ -19,7 +19,7 @@ from rich.console import Console
 
 from uae.bench.report import results_table, write_report
 from uae.bench.samples import Frame
-from uae.bench.world import GREEDY, WorldResult, delta, measure, measure_ceiling
+from uae.bench.world import GREEDY, WorldResult, delta, measure, measure_ceiling, split_gain
 from uae.commands.train import image_source, prepare_policy
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
@@ -154,6 +154,7 @@ def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> di
         "after": after.numbers,
         "delta": delta(before.numbers, after.numbers),
         "ceiling": ceiling.numbers,
+        "gain": split_gain(before.numbers, after.numbers),
     }
 
 

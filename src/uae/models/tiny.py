@@ -26,7 +26,7 @@ from uae.models.janus import Janus
 from uae.models.projector import Projector, projector_between
 from uae.models.qwen_vl import ImageSettings, QwenVL
 from uae.models.sd3 import SD3Decoder
-from uae.scenes.tokenizer import build_janus_tokenizer, build_qwen_tokenizer
+from uae.scenes.tokenizer import JANUS_TEMPLATE, build_janus_tokenizer, build_qwen_tokenizer
 
 LATENT_CHANNELS = 4
 TEXT_LENGTH = 48  # template and caption, padded
@@ -151,7 +151,7 @@ def build_janus() -> Janus:
     """``JanusForConditionalGeneration`` from nothing: a 3-layer vision tower, a 4-layer LLM, a VQ model."""
     tokenizer = build_janus_tokenizer()
     images = JanusImageProcessorPil(size={"height": 48, "width": 48}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # type: ignore[call-arg]
-    processor = JanusProcessor(images, tokenizer, chat_template=tokenizer.chat_template, num_image_tokens=36)
+    processor = JanusProcessor(images, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=36)
     return Janus(build_janus_model(tokenizer), processor)
 
 
