@@ -19,8 +19,10 @@ from uae.stages.tiny import backbones
 from uae.stages.tiny.binding import BindingTask
 from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.decoder import DecoderTask, JointTask
+from uae.stages.tiny.janus import JanusTask
 from uae.stages.tiny.vae import VaeTask
-from uae.stages.tiny.vision import VisionTask
+from uae.stages.tiny.vision import JanusVisionTask, VisionTask
+from uae.stages.tiny.vq import VqTask
 from uae.utils.checkpoint import atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
@@ -43,6 +45,9 @@ PARTS = {
     "joint": Part(JointTask, ("vae", "captioner"), processes=2),
     "binding": Part(BindingTask, ("joint",), processes=2),
     "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
+    "vq": Part(VqTask),
+    "janus_vision": Part(JanusVisionTask, ("vq",)),
+    "janus": Part(JanusTask, ("janus_vision",), asset="umm2", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -57,7 +62,8 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint binding decoder clip longclip dinov2 dinov3); by default all."""
+    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus clip longclip dinov2 dinov3); by
+    default all."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1

@@ -89,6 +89,10 @@ class CausalCaptioner(nn.Module, ABC):
     def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
         """Position ids of left-padded prompts, ``[..., B, L]``."""
 
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As the family's ``from_pretrained`` loads it."""
+
     def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
         """Position ids of tokens after the prompt, ``[..., B, T]``."""
         return position

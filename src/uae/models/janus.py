@@ -202,9 +202,10 @@ class ImageTokenPolicy:
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Log-probability and entropy of each image token now, and the k3 KL to the reference."""
-        return token_evaluation(lambda: self._scores(rollout), rollout, self.janus.reference, with_kl)
+        return token_evaluation(lambda: self.scores(rollout), rollout, self.janus.reference, with_kl)
 
-    def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
+    def scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
+        """Log-probabilities over the codebook at each image token, in the conditional stream."""
         model = self.janus.model
         prefix = self._prefill(rollout.context, False)
         painted = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
@@ -219,14 +220,14 @@ class ImageTokenPolicy:
         ids, mask = pad([context.prompts[i] for i in needed.tolist()], self.janus.pad_id, "left", self.device)
         if is_guided:
             ids, mask, row = (
-                torch.cat([ids, self._without_words(ids)]),
+                torch.cat([ids, self.without_words(ids)]),
                 mask.repeat(2, 1),
                 torch.cat([row, row + len(ids)]),
             )
         prefix = self.janus.begin(ids, self._embed(ids), mask, self.janus.prompt_positions(ids, mask))
         return prefix.select(row.to(self.device))
 
-    def _without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
+    def without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
         """All but BOS and BOI become padding, which is attended to as the words were (the class's own reading)."""
         kept = (ids == self.janus.tokenizer.bos_token_id) | (ids == self.janus.boi_id)
         return torch.where(kept, ids, self.janus.pad_id)

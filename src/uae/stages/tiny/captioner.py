@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from uae.bench import world
 from uae.config import CaptionSettings
-from uae.models.captioner import CaptionContext
+from uae.models.captioner import CaptionContext, CausalCaptioner
+from uae.models.janus import Janus
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_captioner
 from uae.models.tokens import pad
@@ -27,6 +28,10 @@ from uae.stages.tiny.data import images_of, train_scenes
 NUM_QUESTIONS = 4  # per image
 HARD_QUESTIONS = ("existence", "position", "relation")  # they take two looks or more, and are asked twice as often
 MAX_CAPTION_TOKENS = 40
+TURNS = {  # what begins the user's turn in a chat, and what ends it and begins the assistant's
+    QwenVL: ("<|im_start|> user", "<|im_end|> <|im_start|> assistant"),
+    Janus: ("<|User|>:", "<|Assistant|>:"),
+}
 
 
 class CaptionerTask:
@@ -65,7 +70,7 @@ class CaptionerTask:
 
 
 def caption_and_answer_loss(
-    captioner: QwenVL, scenes: list[Scene], rng: random.Random
+    captioner: CausalCaptioner, scenes: list[Scene], rng: random.Random
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean cross-entropy over caption tokens plus mean over answer tokens, for one caption and one chat an image."""
     rows, is_target = [], []
@@ -83,21 +88,21 @@ def caption_and_answer_loss(
     return caption_loss + answer_loss, {"caption_loss": caption_loss.item(), "answer_loss": answer_loss.item()}
 
 
-def token_errors(captioner: QwenVL, context: CaptionContext, ids: Tensor) -> Tensor:
+def token_errors(captioner: CausalCaptioner, context: CaptionContext, ids: Tensor) -> Tensor:
     """``[B, T]``: cross-entropy of each token, given those before it and the context."""
     prefix = captioner.prefill(context)
     logits = captioner.advance(prefix, torch.cat([prefix.last_token[:, None], ids[:, :-1]], 1))
     return nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
 
 
-def _caption_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
+def _caption_row(captioner: CausalCaptioner, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
     draw = rng.random()
     style = "default" if draw < 0.5 else "brief" if draw < 0.65 else "detailed"
     level = {"default": pick(rng, LEVELS), "brief": pick(rng, LEVELS[:3]), "detailed": "exhaustive"}[style]
     return _turns(captioner, [(INSTRUCTIONS[style], caption(scene, level, rng))])
 
 
-def _chat_row(captioner: QwenVL, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
+def _chat_row(captioner: CausalCaptioner, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
     asked = [_question(scene, rng) for _ in range(NUM_QUESTIONS)]
     return _turns(captioner, [(q.text, q.answer) for q in asked])
 
@@ -107,14 +112,14 @@ def _question(scene: Scene, rng: random.Random) -> Question:
     return asked or any_question(scene, rng)
 
 
-def _turns(captioner: QwenVL, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+def _turns(captioner: CausalCaptioner, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
     """Token ids after the image, and 1 where the assistant speaks (its end token included)."""
+    opening, closing = TURNS[type(captioner)]
     ids: list[int] = []
     targets: list[int] = []
     for i, (said, answer) in enumerate(pairs):
-        opening = "" if i == 0 else "<|im_start|> user "
-        prompt = captioner.tokenize(f"{opening}{said} <|im_end|> <|im_start|> assistant")
-        reply = captioner.tokenize(f"{answer} <|im_end|>")
+        prompt = captioner.tokenize(f"{opening if i else ''} {said} {closing}")
+        reply = captioner.tokenize(f"{answer} {captioner.tokenizer.eos_token}")
         ids += prompt + reply
         targets += [0] * len(prompt) + [1] * len(reply)
     return ids, targets
@@ -123,7 +128,7 @@ def _turns(captioner: QwenVL, pairs: Sequence[tuple[str, str]]) -> tuple[list[in
 # --- measurements --------------------------------------------------------------------------------------------
 
 
-def measure_captions(captioner: QwenVL, scenes: list[Scene], style: str) -> dict[str, float]:
+def measure_captions(captioner: CausalCaptioner, scenes: list[Scene], style: str) -> dict[str, float]:
     """Greedy captions' length in words, share of true mentions, and share of objects described completely."""
     settings = CaptionSettings(INSTRUCTIONS[style], temperature=0.0, max_new_tokens=MAX_CAPTION_TOKENS)
     found = world.measure_captions(captioner, scenes, settings)
@@ -131,7 +136,7 @@ def measure_captions(captioner: QwenVL, scenes: list[Scene], style: str) -> dict
     return {"tokens": found["tokens"], "precision": precision / 100, "exact_recall": recall / 100}
 
 
-def measure_questions(captioner: QwenVL, scenes: list[Scene], per_scene: int = 5) -> dict[str, float]:
+def measure_questions(captioner: CausalCaptioner, scenes: list[Scene], per_scene: int = 5) -> dict[str, float]:
     """Share of questions answered exactly: all, about small objects, and by kind."""
     shares = world.perception(captioner, scenes, num_questions=per_scene * len(scenes))
     return {name: share.percent / 100 for name, share in shares.items() if share.percent is not None}

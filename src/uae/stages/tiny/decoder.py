@@ -20,6 +20,7 @@ from uae.bench.world_fidelity import fidelity, paint
 from uae.config import DecodeSettings
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
+from uae.models.base import UnifiedModel
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_decoder
@@ -115,7 +116,7 @@ def flow_loss(
     model: LLMDiffusion, scenes: list[Scene], exhaustive_share: float, rng: random.Random, step: int
 ) -> Tensor:
     """``‖v_θ(x_σ, σ, c) - (ε - x)‖²`` for a caption of each scene; noise and sigma are keyed by ``step``."""
-    decoder, texts = model.decoder, [caption(s, _level(exhaustive_share, rng), rng) for s in scenes]
+    decoder, texts = model.decoder, [caption(s, caption_level(exhaustive_share, rng), rng) for s in scenes]
     with torch.no_grad():
         latents = decoder.encode_images(images_of(scenes))
     embeds = decoder.condition(*model.text_states(texts))
@@ -125,13 +126,14 @@ def flow_loss(
 
 
 @torch.compiler.set_stance("force_eager")
-def objects_exact(model: LLMDiffusion, scenes: list[Scene], num_steps: int = 10) -> float:
+def objects_exact(model: UnifiedModel, scenes: list[Scene], num_steps: int = 10) -> float:
     """Share of objects painted exactly right from exhaustive true captions."""
     painted = paint(model, [exhaustive_caption(s) for s in scenes], DecodeSettings(num_steps=num_steps))
     return (fidelity(scenes, painted).objects_exact.percent or 0.0) / 100
 
 
-def _level(exhaustive_share: float, rng: random.Random) -> str:
+def caption_level(exhaustive_share: float, rng: random.Random) -> str:
+    """The level of detail a decoder is taught from next."""
     if rng.random() < exhaustive_share:
         return "exhaustive"
     return rng.choices(list(OTHER_LEVELS), list(OTHER_LEVELS.values()))[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uae.models.qwen_vl import QwenVL
+from uae.models.captioner import CausalCaptioner
 from uae.models.tokens import pad
 from uae.rl.config import TrainConfig
 from uae.scenes.language import exhaustive_caption
@@ -19,7 +19,7 @@ from uae.utils.device import autocast
 from uae.utils.metrics import TrainProgress
 
 
-def imitate(captioner: QwenVL, config: TrainConfig) -> None:
+def imitate(captioner: CausalCaptioner, config: TrainConfig) -> None:
     """Train on ``P·G`` captions a step, one each of as many scenes, with the run's steps, rate and instruction."""
     parameters = list(captioner.named_trainable_parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -36,9 +36,9 @@ def imitate(captioner: QwenVL, config: TrainConfig) -> None:
             progress.update(step + 1, loss=loss.item())
 
 
-def imitation_loss(captioner: QwenVL, scenes: list[Scene], instruction: str) -> Tensor:
+def imitation_loss(captioner: CausalCaptioner, scenes: list[Scene], instruction: str) -> Tensor:
     """Mean cross-entropy over the tokens of the scenes' exhaustive captions, their end included."""
-    rows = [captioner.tokenize(f"{exhaustive_caption(scene)} <|im_end|>") for scene in scenes]
+    rows = [captioner.tokenize(f"{exhaustive_caption(scene)} {captioner.tokenizer.eos_token}") for scene in scenes]
     ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
     errors = token_errors(captioner, captioner.look(list(images_of(scenes)), [instruction] * len(scenes)), ids)
     return (errors * mask).sum() / mask.sum()

@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 
+from uae.models.captioner import CausalCaptioner
+from uae.models.janus import Janus
 from uae.models.tiny import LLM_WIDTH, build_captioner
 from uae.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, scene_at
 from uae.stages.fit import Recipe
@@ -47,6 +50,8 @@ class VisionTask:
     name = "vision"
     recipe = Recipe(num_steps=600, batch_size=64, learning_rate=2e-3, warmup_steps=60, ema_decay=0.98)
 
+    captioner: CausalCaptioner
+
     def __init__(self) -> None:
         torch.manual_seed(self.recipe.seed)
         self.captioner = build_captioner()
@@ -66,7 +71,7 @@ class VisionTask:
 
     def _logits(self, scenes: list[Scene]) -> dict[str, Tensor]:
         features, _ = self.captioner.see(list(images_of(scenes)))
-        return self.heads.read(torch.stack(features))
+        return self.heads.read(by_cell(torch.stack(features)))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -80,6 +85,25 @@ class VisionTask:
 
     def after_step(self, step: int) -> None:
         pass
+
+
+class JanusVisionTask(VisionTask):
+    """The same for UMM-2, whose tower sees four tokens where the other's sees one."""
+
+    name = "janus_vision"
+
+    def __init__(self, vq_folder: Path) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.captioner = Janus.from_pretrained(vq_folder)
+        self.heads = ReadOut(LLM_WIDTH, HEADS)
+        model = self.captioner.model.model
+        self.modules = {"vision": model.vision_model, "aligner": model.aligner, "heads": self.heads}
+
+
+def by_cell(tokens: Tensor) -> Tensor:
+    """``[B, N, D]`` in rows of a square to ``[B, 9, D]``: the mean of each cell's tokens."""
+    side = int(tokens.shape[1] ** 0.5) // GRID
+    return reduce(tokens, "b (gy y gx x) d -> b (gy gx) d", "mean", gy=GRID, gx=GRID, y=side, x=side)
 
 
 def cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:
