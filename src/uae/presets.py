@@ -37,7 +37,7 @@ class RunConfig:
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
         "the shipped tiny model: 80 steps in about 6 minutes on two cores",
-        RunConfig(train=TrainConfig(learning_rate=3e-4)),
+        RunConfig(train=TrainConfig(learning_rate=1.5e-4)),
     ),
     "paper": (
         "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",
@@ -55,6 +55,24 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
                 objective=Objective(kl_coef=1e-6),
                 learning_rate=1e-6,
                 micro_batch=4,
+            ),
+        ),
+    ),
+    "janus": (
+        "Janus-Pro-1B, captions and image tokens together, with the settings of T2I-R1",
+        RunConfig(
+            model="deepseek-community/Janus-Pro-1B",
+            backbones=None,
+            lora_rank=32,
+            rewards={"clip": 1.0, "dinov2": 0.0},
+            train=TrainConfig(
+                num_steps=1000,
+                images_per_step=1,
+                captioning=CaptionSettings(instruction="Describe this image in detail.", max_new_tokens=512),
+                decoding=DecodeSettings(guidance_scale=5.0, height=384, width=384, micro_batch=8),
+                objective=Objective(clip_eps_low=1e9, clip_eps_high=1e9, kl_coef=0.01, normalization="dapo"),
+                learning_rate=1e-6,
+                micro_batch=2,
             ),
         ),
     ),

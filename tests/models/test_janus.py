@@ -166,7 +166,7 @@ def test_image_log_probs_are_those_of_the_conditional_stream(
     logits = library.model.generation_head(states[:, ids.shape[1] - 1 :])
     wanted = logits.log_softmax(-1).gather(-1, rollout.actions[:1, :, None])[..., 0]
     torch.testing.assert_close(rollout.log_probs[:1], wanted, atol=1e-5, rtol=0)
-    gap = painted.metrics["guidance_gap"]
+    gap = painted.metrics["image/guidance_gap"]
     assert gap == 0 if guidance == 1 else gap > 0
 
 

@@ -72,7 +72,7 @@ def preset(args: Arguments) -> RunConfig:
 
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     """Measure, train, measure; the results as written to ``results.json``."""
-    began, config = time.monotonic(), preset(args)
+    began, config, installed = time.monotonic(), preset(args), versions()
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
     backbones = {name: load_backbone(name, config.backbones) for name in config.rewards}
@@ -96,7 +96,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         "seed": args.seed,
         "command": command,
         "control": args.control,
-        "versions": versions(),
+        "versions": installed,
         "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
         "config": asdict(config),
     }

@@ -140,8 +140,8 @@ class Janus(CausalCaptioner):
         actions, log_probs, mask = (
             torch.cat([getattr(r, name) for r, _ in parts]) for name in ("actions", "log_probs", "mask")
         )
-        gap = sum(gap.sum().item() for _, gap in parts) / mask.numel()
-        return Reconstructions(images, group_size, Rollout(actions, log_probs, mask, context), {"guidance_gap": gap})
+        metrics = {"image/guidance_gap": sum(gap.sum().item() for _, gap in parts) / mask.numel()}
+        return Reconstructions(images, group_size, Rollout(actions, log_probs, mask, context), metrics)
 
     def paint_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a request to paint; the last begins the image."""
