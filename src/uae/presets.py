@@ -37,7 +37,7 @@ class RunConfig:
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
         "the shipped tiny model: 80 steps in about 6 minutes on two cores",
-        RunConfig(train=TrainConfig(learning_rate=1.5e-4)),
+        RunConfig(train=TrainConfig(learning_rate=2e-4)),
     ),
     "paper": (
         "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",
