@@ -49,7 +49,7 @@ class UnifiedModel(Captioner, Protocol):
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
-        """``group_size`` images of each caption. All captions of one image start from the same noise."""
+        """``group_size`` images of each caption; where decoding starts from noise, that of one image is the same."""
         ...
 
     def generate(

@@ -167,9 +167,11 @@ class CausalCaptioner(nn.Module, ABC):
     ) -> CaptionContext:
         """Run the vision tower once per image (values in [0, 1]; the same tensor is the same image) and write each
         image's prompt."""
+        images = list(images)
         different = {id(image): image for image in images}
+        place = {key: row for row, key in enumerate(different)}
         seen, grids = self.see(list(different.values()))
-        rows = [list(different).index(id(image)) for image in images]
+        rows = [place[id(image)] for image in images]
         features = tuple(seen[row] for row in rows)
         prompts = tuple(self.prompt(q, len(f)) for q, f in zip(questions, features, strict=True))
         image_of = torch.arange(len(images)).repeat_interleave(group_size)

@@ -1,7 +1,7 @@
 """The tiny models: small configurations of the very classes the real checkpoints use, for 48x48 images.
 
 Sizes: VAE 0.65M parameters, 4x down, 4 channels (12x12 latents); Qwen2.5-VL 2.9M, 9 language tokens an image;
-SD3 transformer 4.5M, 36 image tokens. Janus 4.1M, 36 tokens an image both ways, of them 1.2M in the VQ model (8x down).
+SD3 transformer 4.5M, 36 image tokens. Janus 3.7M, 36 tokens an image both ways, of them 1.2M in the VQ model (8x down).
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ def build_vae() -> AutoencoderKL:
 
 
 LLM_WIDTH = 192
+LLM = {  # of both families
+    "hidden_size": LLM_WIDTH,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 1024,
+    "initializer_range": LLM_WIDTH**-0.5,  # the classes' 0.02 suits widths in the thousands
+    "tie_word_embeddings": True,
+}
 IMAGE_SETTINGS = ImageSettings(48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # 48x48 stays as it is
 
 
@@ -71,16 +81,9 @@ def build_vlm(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     config = Qwen2_5_VLConfig(
         text_config={
+            **LLM,
             "vocab_size": len(tokenizer),
-            "hidden_size": LLM_WIDTH,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 1024,
-            "initializer_range": LLM_WIDTH**-0.5,  # the classes' 0.02 suits widths in the thousands
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
             **ends,
         },
         vision_config={
@@ -160,16 +163,9 @@ def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = JanusConfig(
         text_config={
+            **LLM,
             "model_type": "llama",
             "vocab_size": len(tokenizer),
-            "hidden_size": LLM_WIDTH,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 1024,
-            "initializer_range": LLM_WIDTH**-0.5,
-            "tie_word_embeddings": True,
             **special,
         },
         vision_config={  # type: ignore[arg-type]

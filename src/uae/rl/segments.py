@@ -50,18 +50,24 @@ def trained_segments(
     said = captions.rollout if config.caption_weight else None
     painted = reconstructions.rollout if config.image_weight else None
     said_B, painted_B = _lengths(said, rewards_PGK[..., 0]), _lengths(painted, rewards_PGK)
-    max_length = config.captioning.max_new_tokens * (said is not None) + (
-        0 if painted is None else painted.mask.shape[1]
-    )
+    max_length = config.captioning.max_new_tokens if said is not None else 0
+    max_length += painted.mask.shape[1] if painted is not None else 0
     segments = []
     if said is not None:
-        advantages = caption_advantages(rewards_PGK, objective.scale_rewards, objective.advantage_clamp)
+        advantages = caption_advantages(rewards_PGK, objective.scale_rewards, objective.advantage_clamp).flatten()
         lengths_B = said_B + rearrange(painted_B, "(b k) -> b k", k=per_caption).mean(1)
-        segments.append(_segment("rl", model.encoder, said, advantages, lengths_B, max_length, config))
+        counts = _counts(said, lengths_B, max_length)
+        weight = config.caption_weight
+        segments.append(Segment("rl", model.encoder, said, advantages, lengths_B, weight, objective, counts))
     if painted is not None:
         advantages = reconstruction_advantages(rewards_PGK, objective.scale_rewards, objective.advantage_clamp)
         lengths_B = painted_B + said_B.repeat_interleave(per_caption)
-        segments.append(_segment("rl_image", model.decoder, painted, advantages, lengths_B, max_length, config))
+        counts = _counts(painted, lengths_B, max_length)
+        kl_coef = objective.kl_coef if config.image_kl_coef is None else config.image_kl_coef
+        objective, weight = replace(objective, kl_coef=kl_coef), config.image_weight
+        segments.append(
+            Segment("rl_image", model.decoder, painted, advantages.flatten(), lengths_B, weight, objective, counts)
+        )
     return segments
 
 
@@ -70,19 +76,5 @@ def _lengths(rollout: Rollout | None, like: Tensor) -> Float[Tensor, " B"]:
     return like.new_zeros(like.numel()) if rollout is None else rollout.mask.sum(1).float()
 
 
-def _segment(
-    name: str,
-    policy: Policy,
-    rollout: Rollout,
-    advantages: Tensor,
-    lengths_B: Tensor,
-    max_length: int,
-    config: TrainConfig,
-) -> Segment:
-    counts = BatchCounts(len(rollout), int(rollout.mask.sum()), max_length, int(lengths_B.sum()))
-    objective, weight = config.objective, config.caption_weight
-    if name == "rl_image":
-        weight = config.image_weight
-        if config.image_kl_coef is not None:
-            objective = replace(objective, kl_coef=config.image_kl_coef)
-    return Segment(name, policy, rollout, advantages.flatten(), lengths_B, weight, objective, counts)
+def _counts(rollout: Rollout, lengths_B: Tensor, max_length: int) -> BatchCounts:
+    return BatchCounts(len(rollout), int(rollout.mask.sum()), max_length, int(lengths_B.sum()))

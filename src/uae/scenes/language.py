@@ -93,7 +93,7 @@ def _with_background(text: str, scene: Scene, rng: random.Random) -> str:
 
 # --- reading captions back -----------------------------------------------------------------------------------
 
-_SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
+SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
 
 
 @dataclass
@@ -130,8 +130,8 @@ def read_caption(text: str) -> Reading:
     last: Mention | None = None
     tokens = text.split()
     for i, token in enumerate(tokens):
-        if token in _SIZE_OF:
-            size = _SIZE_OF[token]
+        if token in SIZE_OF:
+            size = SIZE_OF[token]
         elif token in COLORS:
             color = token
         elif token in SHAPES:
@@ -302,5 +302,5 @@ a the , and . ? on background some shapes shape picture of other word is there w
 below right yes no describe image briefly in full detail user assistant generate system
 """
 VOCABULARY: tuple[str, ...] = tuple(
-    dict.fromkeys([*_FUNCTION_WORDS.split(), *SHAPES, *COLORS, *_SIZE_OF, *CELLS, *BACKGROUNDS, *NUMBERS, *WORDS])
+    dict.fromkeys([*_FUNCTION_WORDS.split(), *SHAPES, *COLORS, *SIZE_OF, *CELLS, *BACKGROUNDS, *NUMBERS, *WORDS])
 )

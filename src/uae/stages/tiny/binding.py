@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.tiny import LLM_WIDTH
-from uae.scenes.language import LEVELS, SIZE_WORDS, caption
-from uae.scenes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, WORDS, Scene, pick, scene_at
+from uae.scenes.language import LEVELS, SIZE_OF, caption, read_caption
+from uae.scenes.scene import CELLS, COLORS, SHAPES, WORDS, Scene, pick, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import train_scenes
 from uae.stages.tiny.vision import HEADS, NOTHING, ReadOut
 
 READ = {**HEADS, "cell": CELLS}
-_SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
 NUM_CAPTIONER_IMAGES = 32  # per micro-batch, for the captioning loss
 
 
@@ -60,7 +59,8 @@ class BindingTask:
         for row, text in enumerate(texts):
             start = self.encoder.chat([{"role": "generate", "content": text}]).index(self.encoder.tokenize(text)[0])
             found = said_by(text.split())
-            found[int(mask[row].sum()) - 1 - start] = background_of(text)
+            background = read_caption(text).background
+            found[int(mask[row].sum()) - 1 - start] = {"background": background} if background else {}
             rows += [row] * len(found)
             places += [start + at for at in found]
             said += found.values()
@@ -93,10 +93,10 @@ def said_by(words: list[str]) -> dict[int, dict[str, str]]:
     found: dict[int, dict[str, str]] = {}
     phrase: dict[str, str] = {}
     for at, word in enumerate(words):
-        if word in _SIZE_OF or (word in COLORS and "content" in phrase):
+        if word in SIZE_OF or (word in COLORS and "content" in phrase):
             phrase = {}
-        if word in _SIZE_OF:
-            phrase["size"] = _SIZE_OF[word]
+        if word in SIZE_OF:
+            phrase["size"] = SIZE_OF[word]
         elif word in COLORS:
             phrase["color"] = word
         elif word in SHAPES:
@@ -110,12 +110,6 @@ def said_by(words: list[str]) -> dict[int, dict[str, str]]:
         if "content" in phrase:
             found[at] = dict(phrase)
     return found
-
-
-def background_of(text: str) -> dict[str, str]:
-    """The background a caption names, if it does."""
-    named = [word for word in text.split() if word in BACKGROUNDS]
-    return {"background": named[0]} if named else {}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -39,8 +39,7 @@ class VaeTask:
                 latents = posterior.sample() if step < ENCODER_STEPS else posterior.mode()
             decoded = self.vae.decode(latents).sample.float()  # type: ignore[union-attr]
         error = decoded - (images * 2 - 1)
-        weight = pixel_weights(scenes)
-        reconstruction = ((error.abs() + 2 * error.square()) * (weight / weight.mean())).mean()
+        reconstruction = weighted_error(error, scenes)
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return reconstruction + KL_COEF * kl, {"abs_error": error.abs().mean().item(), "kl": kl.item()}
 
@@ -55,6 +54,12 @@ class VaeTask:
 
     def after_step(self, step: int) -> None:
         pass
+
+
+def weighted_error(error: Tensor, scenes: list[Scene]) -> Tensor:
+    """Mean absolute plus twice the squared error of pixels in [-1, 1], small objects counting more."""
+    weight = pixel_weights(scenes)
+    return ((error.abs() + 2 * error.square()) * (weight / weight.mean())).mean()
 
 
 def pixel_weights(scenes: list[Scene]) -> Tensor:
@@ -75,10 +80,16 @@ def encode_means(vae: AutoencoderKL, images: Tensor, batch_size: int = 64) -> Te
 
 @torch.no_grad()
 def measure_vae(vae: AutoencoderKL, scenes: list[Scene]) -> dict[str, float]:
-    """Round trip: share of objects, words and whole scenes the detector still reads exactly; PSNR in dB."""
+    """Pixels to latents and back, as ``compare_round_trip`` says."""
     images = images_of(scenes)
     latents = encode_means(vae, images)
     decoded = torch.cat([vae.decode(part).sample for part in latents.split(64)])  # type: ignore[union-attr]
+    return compare_round_trip(scenes, images, decoded)
+
+
+def compare_round_trip(scenes: list[Scene], images: Tensor, decoded: Tensor) -> dict[str, float]:
+    """Share of objects, words and whole scenes that the detector still reads exactly in ``decoded``, which is in
+    [-1, 1]; PSNR in dB."""
     decoded = (decoded / 2 + 0.5).clamp(0, 1)
     found = fidelity(scenes, decoded)
     shares = {

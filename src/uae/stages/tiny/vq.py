@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uae.bench.world_fidelity import fidelity, psnr
 from uae.models.tiny import build_janus
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of, train_scenes
-from uae.stages.tiny.vae import pixel_weights
+from uae.stages.tiny.vae import compare_round_trip, weighted_error
 
 REVIVE_EVERY = 50  # steps; a code that was not used since is dead
 
@@ -47,8 +46,7 @@ class VqTask:
         with torch.autocast("cpu", torch.bfloat16):
             decoded = self.vq.decoder(self.vq.post_quant_conv(quantized)).float()
         error = decoded - (images * 2 - 1)
-        weight = pixel_weights(scenes)
-        reconstruction = ((error.abs() + 2 * error.square()) * (weight / weight.mean())).mean()
+        reconstruction = weighted_error(error, scenes)
         self._encoded = encoded.detach().permute(0, 2, 3, 1).flatten(0, 2)
         self.uses += tokens.bincount(minlength=len(self.uses))
         used = (self.uses > 0).float().mean().item()
@@ -79,12 +77,8 @@ def measure_vq(vq: Any, scenes: list[Scene]) -> dict[str, float]:
     images = images_of(scenes)
     tokens = image_tokens(vq, images)
     decoded = torch.cat([vq.decode(part) for part in tokens.split(64)])
-    decoded = (decoded / 2 + 0.5).clamp(0, 1)
-    found = fidelity(scenes, decoded)
-    shares = {"objects_exact": found.objects_exact, "words_exact": found.words_exact}
-    exact = {name: share.percent / 100 for name, share in shares.items() if share.percent is not None}
     used = len(tokens.unique()) / vq.config.num_embeddings
-    return exact | {"psnr": psnr(images, decoded), "codebook_used": used}
+    return compare_round_trip(scenes, images, decoded) | {"codebook_used": used}
 
 
 @torch.no_grad()
