@@ -29,7 +29,7 @@ MEASURES = {  # key of results.json: (label, explanation)
     "dinov2": ("DINOv2", "cosine × 100"),
     "dinov3": ("DINOv3", "cosine × 100"),
     "rescaled_score": ("rescaled score", "0: no better than another image's reconstruction; 100: identical"),
-    "unified_score_if_true": ("were captions true", "Unified-Score of true captions with as much detail"),
+    "unified_score_if_true": ("if captions were true", "Unified-Score of true captions with as much detail"),
     "reconstruction_objects_exact": ("objects exactly right", "shape, colour, size and place, in reconstructions, %"),
     "geneval": ("GenEval-style", "short prompts drawn right, mean of six kinds, %"),
     "perception": ("questions", "answered right, %"),
