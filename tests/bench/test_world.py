@@ -56,7 +56,9 @@ class Perfect:
     """Sees by the detector, says everything, draws what it reads; what is unsaid it makes up."""
 
     family = "perfect"
-    encoder = decoder = None
+    image_size = 48
+    encoder = SimpleNamespace(device=torch.device("cpu"))
+    decoder = None
 
     def __init__(self, see=lambda scene: scene, say=exhaustive_caption, draw=lambda scene: scene, answer=None) -> None:
         self.see, self.say, self.draw, self.fixed_answer = see, say, draw, answer

@@ -42,6 +42,7 @@ from uae.scenes.language import (
     score_caption,
 )
 from uae.scenes.scene import IMAGE_SIZE, Scene, Split, render_batch, scene_at
+from uae.utils.device import autocast
 
 GREEDY = CaptionSettings(temperature=0.0)
 DECODING = DecodeSettings(num_steps=EVALUATION_STEPS)
@@ -194,9 +195,10 @@ def at_world_size(decoding: DecodeSettings) -> DecodeSettings:
 def round_trip(
     model: UnifiedModel, images: Tensor, captioning: CaptionSettings, decoding: DecodeSettings, seed: int = 0
 ) -> tuple[Any, Tensor]:
-    """One caption of each image (as ``Captions``) and one reconstruction of each caption."""
+    """One caption of each image (as ``Captions``) and one reconstruction of each caption, this in bf16."""
     captions = model.caption(list(images), captioning, seed=seed)
-    reconstructions = model.reconstruct(captions, decoding, seed=seed).images
+    with autocast(model.encoder.device, use_bf16=True):
+        reconstructions = model.reconstruct(captions, decoding, seed=seed).images
     return captions, reconstructions.float().cpu().clamp(0, 1)
 
 

@@ -20,6 +20,7 @@ from uae.models.base import UnifiedModel
 from uae.scenes.detector import Detection, Found, detect
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import SIZES, Object, Scene, Split, Word, scene_at
+from uae.utils.device import autocast
 
 ATTRIBUTES = ("cell", "shape", "color", "size")
 EVALUATION_STEPS = 20  # of decoding: twice what the quickstart's reward takes
@@ -163,5 +164,6 @@ def scenes_with(
 
 @torch.no_grad()
 def paint(model: UnifiedModel, texts: Sequence[str], decoding: DecodeSettings, seed: int = 0) -> Tensor:
-    """One image of each text, ``[N, 3, 48, 48]`` in [0, 1]."""
-    return model.generate(list(texts), decoding, seed=seed).images.float().cpu().clamp(0, 1)
+    """One image of each text, ``[N, 3, 48, 48]`` in [0, 1], computed in bf16 as in training."""
+    with autocast(model.encoder.device, use_bf16=True):
+        return model.generate(list(texts), decoding, seed=seed).images.float().cpu().clamp(0, 1)

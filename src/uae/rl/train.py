@@ -23,7 +23,7 @@ from uae.rl.losses import combine_metrics, grpo_loss
 from uae.rl.run import ImageSource, Probe, Run
 from uae.rl.segments import Segment, trained_segments
 from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
-from uae.utils.device import autocast
+from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress
 
 
@@ -80,7 +80,7 @@ def train_step(
         rewards = reward(images, captions.texts, reconstructions.images)
         rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(images), g=config.group_size)
     segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
-    with timer("update"), autocast(device, config.use_bf16):
+    with timer("update"), autocast(device, config.use_bf16), attention_to_train(device):
         metrics = update(segments, config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
     return metrics | reconstructions.metrics | time_metrics(captions, reconstructions, timer.pop())

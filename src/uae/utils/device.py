@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-@contextmanager
-def autocast(device: torch.device, use_bf16: bool) -> Iterator[None]:
-    """bf16 where that is safe; on a CPU plain attention, whose backward takes half of the flash kernel's time there."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-        if device.type != "cpu":
-            yield
-            return
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+def autocast(device: torch.device, use_bf16: bool) -> AbstractContextManager:
+    """bf16 where that is safe."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16)
+
+
+def attention_to_train(device: torch.device) -> AbstractContextManager:
+    """On a CPU plain attention: its backward in bf16 takes half of the flash kernel's time, though its forward more."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def can_compile() -> bool:
+    """Whether ``torch.compile`` finds what it needs on a CPU."""
+    return bool(shutil.which("g++") or shutil.which("clang++"))

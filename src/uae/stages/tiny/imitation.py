@@ -15,7 +15,7 @@ from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import Scene
 from uae.stages.tiny.captioner import token_errors
 from uae.stages.tiny.data import images_of, train_scenes
-from uae.utils.device import autocast
+from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import TrainProgress
 
 
@@ -27,7 +27,7 @@ def imitate(captioner: CausalCaptioner, config: TrainConfig) -> None:
     with TrainProgress("imitation", config.num_steps, 0) as progress:
         for step in range(config.num_steps):
             scenes = train_scenes(step, num_captions, seed=config.seed)
-            with autocast(captioner.device, config.use_bf16):
+            with autocast(captioner.device, config.use_bf16), attention_to_train(captioner.device):
                 loss = imitation_loss(captioner, scenes, config.captioning.instruction)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
