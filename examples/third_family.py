@@ -52,6 +52,7 @@ class ColorNamer(nn.Module):
     """One linear layer that names a mean colour in one word; its decoder fills the picture with the word's colour."""
 
     family = "color_namer"
+    image_size = 48
 
     def __init__(self) -> None:
         super().__init__()

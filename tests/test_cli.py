@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 
 from tests.rl.tiny_run import build_model
 from uae import cli
+from uae.models.tiny import build_janus
 from uae.scenes.scene import render, scene_at
 
 
@@ -28,10 +32,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, out, err
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_model().save_pretrained(folder)
+@pytest.fixture(scope="module", params=["umm1", "umm2"])
+def model_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    model = build_model() if request.param == "umm1" else build_janus()
+    model.save_pretrained(folder)
     return folder
 
 
@@ -57,6 +63,18 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
     ):
         code, _, err = run(capsys, *arguments)
         assert code == 2 and wanted in err and "Traceback" not in err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """As in ``uae --help | head -1``: here the pipe is closed before anything is written."""
+    script = "import sys; from uae.cli import main; sys.argv = ['uae']; sys.stdin.read(); main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin and child.stdout and child.stderr
+    child.stdout.close()
+    child.stdin.close()
+    assert child.stderr.read() == b"" and child.wait() == 0
 
 
 def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]):
@@ -108,6 +126,26 @@ def test_reconstruct_any_images(capsys: pytest.CaptureFixture[str], model_folder
         assert Image.open(out_folder / f"recon_{name}.png").size == (48, 48)
         assert (out_folder / f"{name}.txt").read_text().strip()
     assert (out_folder / "report.html").read_text().count("<figure>") == 3
+
+
+def test_train_and_bench_on_own_images(
+    capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path
+):
+    run_dir, results = tmp_path / "run", tmp_path / "bench"
+    short = ["--train.captioning.max-new-tokens", "6", "--train.decoding.num-steps", "1", "--train.group-size", "2"]
+    code, out, err = run(
+        capsys, "train", "tiny", "--model", str(model_folder), "--data", str(pictures), "--run-dir", str(run_dir),
+        "--train.num-steps", "1", "--train.images-per-step", "2", *short,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "trained model" in out
+    code, out, err = run(
+        capsys, "bench", "unified", "--images", str(pictures), "--model", str(run_dir / "model"), "--out", str(results),
+        "--captioning.max-new-tokens", "6", "--backbones", "clip", "tiny", "longclip", "tiny", "dinov2", "tiny",
+        "dinov3", "tiny",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(results.read_text())["num_pairs"] == 3 and "numbers" in out
 
 
 def test_empty_folder_is_one_clear_line(capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path):

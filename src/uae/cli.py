@@ -36,7 +36,15 @@ start here:
 
 def main() -> None:
     """Run the command named first; errors meant for the user are one message, without a traceback."""
-    arguments = sys.argv[1:]
+    try:
+        run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(arguments: list[str]) -> None:
+    """As ``main``, of given arguments."""
     if not arguments or arguments[0] in ("-h", "--help"):
         listing = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
         print(USAGE.format(commands=listing))
@@ -49,6 +57,8 @@ def main() -> None:
         _fail(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\nuae --help lists the commands")
     try:
         importlib.import_module(f"uae.commands.{command}").main(arguments[1:])
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("UAE_DEBUG"):
             raise

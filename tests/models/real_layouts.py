@@ -3,6 +3,8 @@
 * ``write_qwen``: ``Qwen/Qwen2.5-VL-3B-Instruct``. Flat ``config.json`` as it was written by transformers 4.41, shards
   under the names of that time (``model.layers…``, ``visual…``, no ``lm_head``), a byte-level BPE with the real special
   tokens in their order, the chat template's structure, and the image processor's limits.
+* ``write_janus``: ``deepseek-community/Janus-Pro-7B``. Nested ``config.json``, two shards, special tokens with their
+  full-width bars, the template's structure, generation settings with the token that begins an image.
 * ``write_sd3``: ``stabilityai/stable-diffusion-3.5-large`` in diffusers' layout.
 * ``write_clip``: ``openai/clip-vit-large-patch14``, its image side.
 """
@@ -15,13 +17,15 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    JanusConfig,
+    JanusForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -143,22 +147,15 @@ def _qwen_config(ids: dict[str, int]) -> dict:
 
 def _write_tokenizer(folder: Path) -> dict[str, int]:
     """Byte-level BPE of a few sentences, special tokens after the vocabulary; returns all ids."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer = _byte_level_bpe(SENTENCES)
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
     tokenizer.save(str(folder / "tokenizer.json"))
     parts = json.loads((folder / "tokenizer.json").read_text())["model"]
     _write_json(folder / "vocab.json", parts["vocab"])
     (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in parts["merges"]))
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     ids = tokenizer.get_vocab()
     config = {
-        "add_bos_token": False, "add_prefix_space": False,
-        "added_tokens_decoder": {str(ids[token]): {"content": token, **flags} for token in SPECIAL_TOKENS},
+        "add_bos_token": False, "add_prefix_space": False, "added_tokens_decoder": _added(ids, SPECIAL_TOKENS),
         "additional_special_tokens": SPECIAL_TOKENS[1:], "bos_token": None, "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False, "eos_token": "<|im_end|>", "errors": "replace",
         "model_max_length": 131072, "pad_token": "<|endoftext|>", "split_special_tokens": False,
@@ -167,6 +164,21 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     _write_json(folder / "tokenizer_config.json", config)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return ids
+
+
+def _byte_level_bpe(sentences: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+def _added(ids: dict[str, int], tokens: list[str]) -> dict[str, dict]:
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    return {str(ids[token]): {"content": token, **flags} for token in tokens}
 
 
 def _write_shards(folder: Path, tensors: dict[str, torch.Tensor], num_shards: int) -> None:
@@ -181,6 +193,101 @@ def _write_shards(folder: Path, tensors: dict[str, torch.Tensor], num_shards: in
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     _write_json(folder / "model.safetensors.index.json", index)
+
+
+# --- Janus-Pro -------------------------------------------------------------------------------------------------------
+
+JANUS_BOS, JANUS_EOS, JANUS_PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+JANUS_SPECIAL_TOKENS = [
+    JANUS_BOS, JANUS_EOS, JANUS_PAD, "<image_placeholder>", "<begin_of_image>", "<end_of_image>", "<|User|>",
+    "<|Assistant|>",
+]  # fmt: skip
+JANUS_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|User|>: ' if message['role'] == 'user' else '<|Assistant|>: ' }}"
+    "{% for part in message['content'] %}"
+    "{{ '<image_placeholder>\n' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}"
+    "{{ '\n\n' if message['role'] == 'user' else '<｜end▁of▁sentence｜>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
+)
+JANUS_SIDE = 64  # pixels, in 4x4 tokens; published: 384 in 24x24
+JANUS_WIDTH = 64
+
+
+def write_janus(folder: Path) -> Path:
+    """The folder of a Janus-Pro of width 64 with 2 layers, a vision tower of 2, and a VQ model of 5 levels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = _write_janus_tokenizer(folder)
+    num_tokens = (JANUS_SIDE // 16) ** 2
+    ends = {"bos_token_id": ids[JANUS_BOS], "eos_token_id": ids[JANUS_EOS], "pad_token_id": ids[JANUS_PAD]}
+    _write_json(folder / "config.json", _janus_config(ids, num_tokens))
+    boi = {"boi_token_id": ids["<begin_of_image>"]}
+    generation = {**ends, "_from_model_config": True, "generation_kwargs": boi, "transformers_version": "4.52.0.dev0"}
+    _write_json(folder / "generation_config.json", generation)
+    images = {
+        "background_color": [127, 127, 127], "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": [0.5] * 3, "image_processor_type": "JanusImageProcessor", "image_std": [0.5] * 3, "min_size": 14,
+        "processor_class": "JanusProcessor", "resample": 3, "rescale_factor": 1 / 255,
+        "size": {"height": JANUS_SIDE, "width": JANUS_SIDE},
+    }  # fmt: skip
+    _write_json(folder / "preprocessor_config.json", images)
+    processor = {"num_image_tokens": num_tokens, "processor_class": "JanusProcessor", "use_default_system_prompt": True}
+    _write_json(folder / "processor_config.json", processor)
+    model = JanusForConditionalGeneration(JanusConfig.from_pretrained(folder, tie_word_embeddings=False))
+    _write_shards(folder, {name: t.bfloat16().contiguous() for name, t in model.state_dict().items()}, 2)
+    return folder
+
+
+def _write_janus_tokenizer(folder: Path) -> dict[str, int]:
+    """Byte-level BPE that begins each text with BOS."""
+    tokenizer = _byte_level_bpe(SENTENCES)
+    tokenizer.add_special_tokens(JANUS_SPECIAL_TOKENS)
+    ids = tokenizer.get_vocab()
+    begin = (JANUS_BOS, ids[JANUS_BOS])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{JANUS_BOS} $A", special_tokens=[begin])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
+    config = {
+        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": _added(ids, JANUS_SPECIAL_TOKENS),
+        "additional_special_tokens": JANUS_SPECIAL_TOKENS[3:], **names, "bos_token": JANUS_BOS,
+        "clean_up_tokenization_spaces": False, "eos_token": JANUS_EOS, "extra_special_tokens": names,
+        "model_max_length": 16384, "pad_token": JANUS_PAD, "tokenizer_class": "LlamaTokenizerFast", "unk_token": None,
+        "use_default_system_prompt": True,
+    }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", config)
+    (folder / "chat_template.jinja").write_text(JANUS_CHAT_TEMPLATE)
+    return ids
+
+
+def _janus_config(ids: dict[str, int], num_tokens: int) -> dict:
+    """The published ``config.json``'s keys; widths, depths and ids are this small model's."""
+    return {
+        "architectures": ["JanusForConditionalGeneration"],
+        "image_token_id": ids["<image_placeholder>"],
+        "model_type": "janus",
+        "text_config": {
+            "attention_bias": False, "hidden_act": "silu", "hidden_size": JANUS_WIDTH, "initializer_range": 0.2,
+            "intermediate_size": 96, "max_position_embeddings": 16384, "model_type": "llama", "num_attention_heads": 4,
+            "num_hidden_layers": 2, "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+            "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": len(ids) + 8,
+        },
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.0.dev0",
+        "vision_config": {
+            "attention_bias": True, "attention_dropout": 0.0, "depth": 2, "hidden_act": "gelu", "hidden_size": 32,
+            "image_size": JANUS_SIDE, "layer_norm_eps": 1e-06, "mlp_ratio": 4.0, "model_type": "janus_vision_model",
+            "num_attention_heads": 2, "num_channels": 3, "num_hidden_layers": 2, "num_image_tokens": num_tokens,
+            "patch_size": 16, "projection_dim": JANUS_WIDTH, "use_qk_norm": False,
+        },
+        "vq_config": {
+            "base_channels": 32, "channel_multiplier": [1, 1, 2, 2, 4], "double_latent": False, "embed_dim": 8,
+            "image_token_embed_dim": JANUS_WIDTH, "in_channels": 3, "latent_channels": 64, "model_type": "janus_vqgan",
+            "num_embeddings": 64, "num_hidden_layers": 2, "num_patches": JANUS_SIDE // 16, "num_res_blocks": 2,
+            "out_channels": 3, "projection_dim": JANUS_WIDTH,
+        },
+    }  # fmt: skip
 
 
 # --- Stable Diffusion 3.5 --------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_prompts_and_pixels_equal_the_librarys_processor(folder: Path, images: l
     janus.processor.use_default_system_prompt = system_prompt
     for image, question in zip(images, QUESTIONS, strict=True):
         wanted = library_inputs(janus.processor, image, question)
-        assert list(janus.prompt(question, 36)) == wanted["input_ids"][0].tolist()
+        assert list(janus.prompt(question, 144)) == wanted["input_ids"][0].tolist()
         torch.testing.assert_close(janus._square(image), wanted["pixel_values"][0], atol=1e-6, rtol=0)
 
 
@@ -135,7 +135,7 @@ def test_sampled_image_tokens_equal_generate_given_the_same_draws(
     processor: JanusProcessor,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    draws = iter(uniforms(3, 7, range(6), "image", 36).T)
+    draws = iter(uniforms(3, 7, range(6), "image", 144).T)
     monkeypatch.setattr(
         torch, "multinomial", lambda probs, num_samples: draw(probs.double().log().float(), next(draws))[:, None]
     )

@@ -12,27 +12,32 @@ from uae.bench.unified_result import BACKBONES
 from uae.bench.world import captions_by_instruction, perception, pictures
 from uae.bench.world_fidelity import decoder_report, fidelity, psnr, scenes_with
 from uae.config import DecodeSettings
-from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.base import UnifiedModel
 from uae.rewards.backbones import load_backbone
 from uae.scenes.scene import scene_at
 
-DECODING_STEPS = (10, 20)  # of the quickstart's reward, and of its evaluation
+DECODINGS = {  # by family: for UMM-1 the quickstart's reward, and its evaluation
+    "llm_diffusion": {f"{num_steps} steps": DecodeSettings(num_steps) for num_steps in (10, 20)},
+    "autoregressive": {
+        "sampled": DecodeSettings(),
+        "sampled, guidance 2": DecodeSettings(guidance_scale=2.0),
+        "greedy": DecodeSettings(temperature=0.0),
+    },
+}
 NUM_SCENES = 400  # for captions and questions
 
 
-def measure_cold_start(model: LLMDiffusion, min_objects: int = 1000) -> dict[str, Any]:
-    """VAE round trip, decoder from exhaustive true captions, captioner and the world's four backbones."""
+def measure_cold_start(model: UnifiedModel, min_objects: int = 1000) -> dict[str, Any]:
+    """Codec round trip, decoder from exhaustive true captions, captioner and the world's four backbones."""
     scenes = [scene_at("test", i) for i in range(NUM_SCENES)]
     return {
-        "vae": round_trip_report(model, min_objects),
+        "codec": codec_report(model, min_objects),
         "decoder": {
-            f"{num_steps} steps": {
-                name: found.to_json()
-                for name, found in decoder_report(
-                    model, min_objects=min_objects, decoding=DecodeSettings(num_steps)
-                ).items()
+            name: {
+                case: found.to_json()
+                for case, found in decoder_report(model, min_objects=min_objects, decoding=decoding).items()
             }
-            for num_steps in DECODING_STEPS
+            for name, decoding in DECODINGS[model.family].items()
         },
         "captions": captions_by_instruction(model, scenes),
         "questions": shares_to_json(perception(model, scenes, num_questions=5 * NUM_SCENES)),
@@ -41,10 +46,10 @@ def measure_cold_start(model: LLMDiffusion, min_objects: int = 1000) -> dict[str
 
 
 @torch.no_grad()
-def round_trip_report(model: LLMDiffusion, min_objects: int = 1000) -> dict[str, Any]:
-    """Pixels to latents and back: what the detector still reads exactly, and the peak signal-to-noise ratio in dB."""
+def codec_report(model: UnifiedModel, min_objects: int = 1000) -> dict[str, Any]:
+    """Pixels to latents or tokens and back: what the detector still reads exactly, and the peak signal-to-noise ratio
+    in dB."""
     scenes = scenes_with(min_objects, "test")
     images = pictures(scenes)
-    decoder = model.decoder
-    decoded = torch.cat([decoder.decode_latents(decoder.encode_images(part)) for part in images.split(64)])
+    decoded = torch.cat([model.decoder.round_trip(part) for part in images.split(64)])
     return {**fidelity(scenes, decoded).to_json(), "psnr": psnr(images, decoded)}

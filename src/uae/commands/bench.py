@@ -11,7 +11,9 @@ from rich.console import Console
 from uae.bench.unified import run_folders
 from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import unified_table
-from uae.commands.reconstruct import main as reconstruct
+from uae.commands.reconstruct import Arguments as Reconstruct
+from uae.commands.reconstruct import reconstruct
+from uae.config import CaptionSettings, DecodeSettings
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -27,7 +29,11 @@ class UnifiedArguments:
     recon: Path | None = None
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
-    """For --images: `tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
+    """For --images: `tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    captioning: CaptionSettings = field(default_factory=lambda: Reconstruct(()).captioning)
+    """For --images: how captions are made; greedy unless a temperature is given."""
+    decoding: DecodeSettings = field(default_factory=lambda: Reconstruct(()).decoding)
+    """For --images: how they are painted; height and width 0: at the size that the model was made for."""
     backbones: dict[str, str] = field(default_factory=dict)
     """Checkpoints by backbone name (clip, longclip, dinov2, dinov3): hub id, folder, .pt, or `tiny`; by default the
     published ones."""
@@ -60,7 +66,9 @@ def folders(args: UnifiedArguments) -> tuple[Path, Path]:
     """The two folders to compare; reconstructions of ``--images`` are made beside the result file."""
     if args.images is not None and args.source is None and args.recon is None:
         recon = args.out.with_suffix("")
-        reconstruct([str(args.images), "--model", args.model, "--out", str(recon)])
+        reconstruct(
+            Reconstruct((str(args.images),), args.model, recon, captioning=args.captioning, decoding=args.decoding)
+        )
         return args.images, recon
     if args.images is None and args.source is not None and args.recon is not None:
         return args.source, args.recon

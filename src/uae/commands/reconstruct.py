@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,13 +35,13 @@ class Arguments:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files or folders, of any size and mode."""
     model: str = "tiny"
-    """`tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image and report.html."""
     captioning: CaptionSettings = field(default_factory=lambda: CaptionSettings(temperature=0.0))
     """How captions are made; greedy unless a temperature is given."""
-    decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=20))
-    """How they are painted."""
+    decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=20, height=0, width=0))
+    """How they are painted; height and width 0: at the size that the model was made for."""
     batch_size: int = 16
     """Images at a time."""
     seed: int = 0
@@ -51,11 +51,18 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     """``uae reconstruct PATH… [--model MODEL] [--out DIR]``"""
     quiet_libraries()
-    args = tyro.cli(Arguments, args=arguments, prog="uae reconstruct")
+    reconstruct(tyro.cli(Arguments, args=arguments, prog="uae reconstruct"))
+
+
+def reconstruct(args: Arguments) -> None:
+    """Caption and paint all images of the given paths, in batches."""
     files, num_ignored = list_images(args.paths)
     if num_ignored:
         print(f"{num_ignored} other files ignored")
-    model = load_model(args.model)
+    model: Any = load_model(args.model)
+    decoding = args.decoding
+    height, width = (side or model.image_size for side in (decoding.height, decoding.width))
+    args = replace(args, decoding=replace(decoding, height=height, width=width))
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ PARTS = {
     "joint": Part(JointTask, ("vae", "captioner"), processes=2),
     "binding": Part(BindingTask, ("joint",), processes=2),
     "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
-    "vq": Part(VqTask),
+    "vq": Part(VqTask, processes=2),
     "janus_vision": Part(JanusVisionTask, ("vq",)),
     "janus": Part(JanusTask, ("janus_vision",), asset="umm2", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
@@ -57,7 +57,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the tiny models from nothing: VAE, vision tower, captioner, decoder, and four similarity backbones."""
+    """Train the tiny models from nothing: UMM-1's parts, UMM-2's, and four similarity backbones."""
 
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
@@ -72,10 +72,10 @@ class Arguments:
 
 @dataclass(frozen=True)
 class MeasureArguments:
-    """Measure a tiny model on held-out scenes: VAE, decoder from true captions, captioner, similarity backbones."""
+    """Measure a tiny model on held-out scenes: VAE or VQ model, decoder from true captions, captioner, backbones."""
 
     model: str = "tiny"
-    """`tiny`, or a folder that uae wrote."""
+    """`tiny`, `tiny-ar`, or a folder that uae wrote."""
     out: Path = Path("cold_start.json")
     """Result file."""
 
@@ -100,10 +100,10 @@ def measure(args: MeasureArguments) -> None:
     model: Any = load_model(args.model)
     results = measure_cold_start(model)
     atomic_write_json(args.out, results)
-    print(f"VAE round trip: {results['vae']['objects_exact']['percent']:.1f} % of objects exact")
-    for steps, cases in results["decoder"].items():
+    print(f"codec round trip: {results['codec']['objects_exact']['percent']:.1f} % of objects exact")
+    for decoding, cases in results["decoder"].items():
         shares = "   ".join(f"{name} {case['objects_exact']['percent']:.1f}" for name, case in cases.items())
-        print(f"decoder, {steps}, % of objects exact:   {shares}")
+        print(f"decoder, {decoding}, % of objects exact:   {shares}")
     print(f"questions: {results['questions']['all']['percent']:.1f} % right   numbers: {args.out}")
 
 

@@ -37,6 +37,11 @@ class UnifiedModel(Captioner, Protocol):
     family: str
 
     @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that the decoder was made for."""
+        ...
+
+    @property
     def encoder(self) -> Policy:
         """The captioner as a policy over caption tokens."""
         ...

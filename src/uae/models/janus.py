@@ -87,7 +87,7 @@ class Janus(CausalCaptioner):
         height, width = (max(round(side * size / longest), settings.min_size) for side in image.shape[1:])
         if (height, width) != tuple(image.shape[1:]):
             image = resize_like_pil(image[None], height, width, crop=max(height, width), resample="bicubic")[0]
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        mean, std = self._mean_and_std(image)
         square = (mean * 255).int().float().div(255).expand(3, size, size).clone()
         top, left = (size - height) // 2, (size - width) // 2
         square[:, top : top + height, left : left + width] = image
@@ -110,6 +110,10 @@ class Janus(CausalCaptioner):
 
     # --- caption → image ---
 
+    @property
+    def image_size(self) -> int:
+        return self.processor.image_processor.size["height"]  # type: ignore[attr-defined]
+
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
@@ -125,7 +129,7 @@ class Janus(CausalCaptioner):
         Raises:
             ValueError: when other pixels are asked for than the VQ decoder paints.
         """
-        size = self.processor.image_processor.size["height"]  # type: ignore[attr-defined]
+        size = self.image_size
         if (settings.height, settings.width) != (size, size):
             raise ValueError(f"this model paints {size}x{size} pixels, got {settings.height}x{settings.width}")
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -149,10 +153,19 @@ class Janus(CausalCaptioner):
 
     def pixels(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 h w"]:
         """The VQ decoder's images in [0, 1]."""
-        settings = self.processor.image_processor  # type: ignore[attr-defined]
         painted = self.model.model.vqmodel.decode(tokens).float()
-        mean, std = (painted.new_tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        mean, std = self._mean_and_std(painted)
         return (painted * std + mean).clamp(0, 1)
+
+    def image_tokens(self, images: Float[Tensor, "B 3 h w"]) -> Int[Tensor, "B L"]:
+        """The VQ encoder's tokens of images in [0, 1]."""
+        mean, std = self._mean_and_std(images)
+        return self.model.model.vqmodel.encode((images - mean) / std).image_tokens.view(len(images), -1)
+
+    def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self.processor.image_processor  # type: ignore[attr-defined]
+        mean, std = (like.new_tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        return mean, std
 
 
 class ImageTokenPolicy:
@@ -199,6 +212,10 @@ class ImageTokenPolicy:
             if t + 1 < length:
                 embeds = model.prepare_embeddings_for_image_generation(token[:, None].repeat(1 + is_guided, 1))
         return Rollout(tokens, log_probs, torch.ones_like(tokens, dtype=torch.bool), context), gaps
+
+    def round_trip(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 h w"]:
+        """Images in [0, 1] to tokens and back: the best that any caption could lead to."""
+        return self.janus.pixels(self.janus.image_tokens(images))
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Log-probability and entropy of each image token now, and the k3 KL to the reference."""

@@ -63,6 +63,10 @@ class LLMDiffusion(nn.Module):
 
     # --- caption → image ---
 
+    @property
+    def image_size(self) -> int:
+        return self.decoder.downscale * self.decoder.transformer.config["sample_size"]
+
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:

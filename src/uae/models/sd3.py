@@ -162,6 +162,10 @@ class SD3Decoder(nn.Module):
         decoded = self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]  # type: ignore[arg-type]
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
+    def round_trip(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+        """Images in [0, 1] to latents and back: the best that any caption could lead to."""
+        return self.decode_latents(self.encode_images(images))
+
     def _latent_scale(self) -> tuple[float, float]:
         config = self.vae.config
         return config["scaling_factor"], config.get("shift_factor") or 0.0

@@ -146,20 +146,21 @@ def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
 
 # --- UMM-2 ---------------------------------------------------------------------------------------------------
 
-CODEBOOK_SIZE = 512
+CODEBOOK_SIZE = 256
 VISION_WIDTH = 160
+IMAGE_TOKENS = 12 * 12  # of 4x4 pixels: the class ties what is painted to what is seen; 6x6 cannot hold small objects
 
 
 def build_janus() -> Janus:
     """``JanusForConditionalGeneration`` from nothing: a 3-layer vision tower, a 4-layer LLM, a VQ model."""
     tokenizer = build_janus_tokenizer()
     images = JanusImageProcessorPil(size={"height": 48, "width": 48}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # type: ignore[call-arg]
-    processor = JanusProcessor(images, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=36)
+    processor = JanusProcessor(images, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=IMAGE_TOKENS)
     return Janus(build_janus_model(tokenizer), processor)
 
 
 def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
-    """The model alone; an image is 6x6 tokens both where it is seen and where it is painted."""
+    """The model alone; an image is 12x12 tokens both where it is seen and where it is painted."""
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = JanusConfig(
         text_config={
@@ -174,9 +175,9 @@ def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
             "num_attention_heads": 5,
             "mlp_ratio": 2.0,
             "image_size": 48,
-            "patch_size": 8,
+            "patch_size": 4,
             "projection_dim": LLM_WIDTH,
-            "num_image_tokens": 36,
+            "num_image_tokens": IMAGE_TOKENS,
             "depth": 2,
             "initializer_range": VISION_WIDTH**-0.5,
         },
@@ -185,7 +186,7 @@ def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
             "num_embeddings": CODEBOOK_SIZE,
             "latent_channels": 64,
             "base_channels": 32,
-            "channel_multiplier": [1, 1, 2, 2],
+            "channel_multiplier": [1, 1, 2],
             "num_res_blocks": 1,
             "projection_dim": LLM_WIDTH,
             "image_token_embed_dim": LLM_WIDTH,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import random
-import shutil
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import images_of, train_scenes
+from uae.utils.device import can_compile
 from uae.utils.seed import normals
 
 OTHER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}  # beside exhaustive
@@ -107,7 +107,7 @@ def _learning(model: LLMDiffusion, compiled: bool) -> dict[str, nn.Module]:
     decoder = model.decoder
     decoder.transformer.requires_grad_(True)
     decoder.projector.requires_grad_(True)
-    if compiled and (shutil.which("g++") or shutil.which("clang++")):
+    if compiled and can_compile():
         decoder.transformer.compile(dynamic=False)
     return {"transformer": decoder.transformer, "projector": decoder.projector}
 

@@ -15,7 +15,6 @@ from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import images_of, train_scenes
 from uae.stages.tiny.decoder import caption_level, objects_exact
-from uae.stages.tiny.vq import image_tokens
 from uae.types import Rollout
 
 PAINT_COEF = 2.0  # of the image tokens' cross-entropy, beside the caption's and the answers'
@@ -64,7 +63,8 @@ def paint_loss(model: Janus, scenes: list[Scene], exhaustive_share: float, rng: 
     prompts = [torch.tensor(model.paint_prompt(text)) for text in texts]
     prompts = [model.decoder.without_words(p) if rng.random() < UNGUIDED_SHARE else p for p in prompts]
     context = PaintContext(tuple(tuple(p.tolist()) for p in prompts), torch.arange(len(scenes)), 1.0)
-    tokens = image_tokens(model.model.model.vqmodel, images_of(scenes))
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        tokens = model.image_tokens(images_of(scenes))
     unknown = torch.zeros(tokens.shape)
     scores = model.decoder.scores(Rollout(tokens, unknown, unknown == 0, context))
     return -scores.gather(-1, tokens[..., None]).mean()

@@ -1,4 +1,4 @@
-"""UMM-2's VQ model: pixels to 6x6 tokens and back, good enough that the detector cannot tell (>= 98 %)."""
+"""UMM-2's VQ model: pixels to 12x12 tokens and back, good enough that the detector cannot tell (>= 98 %)."""
 
 from __future__ import annotations
 
@@ -11,59 +11,65 @@ from torch import Tensor, nn
 from uae.models.tiny import build_janus
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
-from uae.stages.tiny.data import images_of, train_scenes
+from uae.stages.tiny.data import images_of
 from uae.stages.tiny.vae import compare_round_trip, weighted_error
+from uae.utils.device import can_compile
 
-REVIVE_EVERY = 50  # steps; a code that was not used since is dead
+REVIVE_EVERY = 50  # steps
 
 
 class VqTask:
     """Absolute plus squared error, more of it where objects are small, and the class's own codebook loss.
 
-    The class decodes codes at unit length, so codes are kept there, and encodings too. Dead codes are put where the
-    encoder is.
+    The class decodes codes at unit length, so codes are kept there, and encodings too. Codes that no picture uses are
+    put where the encoder is.
     """
 
     name = "vq"
-    recipe = Recipe(num_steps=6_000, batch_size=32, learning_rate=1.5e-3, ema_decay=0.998)
+    recipe = Recipe(num_steps=3_000, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998)
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
         self.janus = build_janus()
         self.vq: Any = self.janus.model.model.vqmodel
         codes = self.vq.quantize.embedding.weight
         codes.data = nn.functional.normalize(torch.randn_like(codes), dim=-1)
-        self.uses = nn.Parameter(torch.ones(len(codes)), requires_grad=False)  # since the last revival
-        self.modules: dict[str, nn.Module] = {"vq": self.vq, "uses": nn.ParameterList([self.uses])}
+        self.modules: dict[str, nn.Module] = {"vq": self.vq}
+        if compiled and can_compile():
+            self.vq.encoder.compile(dynamic=False)
+            self.vq.decoder.compile(dynamic=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size)
+        scenes = self._scenes(step)
         images = images_of(scenes)
-        with torch.autocast("cpu", torch.bfloat16):
-            encoded = self.vq.quant_conv(self.vq.encoder(images * 2 - 1))
-        encoded = nn.functional.normalize(encoded.float(), dim=1)
-        quantized, codebook_loss, tokens = self.vq.quantize(encoded)
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = self.vq.decoder(self.vq.post_quant_conv(quantized)).float()
-        error = decoded - (images * 2 - 1)
-        reconstruction = weighted_error(error, scenes)
-        self._encoded = encoded.detach().permute(0, 2, 3, 1).flatten(0, 2)
-        self.uses += tokens.bincount(minlength=len(self.uses))
-        used = (self.uses > 0).float().mean().item()
-        metrics = {"abs_error": error.abs().mean().item(), "codebook_loss": codebook_loss.item(), "codes_alive": used}
-        return reconstruction + codebook_loss, metrics
+        quantized, codebook_loss, _ = self.vq.quantize(self._encode(images))
+        error = self.vq.decoder(self.vq.post_quant_conv(quantized)) - (images * 2 - 1)
+        metrics = {"abs_error": error.abs().mean().item(), "codebook_loss": codebook_loss.item()}
+        return weighted_error(error, scenes) + codebook_loss, metrics
+
+    def _scenes(self, step: int, seed: int = 0) -> list[Scene]:
+        """Every other one full, for there is most to learn."""
+        first = step * self.recipe.batch_size
+        places = range(first, first + self.recipe.batch_size)
+        return [scene_at("train", i, num_objects=5 if i % 2 else None, seed=seed) for i in places]
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return nn.functional.normalize(self.vq.quant_conv(self.vq.encoder(images * 2 - 1)), dim=1)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Codes back to unit length; now and then, dead ones to where the encoder is, but not near the end."""
+        """Codes back to unit length; now and then, but not near the end, dead ones to where the encoder is."""
         codes = self.vq.quantize.embedding.weight
-        if step % REVIVE_EVERY == REVIVE_EVERY - 1:
-            dead = (self.uses == 0).nonzero()[:, 0]
-            if step < 0.8 * self.recipe.num_steps:
-                codes[dead] = self._encoded[torch.randperm(len(self._encoded))[: len(dead)]]
-            self.uses.zero_()
         codes.copy_(nn.functional.normalize(codes, dim=-1))
+        if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.recipe.num_steps:
+            batches = [self._scenes(4 * step + i, seed=1) for i in range(4)]
+            encoded = torch.cat([self._encode(images_of(scenes)) for scenes in batches])
+            dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
+            places = encoded.permute(0, 2, 3, 1).flatten(0, 2)
+            drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(step))
+            codes[dead] = places[drawn[: int(dead.sum())]]
 
+    @torch.compiler.set_stance("force_eager")
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
         return measure_vq(self.vq, [scene_at("validation", i) for i in range(num_scenes)])
 
@@ -83,6 +89,6 @@ def measure_vq(vq: Any, scenes: list[Scene]) -> dict[str, float]:
 
 @torch.no_grad()
 def image_tokens(vq: Any, images: Tensor, batch_size: int = 64) -> Tensor:
-    """``[B, 36]``: the tokens of images in [0, 1]."""
+    """``[B, 144]``: the tokens of images in [0, 1]."""
     parts = [vq.encode(part * 2 - 1).image_tokens.view(len(part), -1) for part in images.split(batch_size)]
     return torch.cat(parts)
