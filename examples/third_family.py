@@ -123,6 +123,9 @@ class ColorNamer(nn.Module):
         colors = torch.tensor([PALETTE[text] for text in texts]).repeat_interleave(group_size, 0)
         return Reconstructions(colors[:, :, None, None].expand(-1, -1, settings.height, settings.width), group_size)
 
+    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
+        self.head.requires_grad_(captions)
+
     def save_pretrained(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(self.head.state_dict(), Path(folder) / "head.safetensors")

@@ -47,4 +47,4 @@ def autoencode(
 
 def benchmark_settings(captioning: CaptionSettings, decoding: DecodeSettings) -> tuple[CaptionSettings, DecodeSettings]:
     """Unified-Bench's default: greedy captions; more decoding steps than the reward can afford."""
-    return replace(captioning, temperature=0.0), replace(decoding, num_steps=2 * decoding.num_steps)
+    return replace(captioning, temperature=0.0), replace(decoding, num_steps=2 * decoding.num_steps, sampler="ode")

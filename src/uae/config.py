@@ -7,6 +7,8 @@ from typing import Literal
 
 Conditioning = Literal["text", "hidden"]
 TextEncoder = Literal["policy", "reference"]
+Sampler = Literal["ode", "sde", "cps"]
+KLForm = Literal["published", "exact"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class DecodeSettings:
 
     num_steps: int = 10
     """Steps of the ODE of a diffusion decoder; an autoregressive one takes a step for each of its image tokens."""
+    sampler: Sampler = "ode"
+    """Of a diffusion decoder. `sde` (Flow-GRPO) and `cps` draw noise in each step, so that steps have probabilities to
+    learn from; they are for training, benchmarks always take the `ode`."""
+    noise_level: float = 0.7
+    """How much noise `sde` and `cps` draw (a)."""
+    window_start: int = 0
+    """The first step that draws noise; those outside the window are the ODE's."""
+    window_size: int | None = None
+    """Steps that draw noise (Flow-GRPO-Fast); by default all from the first."""
+    kl_form: KLForm = "published"
+    """The KL of a denoising step: `published` leaves the step's length out of the variance, `exact` does not."""
     temperature: float = 1.0
     """Of image tokens, where the decoder is autoregressive; 0 is greedy."""
     guidance_scale: float = 1.0

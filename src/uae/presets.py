@@ -15,7 +15,7 @@ class RunConfig:
     """What is trained on what, for which reward."""
 
     model: str = "tiny"
-    """`tiny`, a folder that uae wrote, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
     rewards: dict[str, float] = field(

@@ -48,13 +48,13 @@ class Evaluation:
     """A policy's answer about a rollout's actions; gradients flow through ``log_probs`` and ``kl``.
 
     log_probs: ``[B, T]`` log-probability of each action now.
-    entropy:   ``[B, T]`` of the action distribution, no gradient (nan where undefined).
+    entropy:   ``[B, T]`` of the action distribution, no gradient; None where it is a constant (denoising steps).
     kl:        ``[B, T]`` estimate of KL(policy || reference) per action (k3 for tokens, closed form for
                denoising steps), or None when no reference was asked for.
     """
 
     log_probs: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"] | None
     kl: Float[Tensor, "B T"] | None = None
 
 

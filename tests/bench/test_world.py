@@ -84,6 +84,9 @@ class Perfect:
         scenes = [self.draw(scene_of(text)) for text in texts]
         return Reconstructions(torch.from_numpy(render_batch(scenes)), group_size)
 
+    def begin_training(self, lora_rank, *, captions, decoding):
+        pytest.fail("measuring must not train the model")
+
     def save_pretrained(self, folder):
         pytest.fail("measuring must not save the model")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.real_layouts import JANUS_BOS, JANUS_EOS, JANUS_SIDE, write_clip, write_janus
-from uae.commands.train import prepare_policy
+from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.janus import Janus
 from uae.models.loading import load_model
@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def load(folders: dict[str, Path]) -> Janus:
     model = load_model(str(folders["janus"]), torch.bfloat16)
     assert isinstance(model, Janus)
-    prepare_policy(model, lora_rank=4)
+    model.begin_training(4, captions=True, decoding=DecodeSettings())
     return model
 
 

@@ -18,7 +18,6 @@ from tests.models.real_layouts import (
     write_qwen,
     write_sd3,
 )
-from uae.commands.train import prepare_policy
 from uae.config import CaptionSettings, DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
@@ -51,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def load(folders: dict[str, Path], lora_rank: int = 4) -> LLMDiffusion:
     model = load_model(f"{folders['encoder']}+{folders['decoder']}", torch.bfloat16)
     assert isinstance(model, LLMDiffusion)
-    prepare_policy(model, lora_rank)
+    model.begin_training(lora_rank, captions=True, decoding=DecodeSettings())
     model.negative_prompt = NEGATIVE_PROMPT
     return model
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import config, reward
-from uae.commands.train import prepare_policy
 from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.janus import Janus
@@ -22,7 +21,7 @@ from uae.utils.metrics import read_metrics
 def build(lora_rank: int = 0) -> Janus:
     torch.manual_seed(0)
     janus = build_janus().eval()
-    prepare_policy(janus, lora_rank)
+    janus.begin_training(lora_rank, captions=True, decoding=DecodeSettings())
     return janus
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from uae.commands.train import prepare_policy
 from uae.config import CaptionSettings, DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
@@ -22,7 +21,7 @@ def build_model() -> LLMDiffusion:
     """The tiny architecture with random weights, as every process draws them."""
     torch.manual_seed(0)
     model = LLMDiffusion(build_captioner(), build_decoder(build_vae()))
-    prepare_policy(model, lora_rank=0)
+    model.begin_training(0, captions=True, decoding=DecodeSettings())
     return model
 
 

@@ -29,7 +29,7 @@ class UnifiedArguments:
     recon: Path | None = None
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
-    """For --images: `tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """For --images: `tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     captioning: CaptionSettings = field(default_factory=lambda: Reconstruct(()).captioning)
     """For --images: how captions are made; greedy unless a temperature is given."""
     decoding: DecodeSettings = field(default_factory=lambda: Reconstruct(()).decoding)
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 def folders(args: UnifiedArguments) -> tuple[Path, Path]:
     """The two folders to compare; reconstructions of ``--images`` are made beside the result file."""
     if args.images is not None and args.source is None and args.recon is None:
-        recon = args.out.with_suffix("")
+        recon = args.out.with_name(f"{args.out.stem}_reconstructions")
         reconstruct(
             Reconstruct((str(args.images),), args.model, recon, captioning=args.captioning, decoding=args.decoding)
         )

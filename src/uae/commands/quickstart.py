@@ -17,9 +17,10 @@ import torch
 import tyro
 from rich.console import Console
 
+from uae.autoencode import benchmark_settings
 from uae.bench.report import results_table, write_report
 from uae.bench.samples import Frame
-from uae.bench.world import GREEDY, WorldResult, delta, measure, measure_ceiling, split_gain
+from uae.bench.world import WorldResult, delta, measure, measure_ceiling, split_gain
 from uae.commands.train import image_source, prepare_policy
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
@@ -47,8 +48,8 @@ class Arguments:
     """Folder for results.json, report.html, the run and the trained model."""
     seed: int = 0
     """Of the training data and all draws."""
-    num_steps: int = PRESETS["tiny"][1].train.num_steps
-    """Unified-GRPO steps."""
+    num_steps: int | None = None
+    """Unified-GRPO steps; by default the preset's."""
     control: Literal["none", "prompted", "supervised"] = "none"
     """What stands in for Unified-GRPO: the cold start asked for detail, or taught as many exhaustive captions."""
     resume: bool = False
@@ -67,7 +68,8 @@ def main(arguments: list[str]) -> None:
 def preset(args: Arguments) -> RunConfig:
     """The tiny preset with this seed and length."""
     config = PRESETS["tiny"][1]
-    return replace(config, train=replace(config.train, seed=args.seed, num_steps=args.num_steps))
+    num_steps = args.num_steps or config.train.num_steps
+    return replace(config, train=replace(config.train, seed=args.seed, num_steps=num_steps))
 
 
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:
@@ -80,14 +82,15 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     if not args.resume:
         shutil.rmtree(run_dir, ignore_errors=True)
     print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
-    before, ceiling = measure(model, backbones), measure_ceiling(model, backbones)
-    captioning = GREEDY
+    captioning, decoding = benchmark_settings(config.train.captioning, config.train.decoding)
+    before = measure(model, backbones, captioning=captioning, decoding=decoding)
+    ceiling = measure_ceiling(model, backbones, decoding=decoding)
     if args.control == "none":
         frames = train_with_frames(model, backbones, config, run_dir)
     else:
-        frames, captioning = [], run_control(model, config, args.control)
+        frames, captioning = [], run_control(model, config, args.control, captioning)
     print("measuring the trained model")
-    after = measure(model, backbones, captioning=captioning)
+    after = measure(model, backbones, captioning=captioning, decoding=decoding)
     model.save_pretrained(args.out / "model")
     results = {
         **compare(before, after, ceiling),
@@ -116,7 +119,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
 
 def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path) -> list[Frame]:
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
-    prepare_policy(model, config.lora_rank)
+    prepare_policy(model, config)
     reward = build_reward(config.rewards, backbones)
     last = config.train.num_steps
     frames = [frame(model, config, 0)]
@@ -126,20 +129,22 @@ def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: Run
     return frames
 
 
-def run_control(model: Any, config: RunConfig, control: Literal["prompted", "supervised"]) -> CaptionSettings:
+def run_control(
+    model: Any, config: RunConfig, control: Literal["prompted", "supervised"], captioning: CaptionSettings
+) -> CaptionSettings:
     """What is held against Unified-GRPO; how the model is to caption afterwards."""
     if control == "prompted":
-        return replace(GREEDY, instruction=INSTRUCTIONS["detailed"])
-    prepare_policy(model, config.lora_rank)
+        return replace(captioning, instruction=INSTRUCTIONS["detailed"])
+    prepare_policy(model, config)
     imitate(model.encoder, config.train)
-    return GREEDY
+    return captioning
 
 
 def frame(model: UnifiedModel, config: RunConfig, step: int) -> Frame:
     """The strip's image, captioned and painted by the model as it is."""
-    greedy = replace(config.train.captioning, temperature=0.0)
-    captions = model.caption([strip_image()], greedy)
-    painted = model.reconstruct(captions, replace(config.train.decoding, num_steps=20)).images
+    captioning, decoding = benchmark_settings(config.train.captioning, config.train.decoding)
+    captions = model.caption([strip_image()], captioning)
+    painted = model.reconstruct(captions, decoding).images
     return Frame(step, captions.texts[0], painted[0])
 
 

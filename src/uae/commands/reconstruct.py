@@ -35,7 +35,7 @@ class Arguments:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files or folders, of any size and mode."""
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image and report.html."""
     captioning: CaptionSettings = field(default_factory=lambda: CaptionSettings(temperature=0.0))

@@ -46,8 +46,8 @@ PARTS = {
     "binding": Part(BindingTask, ("joint",), processes=2),
     "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
     "vq": Part(VqTask, processes=2),
-    "janus_vision": Part(JanusVisionTask, ("vq",)),
-    "janus": Part(JanusTask, ("janus_vision",), asset="umm2", processes=2),
+    "janus_vision": Part(JanusVisionTask, ("vq", "binding")),
+    "janus": Part(JanusTask, ("janus_vision", "binding"), asset="umm2", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -75,7 +75,7 @@ class MeasureArguments:
     """Measure a tiny model on held-out scenes: VAE or VQ model, decoder from true captions, captioner, backbones."""
 
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, or a folder that uae wrote."""
+    """`tiny`, or a folder that uae wrote."""
     out: Path = Path("cold_start.json")
     """Result file."""
 

@@ -48,7 +48,7 @@ def train_model(config: RunConfig) -> UnifiedModel:
         check_tensorboard()
     is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32
     model: Any = load_model(config.model, torch.bfloat16 if is_frozen_stock else torch.float32)
-    prepare_policy(model, config.lora_rank)
+    prepare_policy(model, config)
     backbones = {name: load_backbone(name, config.backbones, device=model.encoder.device) for name in config.rewards}
     reward = build_reward(config.rewards, backbones)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
@@ -56,14 +56,11 @@ def train_model(config: RunConfig) -> UnifiedModel:
     return model
 
 
-def prepare_policy(model: Any, lora_rank: int) -> None:
-    """Choose what learns: the language model, by LoRA or fully. Vision tower and decoder are frozen."""
-    model.requires_grad_(False)
-    model.eval()
-    if lora_rank:
-        model.encoder.add_lora(lora_rank)
-    else:
-        model.encoder.train_language_model()
+def prepare_policy(model: UnifiedModel, config: RunConfig) -> None:
+    """Choose what learns, by the weights of the two halves: vision tower and codec never do."""
+    run = config.train
+    decoding = run.decoding if run.image_weight else None
+    model.begin_training(config.lora_rank, captions=run.caption_weight > 0, decoding=decoding)
 
 
 def step_shape(config: RunConfig) -> StepShape:

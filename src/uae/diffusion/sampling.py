@@ -33,11 +33,14 @@ def guided(
     prompt_embeds: Float[Tensor, "N T E"],
     negative_embeds: Float[Tensor, "1 Tn E"] | None,
     guidance_scale: float,
+    *,
+    detach_unconditional: bool = False,
 ) -> Velocity:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): ``u + s (c − u)``; scale 1 is ``c`` in one pass.
 
     Both branches go through the network as one batch where their texts have one length. Otherwise in two: padding
-    would change the picture, as SD3 has no text mask.
+    would change the picture, as SD3 has no text mask. ``detach_unconditional``: gradients flow through c alone (as
+    Flow-GRPO scores).
     """
     if guidance_scale == 1:
         return lambda latents, sigma: velocity(latents, sigma, prompt_embeds)
@@ -47,6 +50,8 @@ def guided(
 
     def combined(latents: Tensor, sigma: Tensor) -> Tensor:
         unconditional, conditional = _both(velocity, latents, sigma, negative_embeds, prompt_embeds)
+        if detach_unconditional:
+            unconditional = unconditional.detach()
         return unconditional + guidance_scale * (conditional - unconditional)
 
     return combined

@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from uae.config import KLForm
 from uae.diffusion.sampling import Velocity
 
 StepKind = Literal["sde", "cps"]
-KLForm = Literal["published", "exact"]
 NEAR_ONE = 0.995  # above it, σ counts as 1
 
 

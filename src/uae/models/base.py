@@ -63,6 +63,11 @@ class UnifiedModel(Captioner, Protocol):
         """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
         ...
 
+    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
+        """Freeze all but what learns to caption, if ``captions``, and to paint with such ``decoding``, unless None; by
+        LoRA, or fully at rank 0."""
+        ...
+
     def save_pretrained(self, folder: str | Path) -> None:
         """As ``load_model`` loads it."""
         ...

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
 from uae.models.cache import reserve
+from uae.models.lora import add_lora, merged
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
 from uae.types import Captions, Evaluation, Rollout
 from uae.utils.seed import uniforms
@@ -103,7 +104,7 @@ class CausalCaptioner(nn.Module, ABC):
             model = copy.deepcopy(self.model)
         else:
             self._adapter.save_pretrained(str(folder / "lora"))
-            model = copy.deepcopy(self._adapter).merge_and_unload()
+            model = merged(self._adapter)
         model.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -120,6 +121,10 @@ class CausalCaptioner(nn.Module, ABC):
     def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def learn(self, lora_rank: int) -> None:
+        """From now on, by LoRA, or fully at rank 0."""
+        self.add_lora(lora_rank) if lora_rank else self.train_language_model()
+
     def train_language_model(self) -> None:
         """Full fine-tuning of the language model and its head alone; a frozen copy stays as the reference."""
         self.model.requires_grad_(False)
@@ -129,16 +134,9 @@ class CausalCaptioner(nn.Module, ABC):
         self._frozen_copy.requires_grad_(False)
 
     def add_lora(self, rank: int) -> None:
-        """LoRA on all linear layers of the language model, alpha twice the rank, Gaussian start (paper §4).
-
-        The start is the same in every run, so that equal runs have equal weights.
-        """
+        """LoRA on all linear layers of the language model."""
         linear = [n for n, m in self.language_model.named_modules() if isinstance(m, nn.Linear)]
-        names = [f"model.language_model.{name}" for name in linear]
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=names)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            adapter = get_peft_model(self.model, config)  # layers are replaced in place
+        adapter = add_lora(self.model, rank, [f"model.language_model.{name}" for name in linear])
         object.__setattr__(self, "_adapter", adapter)
 
     @contextmanager

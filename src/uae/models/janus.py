@@ -73,6 +73,15 @@ class Janus(CausalCaptioner):
         self.processor.save_pretrained(folder)
         atomic_write_json(folder / "uae.json", {"family": self.family})
 
+    # --- training ---
+
+    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
+        """Freeze all but the language model, which both captions and paints; by LoRA, or fully at rank 0."""
+        self.requires_grad_(False)
+        self.eval()
+        if captions or decoding is not None:
+            self.learn(lora_rank)
+
     # --- image → caption ---
 
     def see(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:

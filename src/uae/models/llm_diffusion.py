@@ -70,10 +70,10 @@ class LLMDiffusion(nn.Module):
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
-        """``group_size`` images of each caption. All captions of one image start from the same noise, so equal ones
-        have equal pictures and are painted once."""
+        """``group_size`` images of each caption. All captions of one image start from the same noise, so by the ODE
+        equal ones have equal pictures and are painted once. Random samplers return their steps as a rollout."""
         image_of = torch.arange(len(captions)) // captions.group_size
-        if self.conditioning == "hidden":
+        if self.conditioning == "hidden" or settings.sampler != "ode":  # each differs, even where the words do not
             with torch.no_grad():
                 states, mask = self.condition(captions)
             return self._paint(states, mask, image_of, settings, group_size, seed, step)
@@ -127,6 +127,13 @@ class LLMDiffusion(nn.Module):
         negative = None
         if settings.guidance_scale != 1:
             negative, _ = self.text_states([self.negative_prompt])
+        if settings.sampler != "ode":
+
+            def draws(index: Tensor) -> Tensor:
+                return normals(seed, step, index.tolist(), "denoise", (settings.num_steps, *shape))
+
+            images, rollout = self.decoder.sample(states, mask, noise, draws, settings, negative)
+            return Reconstructions(images, per_text, rollout)
         images = self.decoder.generate(
             states,
             mask,
@@ -137,6 +144,18 @@ class LLMDiffusion(nn.Module):
             micro_batch=settings.micro_batch,
         )
         return Reconstructions(images, per_text)
+
+    # --- training ---
+
+    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
+        """Freeze all but what learns: the language model to caption, and the transformer to paint if ``decoding`` draws
+        steps that have probabilities; by LoRA, or fully at rank 0."""
+        self.requires_grad_(False)
+        self.eval()
+        if captions:
+            self.encoder.learn(lora_rank)
+        if decoding is not None and decoding.sampler != "ode":
+            self.decoder.learn(lora_rank)
 
     # --- files ---
 

@@ -21,7 +21,8 @@ SHIPPED = {"tiny": ASSETS / "umm1"}
 
 
 def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
-    """``tiny``, a folder with ``uae.json`` or the paper's parts, or ``ENCODER+DECODER`` (hub ids or folders).
+    """``tiny``, a folder with ``uae.json`` or the paper's parts, or, by hub id or folder, a Janus-Pro or
+    ``ENCODER+DECODER``.
 
     Raises:
         ValueError: when there is no such model; the message says what is known.

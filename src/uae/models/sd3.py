@@ -13,20 +13,31 @@ is trained). Without (real checkpoints), texts are grouped by length and there i
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from einops import repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from uae.config import DecodeSettings
+from uae.diffusion.policy import FlowContext, evaluate_path
 from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
+from uae.diffusion.stochastic import Stochastic, sample_stochastic
 from uae.models import sd3_files
+from uae.models.lora import add_lora, merged
 from uae.models.projector import Projector, projector_between
+from uae.types import Evaluation, Rollout
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 class SD3Decoder(nn.Module):
@@ -48,6 +59,8 @@ class SD3Decoder(nn.Module):
         self.transformer, self.vae, self.scheduler, self.projector = transformer, vae, scheduler, projector
         self.register_buffer("pooled", pooled)
         self.text_length = text_length
+        self._adapter: Any = None  # peft's view of the transformer, which it shares
+        self._frozen_copy: Any = None
 
     # --- text ---
 
@@ -115,23 +128,111 @@ class SD3Decoder(nn.Module):
         M may be a multiple K of N: image ``m`` then shows text ``m // K``, which is projected once.
         negative_states: one sentence, unpadded, that guidance leads away from. Gradients flow unless disabled.
         """
-        per_text = _images_per_text(len(states), len(noise))
         sigmas = sampling_sigmas(self.scheduler, num_steps)
-        negative_embeds = None
-        if negative_states is not None and guidance_scale != 1:
-            negative_embeds = self.condition(
-                negative_states, torch.ones_like(negative_states[..., 0], dtype=torch.bool)
-            )
+        negative = self._negative(negative_states, guidance_scale)
         images, indices = [], []
+        for part, embeds in self._batches(states, mask, len(noise), micro_batch):
+            velocity = guided(self.velocity, embeds, negative, guidance_scale)
+            images.append(self.decode_latents(sample_ode(velocity, noise[part], sigmas)))
+            indices.append(part)
+        return torch.cat(images)[torch.cat(indices).argsort()]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        noise: Float[Tensor, "M c h w"],
+        draws: Callable[[Tensor], Tensor],
+        settings: DecodeSettings,
+        negative_states: Float[Tensor, "1 Ln D"] | None = None,
+    ) -> tuple[Float[Tensor, "M 3 H W"], Rollout]:
+        """As ``generate`` by random steps, and these as a rollout; ``draws``: image indices ``[m]`` to standard normals
+        ``[m, num_steps, c, h, w]``."""
+        sigmas = sampling_sigmas(self.scheduler, settings.num_steps)
+        assert settings.sampler != "ode"
+        how = Stochastic(settings.sampler, settings.noise_level, settings.window_start, settings.window_size)
+        window = how.is_random(sigmas).nonzero()[:, 0]
+        if not len(window):
+            raise ValueError(f"expected at least one random step in {settings.num_steps}, got {how}: nothing to learn")
+        first, end = int(window[0]), int(window[-1]) + 1
+        negative = self._negative(negative_states, settings.guidance_scale)
+        texts: list[Tensor] = []
+        images, paths, log_probs, indices = [], [], [], []
+        for part, embeds in self._batches(states, mask, len(noise), settings.micro_batch):
+            velocity = guided(self.velocity, embeds, negative, settings.guidance_scale)
+            path = sample_stochastic(velocity, noise[part], sigmas, how, draws(part))
+            images.append(self.decode_latents(path.latents[:, -1]))
+            paths.append(path.latents[:, first : end + 1])
+            log_probs.append(path.log_probs[:, first:end])
+            indices.append(part)
+            texts += embeds
+        back = torch.cat(indices).argsort()
+        embeds_of = tuple(texts[i] for i in back.tolist())
+        context = FlowContext(
+            embeds_of, torch.arange(len(noise)), negative, settings.guidance_scale, sigmas[first : end + 1], how,
+            settings.kl_form,
+        )  # fmt: skip
+        scored = torch.cat(log_probs)[back]
+        rollout = Rollout(torch.cat(paths)[back], scored, torch.ones_like(scored, dtype=torch.bool), context)
+        return torch.cat(images)[back], rollout
+
+    def _batches(
+        self, states: Tensor, mask: Tensor, num_images: int, micro_batch: int
+    ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m T E"]]]:
+        """Indices of images whose texts have one length, ``micro_batch`` at a time, and their texts' embeddings."""
+        per_text = _images_per_text(len(states), num_images)
         for group in self.length_groups(mask):
             embeds = self.condition(states[group], mask[group])
             of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
             index = (group[:, None] * per_text + torch.arange(per_text, device=group.device)).flatten()
             for part, text in zip(index.split(micro_batch), of_text.split(micro_batch), strict=True):
-                velocity = guided(self.velocity, embeds[text], negative_embeds, guidance_scale)
-                images.append(self.decode_latents(sample_ode(velocity, noise[part], sigmas)))
-                indices.append(part)
-        return torch.cat(images)[torch.cat(indices).argsort()]
+                yield part, embeds[text]
+
+    def _negative(self, states: Float[Tensor, "1 Ln D"] | None, guidance_scale: float) -> Tensor | None:
+        if states is None or guidance_scale == 1:
+            return None
+        return self.condition(states, torch.ones_like(states[..., 0], dtype=torch.bool))
+
+    # --- as a policy ---
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The transformer's, or its LoRA's; none while it is frozen."""
+        return {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
+
+    def learn(self, lora_rank: int) -> None:
+        """From now on, by LoRA, or fully at rank 0."""
+        self.add_lora(lora_rank) if lora_rank else self.train_transformer()
+
+    def train_transformer(self) -> None:
+        """Full fine-tuning of the transformer alone; a frozen copy stays as the reference."""
+        self.transformer.requires_grad_(True)
+        object.__setattr__(self, "_frozen_copy", copy.deepcopy(self.transformer).requires_grad_(False))
+
+    def add_lora(self, rank: int) -> None:
+        """LoRA on the attention's projections, alpha twice the rank, Gaussian start (Flow-GRPO's SD3.5 recipe)."""
+        object.__setattr__(self, "_adapter", add_lora(self.transformer, rank, ATTENTION))
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """In this context the transformer is as it was before training."""
+        if self._adapter is not None:
+            with self._adapter.disable_adapter():
+                yield
+            return
+        now, self.transformer = self.transformer, self._frozen_copy or self.transformer
+        try:
+            yield
+        finally:
+            self.transformer = now
+
+    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
+        """Log-probability of each random denoising step now, and the closed-form KL to the reference."""
+        return evaluate_path(self.velocity, rollout, self.reference, with_kl=with_kl)
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """``(c, h, w)`` of the latents of a ``height x width`` image."""
@@ -175,8 +276,9 @@ class SD3Decoder(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length."""
         folder = Path(folder)
-        for name in ("transformer", "vae", "scheduler", "projector"):
-            part = getattr(self, name)
+        transformer = self.transformer if self._adapter is None else merged(self._adapter)
+        parts = {"transformer": transformer, "vae": self.vae, "scheduler": self.scheduler, "projector": self.projector}
+        for name, part in parts.items():
             part.register_to_config(_name_or_path="")  # else the folder it was once loaded from is written too
             part.save_pretrained(folder / name)
         sd3_files.save_pooled(folder, self.pooled)

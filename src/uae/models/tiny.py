@@ -62,6 +62,7 @@ LLM = {  # of both families
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
     "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
     "initializer_range": LLM_WIDTH**-0.5,  # the classes' 0.02 suits widths in the thousands
     "tie_word_embeddings": True,
 }
@@ -146,9 +147,9 @@ def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
 
 # --- UMM-2 ---------------------------------------------------------------------------------------------------
 
-CODEBOOK_SIZE = 256
+CODEBOOK_SIZE = 512
 VISION_WIDTH = 160
-IMAGE_TOKENS = 12 * 12  # of 4x4 pixels: the class ties what is painted to what is seen; 6x6 cannot hold small objects
+IMAGE_TOKENS = 12 * 12  # of 4x4 pixels, both where an image is seen and where it is painted: the class ties the two
 
 
 def build_janus() -> Janus:
@@ -160,11 +161,12 @@ def build_janus() -> Janus:
 
 
 def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
-    """The model alone; an image is 12x12 tokens both where it is seen and where it is painted."""
+    """The model alone; its language model is of UMM-1's shape, biases included, to begin as that."""
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = JanusConfig(
         text_config={
             **LLM,
+            "attention_bias": True,
             "model_type": "llama",
             "vocab_size": len(tokenizer),
             **special,

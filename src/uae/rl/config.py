@@ -34,6 +34,12 @@ class TrainConfig:
     """β of the image tokens; by default the objective's."""
     learning_rate: float = 1e-6
     """Of AdamW, after warm-up; constant."""
+    decoder_learning_rate: float | None = None
+    """The same of weights that only paint (a diffusion decoder's); by default `learning_rate`."""
+    ema_decay: float = 0.0
+    """Of an average of the weights over the updates, which is what a finished run leaves; 0 keeps none."""
+    ema_every: int = 8
+    """Steps between updates of that average."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.0

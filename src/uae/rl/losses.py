@@ -163,8 +163,9 @@ def _metrics(
         "ratio_mean": share(ratio_BT),
         "ratio_max": torch.where(mask_BT, ratio_BT, 0.0).max(),
         "kl_old": share(torch.expm1(log_ratio_BT) - log_ratio_BT),
-        "entropy": share(evaluation.entropy),
     }
+    if evaluation.entropy is not None:
+        metrics["entropy"] = share(evaluation.entropy)
     if evaluation.kl is not None:
         metrics["kl"] = share(evaluation.kl)
     values = torch.stack(list(metrics.values())).tolist()  # one transfer from the device

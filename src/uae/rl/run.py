@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
@@ -51,15 +51,19 @@ class ImageSource(Protocol):
 class Run:
     """Optimiser, step number and log of one run."""
 
-    def __init__(self, folder: Path, policy: Policy, config: TrainConfig, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, model: UnifiedModel, config: TrainConfig, settings: dict[str, Any]) -> None:
         self.folder, self.config, self.settings = folder, config, settings
-        self.parameters = policy.named_trainable_parameters()
+        spoken, painted = trainable_parameters(model)
+        self.parameters = spoken | painted
+        rate = config.learning_rate if config.decoder_learning_rate is None else config.decoder_learning_rate
+        groups = [{"params": list(spoken.values())}, {"params": list(painted.values()), "lr": rate}]
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
+            [group for group in groups if group["params"]],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(0.9, 0.999),
         )
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema_decay else {}
         self.warmup = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
         )
@@ -67,19 +71,19 @@ class Run:
         self.logger: MetricsLogger
 
     @classmethod
-    def open(cls, folder: Path, policy: Policy, config: TrainConfig, recorded: dict[str, Any]) -> Run:
+    def open(cls, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]) -> Run:
         """A new run, or the one in ``folder`` as its last checkpoint left it.
 
         Raises:
             ValueError: when the folder holds a run with other settings, naming each; or only damaged checkpoints.
         """
-        run = cls(folder, policy, config, json_ready({"train": asdict(config), **recorded}))
+        run = cls(folder, model, config, json_ready({"train": asdict(config), **recorded}))
         checkpoint = load_latest(folder / "checkpoints")
         if checkpoint is None:
             atomic_write_json(folder / "config.json", run.settings)
         else:
             check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
-            run._restore(checkpoint.weights["policy"], checkpoint.state)
+            run._restore(checkpoint.weights, checkpoint.state)
         run.logger = MetricsLogger(folder, last_step=run.step - 1, use_tensorboard=config.tensorboard)
         return run
 
@@ -87,6 +91,9 @@ class Run:
         """Log the step; checkpoint where one is due."""
         self.warmup.step()
         self.step = step + 1
+        if self.step % self.config.ema_every == 0:
+            for name, value in self.average.items():
+                value.lerp_(self.parameters[name].detach(), 1 - self.config.ema_decay)
         self.logger.log(step, metrics)
         if self.step % self.config.save_every == 0 or self.step == self.config.num_steps:
             self.save()
@@ -105,28 +112,55 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, atomically; the log is on disk first."""
         self.logger.sync()
-        weights = {name: p.detach() for name, p in self.parameters.items()}
+        weights = {"policy": {name: p.detach() for name, p in self.parameters.items()}}
+        if self.average:
+            weights["average"] = self.average
         state = {
             "settings": self.settings,
             "optimizer": self.optimizer.state_dict(),
             "warmup": {"last_epoch": self.warmup.last_epoch},
             "rng": capture_rng(),
         }
-        save_checkpoint(self.folder / "checkpoints", self.step, {"policy": weights}, state)
+        save_checkpoint(self.folder / "checkpoints", self.step, weights, state)
 
     def close(self) -> None:
-        """End here, saving what the last regular checkpoint lacks."""
+        """End here, saving what the last regular checkpoint lacks; the model is left with the average, if there is
+        one."""
         if self.step % self.config.save_every and self.step != self.config.num_steps:
             self.save()
         self.logger.close()
+        self._assign(self.average)
 
-    def _restore(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
+    def _restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self._assign(weights["policy"])
+        for name, value in self.average.items():
+            value.copy_(weights["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = self.warmup.last_epoch = state["warmup"]["last_epoch"]
         restore_rng(state["rng"])
+
+    @torch.no_grad()
+    def _assign(self, weights: dict[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.parameters[name].copy_(value)
+
+
+def trainable_parameters(model: UnifiedModel) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """What the optimiser may change: the encoder's, and of the decoder's those that are not the encoder's too.
+
+    Raises:
+        ValueError: when there is nothing.
+    """
+    spoken = model.encoder.named_trainable_parameters()
+    shared = {id(p) for p in spoken.values()}
+    painting = model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
+    painted = {f"decoder.{name}": p for name, p in painting.items() if id(p) not in shared}
+    if not spoken and not painted:
+        raise ValueError(
+            "expected something to learn, but every weight is frozen: set caption_weight above 0, or image_weight "
+            "and a sampler other than ode"
+        )
+    return spoken, painted
 
 
 class Probe:
@@ -156,7 +190,8 @@ class Probe:
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """``reward/fixed_captions``: their mean reward now."""
+        decoding = replace(self.config.decoding, sampler="ode")
         with autocast(self.model.encoder.device, self.config.use_bf16):
-            painted = self.model.generate(self.texts, self.config.decoding, seed=self.config.seed).images
+            painted = self.model.generate(self.texts, decoding, seed=self.config.seed).images
         values = self.reward(self.images, list(self.texts), painted)
         return {"reward/fixed_captions": values.mean().item()}

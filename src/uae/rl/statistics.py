@@ -13,7 +13,7 @@ from uae.types import Captions, Reconstructions
 def reward_metrics(rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean total, its spread within groups, the share of groups without any, and each component's mean."""
     per_caption_PG = rewards_PGK.mean(-1)
-    spread_P = per_caption_PG.std(1)
+    spread_P = per_caption_PG.std(1) if per_caption_PG.shape[1] > 1 else rewards_PGK[:, 0].std(1)
     return {
         "reward/total": rewards_PGK.mean().item(),
         "reward/group_std": spread_P.mean().item(),

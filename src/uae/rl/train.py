@@ -41,7 +41,7 @@ def train(
     recorded: whatever else must be the same on resume (model and reward names, data).
     """
     until = min(until or config.num_steps, config.num_steps)
-    run = Run.open(run_dir, model.encoder, config, recorded)
+    run = Run.open(run_dir, model, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)
     with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
         for step in range(run.step, until):

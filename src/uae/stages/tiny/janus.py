@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from uae.models.janus import Janus, PaintContext
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.qwen_vl import QwenVL
 from uae.scenes.language import caption
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
@@ -17,6 +19,17 @@ from uae.stages.tiny.data import images_of, train_scenes
 from uae.stages.tiny.decoder import caption_level, objects_exact
 from uae.types import Rollout
 
+SAME_TOKEN = {  # in UMM-1's tokenizer
+    "<pad>": "<|endoftext|>",
+    "<eos>": "<|im_end|>",
+    "<unk>": "<|unk|>",
+    "<bos>": "<|im_start|>",
+    "<|User|>:": "user",
+    "<|Assistant|>:": "assistant",
+    "<begin_of_image>": "<|vision_start|>",
+    "<end_of_image>": "<|vision_end|>",
+    "<image_placeholder>": "<|image_pad|>",
+}
 PAINT_COEF = 2.0  # of the image tokens' cross-entropy, beside the caption's and the answers'
 UNGUIDED_SHARE = 0.1  # of the prompts lose their words, so that guidance has something to lead away from
 
@@ -28,8 +41,9 @@ class JanusTask:
     recipe = Recipe(num_steps=4_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998, seed=3)
     exhaustive_share = 0.65
 
-    def __init__(self, vision_folder: Path) -> None:
+    def __init__(self, vision_folder: Path, umm1_folder: Path) -> None:
         self.model = Janus.from_pretrained(vision_folder)
+        inherit_language_model(self.model, LLMDiffusion.from_pretrained(umm1_folder).encoder)
         self.model.model.requires_grad_(True)
         self.model.model.model.vqmodel.requires_grad_(False)
         self.modules: dict[str, nn.Module] = {"janus": self.model.model}
@@ -55,6 +69,26 @@ class JanusTask:
 
     def after_step(self, step: int) -> None:
         pass
+
+
+@torch.no_grad()
+def inherit_language_model(janus: Janus, qwen: QwenVL) -> None:
+    """UMM-2's language model becomes UMM-1's: Qwen2.5's is Llama's with biases. Words go by name.
+
+    As Janus-Pro's was DeepSeek-LLM before it painted, so this one knows the world's words before it does.
+    """
+    inherited = qwen.language_model.state_dict()
+    words = inherited.pop("embed_tokens.weight")
+    result = janus.language_model.load_state_dict(inherited, strict=False)
+    assert not result.unexpected_keys
+    for name in result.missing_keys:
+        if name != "embed_tokens.weight":
+            janus.language_model.get_parameter(name).zero_()  # the bias of attention's output, which Qwen2.5 lacks
+    known, embeddings = qwen.tokenizer.get_vocab(), janus.language_model.get_parameter("embed_tokens.weight")
+    for word, row in janus.tokenizer.get_vocab().items():
+        source = known.get(SAME_TOKEN.get(word, word))
+        if source is not None:
+            embeddings[row] = words[source]
 
 
 def paint_loss(model: Janus, scenes: list[Scene], exhaustive_share: float, rng: random.Random) -> Tensor:

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from einops import reduce
+from einops import reduce, repeat
 from torch import Tensor, nn
 
 from uae.models.captioner import CausalCaptioner
 from uae.models.janus import Janus
+from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.tiny import LLM_WIDTH, build_captioner
 from uae.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, scene_at
 from uae.stages.fit import Recipe
@@ -61,22 +62,28 @@ class VisionTask:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.recipe.batch_size)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, labels = self._logits(scenes), cell_labels(scenes)
+            tokens = self._tokens(scenes)
+            logits, labels = self.heads.read(by_cell(tokens)), cell_labels(scenes)
         losses = {
             name: nn.functional.cross_entropy(logits[name].float().flatten(0, 1), labels[name].flatten())
             for name in HEADS
             if (labels[name] != NOTHING).any()
         }
+        losses |= self.further_losses(tokens, scenes)
         return torch.stack(list(losses.values())).sum(), {name: loss.item() for name, loss in losses.items()}
 
-    def _logits(self, scenes: list[Scene]) -> dict[str, Tensor]:
+    def further_losses(self, tokens: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+        """Beside the naming of attributes, none."""
+        return {}
+
+    def _tokens(self, scenes: list[Scene]) -> Tensor:
         features, _ = self.captioner.see(list(images_of(scenes)))
-        return self.heads.read(by_cell(torch.stack(features)))
+        return torch.stack(features)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         scenes = [scene_at("validation", i) for i in range(256)]
-        logits, labels = self._logits(scenes), cell_labels(scenes)
+        logits, labels = self.heads.read(by_cell(self._tokens(scenes))), cell_labels(scenes)
         shown = {name: labels[name] != NOTHING for name in HEADS}
         return {name: (logits[name].argmax(-1) == labels[name])[shown[name]].float().mean().item() for name in HEADS}
 
@@ -88,16 +95,26 @@ class VisionTask:
 
 
 class JanusVisionTask(VisionTask):
-    """The same for UMM-2, whose tower sees four tokens where the other's sees one."""
+    """The same for UMM-2, whose tower sees four tokens where UMM-1's sees one; each is to be like that one, for the
+    language model that reads them begins as UMM-1's."""
 
     name = "janus_vision"
 
-    def __init__(self, vq_folder: Path) -> None:
+    def __init__(self, vq_folder: Path, umm1_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
+        self.teacher = LLMDiffusion.from_pretrained(umm1_folder).encoder.requires_grad_(False)
         self.captioner = Janus.from_pretrained(vq_folder)
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         model = self.captioner.model.model
         self.modules = {"vision": model.vision_model, "aligner": model.aligner, "heads": self.heads}
+
+    def further_losses(self, tokens: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+        """Mean squared distance to UMM-1's token of the same cell, over the variance of those."""
+        features, _ = self.teacher.see(list(images_of(scenes)))
+        wanted = torch.stack(features).float()
+        side = int(tokens.shape[1] ** 0.5) // GRID
+        copies = repeat(wanted, "b (gy gx) d -> b (gy y gx x) d", gy=GRID, y=side, x=side)
+        return {"unlike": (tokens.float() - copies).square().mean() / wanted.var()}
 
 
 def by_cell(tokens: Tensor) -> Tensor:
