@@ -9,7 +9,7 @@ import sys
 from uae.utils.suggest import did_you_mean
 
 COMMANDS = {
-    "quickstart": "post-train the tiny model with Unified-GRPO and compare before and after (7 to 9 minutes)",
+    "quickstart": "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)",
     "train": "Unified-GRPO on the embedded world or a folder of images",
     "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
     "bench": "Unified-Bench: score a model on images, or two folders of images (uae bench unified --help)",

@@ -113,8 +113,8 @@ def test_times_add_up_and_throughput_is_that_of_the_step(first_step: dict[str, f
 
 
 def test_the_docs_explain_what_is_logged(first_step: dict[str, float]):
-    explained = re.findall(r"`((?:reward|rl|caption|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text())
-    of_other_runs = {"reward/clip", "reward/fixed_captions"}
+    explained = re.findall(r"`((?:reward|rl|caption|image|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text())
+    of_other_runs = {"reward/clip", "reward/fixed_captions", "image/guidance_gap"}
     assert first_step.keys() - {"reward/likeness"} == set(explained) - of_other_runs
 
 

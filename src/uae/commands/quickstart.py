@@ -27,7 +27,7 @@ from uae.models.base import UnifiedModel
 from uae.models.loading import load_model
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import Backbone, load_backbone
-from uae.rewards.build import build_reward, check_rewards
+from uae.rewards.build import backbones_of, build_reward, check_rewards
 from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
@@ -77,7 +77,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     began, config, installed = time.monotonic(), preset(args), versions()
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
-    backbones = {name: load_backbone(name, config.backbones) for name in config.rewards}
+    backbones = {name: load_backbone(name, config.backbones) for name in backbones_of(config.rewards)}
     run_dir = args.out / "run"
     if not args.resume:
         shutil.rmtree(run_dir, ignore_errors=True)

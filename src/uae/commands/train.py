@@ -14,7 +14,7 @@ from uae.models.footprint import StepShape, print_footprint
 from uae.models.loading import SHIPPED, load_model
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import load_backbone
-from uae.rewards.build import build_reward, check_rewards
+from uae.rewards.build import backbones_of, build_reward, check_rewards
 from uae.rl.run import ImageSource
 from uae.rl.train import train
 from uae.utils.metrics import check_tensorboard
@@ -49,7 +49,8 @@ def train_model(config: RunConfig) -> UnifiedModel:
     is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32
     model: Any = load_model(config.model, torch.bfloat16 if is_frozen_stock else torch.float32)
     prepare_policy(model, config)
-    backbones = {name: load_backbone(name, config.backbones, device=model.encoder.device) for name in config.rewards}
+    device, names = model.encoder.device, backbones_of(config.rewards)
+    backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
     reward = build_reward(config.rewards, backbones)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
     train(model, reward, image_source(config), config.train, config.run_dir, recorded)

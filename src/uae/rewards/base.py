@@ -33,6 +33,11 @@ class WeightedSum:
         self.components = dict(components)
         self.breakdown: dict[str, Float[Tensor, " B"]] = {}
 
+    @property
+    def held_out(self) -> list[str]:
+        """Components that are computed but do not count."""
+        return [name for name, (weight, _) in self.components.items() if not weight]
+
     def __call__(
         self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, " B"]:

@@ -1,14 +1,30 @@
-"""Rewards by name and weight; weight 0 is logged only, as a held-out backbone should be."""
+"""Rewards by name and weight; weight 0 is logged only, as a held-out backbone should be.
+
+| name                             | how close                                                            |
+|----------------------------------|----------------------------------------------------------------------|
+| clip, longclip, dinov2, dinov3   | the reconstruction comes to the source under a backbone              |
+| image_text                       | the caption comes to the source under CLIP: no picture is judged     |
+| ssim                             | pixels come                                                          |
+| objects                          | the world's objects come, by its detector                            |
+| MODULE:FUNCTION                  | whatever a function of the signature ``uae.types.Reward`` says       |
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import Any
 
 from uae.rewards.backbones import Backbone, check_backbone_source
-from uae.rewards.base import WeightedSum
-from uae.rewards.reconstruction import ReconstructionReward
+from uae.rewards.base import Component, WeightedSum
+from uae.rewards.pictures import objects, ssim
+from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
 from uae.rewards.sources import ARCHITECTURES
 from uae.utils.suggest import did_you_mean
+
+FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects}
+IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
+KNOWN = (*ARCHITECTURES, IMAGE_TEXT, *FUNCTIONS)
 
 
 def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
@@ -17,12 +33,47 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
     source: ``tiny`` for the world's backbones, None for the published checkpoints.
     """
     for name in weights:
-        if name not in ARCHITECTURES:
-            known, hint = ", ".join(ARCHITECTURES), did_you_mean(name, ARCHITECTURES)
-            raise ValueError(f"unknown reward {name!r}: expected one of {known}{hint}")
+        if ":" in name:
+            import_reward(name)
+        elif name not in KNOWN:
+            hint = did_you_mean(name, KNOWN)
+            raise ValueError(f"unknown reward {name!r}: expected one of {', '.join(KNOWN)}, or MODULE:FUNCTION{hint}")
+    for name in backbones_of(weights):
         check_backbone_source(name, source)
 
 
+def backbones_of(weights: Mapping[str, float]) -> list[str]:
+    """The backbones that these rewards need."""
+    needed = [ITS_BACKBONE if name == IMAGE_TEXT else name for name in weights]
+    return [name for name in dict.fromkeys(needed) if name in ARCHITECTURES]
+
+
 def build_reward(weights: Mapping[str, float], backbones: Mapping[str, Backbone]) -> WeightedSum:
-    """Cosine rewards of loaded backbones, summed with these weights."""
-    return WeightedSum({name: (weight, ReconstructionReward(backbones[name])) for name, weight in weights.items()})
+    """The rewards, of loaded backbones where they need one, summed with these weights."""
+    return WeightedSum({name: (weight, _component(name, backbones)) for name, weight in weights.items()})
+
+
+def _component(name: str, backbones: Mapping[str, Backbone]) -> Component:
+    if ":" in name:
+        return import_reward(name)
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    return ImageTextReward(backbones[ITS_BACKBONE]) if name == IMAGE_TEXT else ReconstructionReward(backbones[name])
+
+
+def import_reward(path: str) -> Component:
+    """The function at ``MODULE:FUNCTION``, of a module that Python finds (the working directory is on its path under
+    ``python -m``, else set PYTHONPATH).
+
+    Raises:
+        ValueError: when there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"reward {path}: expected an importable MODULE:FUNCTION, got {error}; is its folder in "
+                         "PYTHONPATH?") from error  # fmt: skip
+    if not callable(found):
+        raise ValueError(f"reward {path}: expected a function, got {type(found).__name__}")
+    return found

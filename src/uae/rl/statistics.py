@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.rl.hacking import caption_signs
 from uae.types import Captions, Reconstructions
 
 
@@ -32,6 +33,7 @@ def caption_metrics(captions: Captions) -> dict[str, float]:
         "caption/truncated_frac": captions.truncated.float().mean().item(),
         "caption/empty_frac": sum(not text for text in texts) / len(texts),
         "caption/distinct_frac": sum(distinct) / len(texts),
+        **caption_signs(texts),
     }
 
 

@@ -19,12 +19,13 @@ from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
+from uae.rl.hacking import HeldOutAlarm, image_signs
 from uae.rl.losses import combine_metrics, grpo_loss
 from uae.rl.run import ImageSource, Probe, Run
 from uae.rl.segments import Segment, trained_segments
 from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
 from uae.utils.device import attention_to_train, autocast
-from uae.utils.metrics import PhaseTimer, TrainProgress
+from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
 
 
 def train(
@@ -43,6 +44,7 @@ def train(
     until = min(until or config.num_steps, config.num_steps)
     run = Run.open(run_dir, model, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)
+    alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
     with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
         for step in range(run.step, until):
             batch = images.batch(step, config.images_per_step)
@@ -51,6 +53,7 @@ def train(
             if step % config.probe_every == 0 or step + 1 == config.num_steps:
                 metrics |= probe.measure()
             run.finish_step(step, metrics)
+            alarm.observe(metrics)
             progress.update(step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"])
     run.close()
 
@@ -83,7 +86,8 @@ def train_step(
     with timer("update"), autocast(device, config.use_bf16), attention_to_train(device):
         metrics = update(segments, config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
-    return metrics | reconstructions.metrics | time_metrics(captions, reconstructions, timer.pop())
+    metrics |= image_signs(reconstructions.images) | reconstructions.metrics
+    return metrics | time_metrics(captions, reconstructions, timer.pop())
 
 
 def update(segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -26,7 +26,7 @@ class VqTask:
     """
 
     name = "vq"
-    recipe = Recipe(num_steps=3_000, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998)
+    recipe = Recipe(num_steps=6_000, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998)
 
     def __init__(self, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
