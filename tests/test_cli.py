@@ -82,6 +82,12 @@ def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]):
     assert code == 2 and "--train.num-steps" in out + err
 
 
+def test_dry_run_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]):
+    for preset, wanted in (("decoder", "expected sampler ode"), ("janus", "knows Qwen2.5-VL-3B")):
+        code, _, err = run(capsys, "train", preset, "--dry-run")
+        assert code == 2 and wanted in err
+
+
 def test_options_that_the_docs_name_exist(capsys: pytest.CaptureFixture[str]):
     _, listed, _ = run(capsys, "train", "paper", "--help")
     named = re.findall(r"--[a-z][a-z0-9.-]*", (Path(__file__).parents[1] / "docs/real_checkpoints.md").read_text())

@@ -62,6 +62,33 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             ),
         ),
     ),
+    "decoder": (
+        "SD3.5-medium learns to paint what Qwen2.5-VL-3B says, with the settings of Flow-GRPO",
+        RunConfig(
+            model="Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-medium",
+            backbones=None,
+            lora_rank=32,
+            rewards=dict(_CLIP_AND_HELD_OUT),
+            train=TrainConfig(
+                num_steps=1000,
+                images_per_step=2,
+                group_size=1,
+                reconstructions_per_caption=24,
+                captioning=_IN_DETAIL,
+                decoding=DecodeSettings(
+                    num_steps=10, sampler="sde", window_size=9, guidance_scale=4.5, height=512, width=512, micro_batch=4
+                ),
+                objective=Objective(
+                    clip_eps_low=1e-4, clip_eps_high=1e-4, kl_coef=0.04, scale_rewards="batch", advantage_clamp=5.0
+                ),
+                caption_weight=0.0,
+                learning_rate=3e-4,
+                num_updates=2,
+                ema_decay=0.9,
+                micro_batch=1,
+            ),
+        ),
+    ),
     "janus": (
         "Janus-Pro-1B, captions and image tokens together, with the settings of T2I-R1",
         RunConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ from uae.config import CaptionSettings, DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.loading import load_model
+from uae.presets import PRESETS
 from uae.rewards.backbones import load_backbone
 from uae.rewards.base import WeightedSum
 from uae.rewards.reconstruction import ReconstructionReward
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.rl.train import train
+from uae.utils.checkpoint import load_latest
 
 METRICS = {
     "reward/total", "reward/clip", "reward/fixed_captions", "caption/tokens", "rl/kl", "rl/entropy", "rl/clip_frac",
@@ -138,6 +141,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folders, tmp_path):
     for name, parameter in whole.encoder.named_trainable_parameters().items():
         assert torch.equal(resumed.encoder.named_trainable_parameters()[name], parameter), name
     assert [line["reward/total"] for line in log] == [line["reward/total"] for line in resumed_log]
+
+
+@pytest.mark.slow
+def test_the_decoder_learns_by_lora_and_nothing_else(folders, tmp_path):
+    """As the preset ``decoder`` does, at 64 pixels: guidance, a KL, two updates, an average."""
+    preset = PRESETS["decoder"][1].train
+    config = replace(
+        preset,
+        num_steps=2,
+        reconstructions_per_caption=3,
+        captioning=replace(preset.captioning, max_new_tokens=6),
+        decoding=replace(preset.decoding, num_steps=3, window_size=2, height=64, width=64),
+    )
+    model = load_model(f"{folders['encoder']}+{folders['decoder']}", torch.bfloat16)
+    model.begin_training(4, captions=False, decoding=config.decoding)
+    base = snapshot(model)
+    reward = WeightedSum({"clip": (1.0, ReconstructionReward(load_backbone("clip", folders["clip"])))})
+    train(model, reward, SceneImages(), config, tmp_path, {"model": "test"}, until=1)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    metrics = json.loads(line)
+    assert metrics["rl_image/kl"] >= 0 and metrics["rl/grad_norm"] > 0 and "rl/kl" not in metrics
+    assert metrics["rl_image/log_prob_gap"] < 0.1  # bf16
+    raw = load_latest(tmp_path / "checkpoints")
+    assert raw is not None and all(name.startswith("decoder.") and ".lora_" in name for name in raw.weights["policy"])
+    untouched = {name: tensor for name, tensor in snapshot(model).items() if ".lora_" not in name}
+    assert all(torch.equal(tensor, base[name]) for name, tensor in untouched.items())
 
 
 def test_captions_of_several_lengths_are_painted_with_guidance(folders):

@@ -65,4 +65,4 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(ValueError, match="expected"):
             check_rewards({wrong: 1.0}, "tiny")
     with pytest.raises(ValueError, match="did you mean 'objects'"):
-        check_rewards({"objcts": 1.0}, "tiny")
+        check_rewards({"object": 1.0}, "tiny")

@@ -71,6 +71,9 @@ def step_shape(config: RunConfig) -> StepShape:
         raise ValueError(f"--dry-run knows Qwen2.5-VL-3B-Instruct with stable-diffusion-3.5-large or -medium, got "
                          f"{config.model}; try `uae train paper --dry-run`")  # fmt: skip
     run = config.train
+    if run.decoding.sampler != "ode":
+        raise ValueError("--dry-run knows the memory of training the captioner alone: expected sampler ode, got "
+                         f"{run.decoding.sampler}")  # fmt: skip
     num_captions = run.images_per_step * run.group_size
     return StepShape(
         decoder=decoders[0],
