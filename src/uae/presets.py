@@ -41,7 +41,7 @@ _CLIP_AND_HELD_OUT = {"clip": 1.0, "dinov2": 0.0}
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
         "the shipped tiny model: 80 steps in 6 minutes on two cores",
-        RunConfig(train=TrainConfig(learning_rate=2e-4)),
+        RunConfig(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear")),
     ),
     "paper": (
         "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",

@@ -189,3 +189,13 @@ def test_the_probes_captions_stay_the_same(tmp_path: Path):
     assert json.loads((tmp_path / "probe.json").read_text()) == texts
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward/fixed_captions" in row] == [0, 1, 3]
+
+
+def test_the_learning_rate_warms_up_and_falls(tmp_path: Path):
+    def rates(folder: str, **changes) -> list[float]:
+        settings = config(4, probe_every=100, **changes)
+        train(build_model(), reward(), SceneImages(), settings, tmp_path / folder, {"model": "test"})
+        return [line["rl/lr"] / settings.learning_rate for line in read_metrics(tmp_path / folder / "metrics.jsonl")]
+
+    assert rates("constant", warmup_steps=2) == pytest.approx([0.5, 1, 1, 1])
+    assert rates("linear", lr_scheduler_type="linear") == pytest.approx([1, 0.75, 0.5, 0.25])

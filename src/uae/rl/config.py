@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from uae.config import CaptionSettings, DecodeSettings
 from uae.rl.losses import Objective
@@ -33,7 +34,9 @@ class TrainConfig:
     image_kl_coef: float | None = None
     """β of the image tokens; by default the objective's."""
     learning_rate: float = 1e-6
-    """Of AdamW, after warm-up; constant."""
+    """Of AdamW, after warm-up."""
+    lr_scheduler_type: Literal["constant", "linear"] = "constant"
+    """What follows warm-up: the same rate, or one that falls to 0 at the last step."""
     decoder_learning_rate: float | None = None
     """The same of weights that only paint (a diffusion decoder's); by default `learning_rate`."""
     ema_decay: float = 0.0

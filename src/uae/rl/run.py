@@ -64,8 +64,8 @@ class Run:
             betas=(0.9, 0.999),
         )
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema_decay else {}
-        self.warmup = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, config)
         )
         self.step = 0
         self.logger: MetricsLogger
@@ -89,7 +89,7 @@ class Run:
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> None:
         """Log the step; checkpoint where one is due."""
-        self.warmup.step()
+        self.schedule.step()
         self.step = step + 1
         if self.step % self.config.ema_every == 0:
             for name, value in self.average.items():
@@ -118,7 +118,7 @@ class Run:
         state = {
             "settings": self.settings,
             "optimizer": self.optimizer.state_dict(),
-            "warmup": {"last_epoch": self.warmup.last_epoch},
+            "schedule": {"last_epoch": self.schedule.last_epoch},
             "rng": capture_rng(),
         }
         save_checkpoint(self.folder / "checkpoints", self.step, weights, state)
@@ -136,13 +136,19 @@ class Run:
         for name, value in self.average.items():
             value.copy_(weights["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.warmup.last_epoch = state["warmup"]["last_epoch"]
+        self.step = self.schedule.last_epoch = state["schedule"]["last_epoch"]
         restore_rng(state["rng"])
 
     @torch.no_grad()
     def _assign(self, weights: dict[str, Tensor]) -> None:
         for name, value in weights.items():
             self.parameters[name].copy_(value)
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then what ``lr_scheduler_type`` says, as a share of the learning rate."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return warmup * max(0.0, 1 - step / config.num_steps) if config.lr_scheduler_type == "linear" else warmup
 
 
 def trainable_parameters(model: UnifiedModel) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from uae.models.captioner import CausalCaptioner
 from uae.models.tokens import pad
 from uae.rl.config import TrainConfig
+from uae.rl.run import learning_rate_factor
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import Scene
 from uae.stages.tiny.captioner import token_errors
@@ -24,6 +25,7 @@ def imitate(captioner: CausalCaptioner, config: TrainConfig) -> None:
     parameters = list(captioner.named_trainable_parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     num_captions = config.images_per_step * config.group_size
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     with TrainProgress("imitation", config.num_steps, 0) as progress:
         for step in range(config.num_steps):
             scenes = train_scenes(step, num_captions, seed=config.seed)
@@ -32,6 +34,7 @@ def imitate(captioner: CausalCaptioner, config: TrainConfig) -> None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             progress.update(step + 1, loss=loss.item())
 
