@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import Component, WeightedSum
@@ -70,10 +70,10 @@ def import_reward(path: str) -> Component:
     """
     module, _, name = path.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward {path}: expected an importable MODULE:FUNCTION, got {error}; is its folder in "
                          "PYTHONPATH?") from error  # fmt: skip
     if not callable(found):
         raise ValueError(f"reward {path}: expected a function, got {type(found).__name__}")
-    return found
+    return cast(Component, found)
