@@ -114,6 +114,14 @@ def test_caption_log_probs_equal_the_classs_forward(
         torch.testing.assert_close(rollout.log_probs[2 * i, : len(tokens)], wanted, atol=1e-5, rtol=0)
 
 
+def test_an_images_tokens_equal_the_classs(janus: Janus, library: JanusForConditionalGeneration):
+    pictures = torch.from_numpy(render_batch([scene_at("test", i) for i in range(2)]))
+    with torch.no_grad():
+        wanted = library.model.vqmodel.encode(pictures * 2 - 1).image_tokens.view(2, -1)
+        assert torch.equal(janus.image_tokens(pictures), wanted)
+        assert torch.equal(janus.decoder.round_trip(pictures), janus.pixels(wanted))
+
+
 @pytest.mark.parametrize("guidance", [1.5, 5.0])
 def test_greedy_image_tokens_and_pixels_equal_generate(
     janus: Janus, library: JanusForConditionalGeneration, processor: JanusProcessor, guidance: float

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.real_layouts import JANUS_BOS, JANUS_EOS, JANUS_SIDE, write_clip, write_janus
+from tests.models.real_runs import assert_resumed_is_uninterrupted
 from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.janus import Janus
@@ -87,14 +88,9 @@ def test_a_step_moves_lora_and_nothing_else(folders, tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(folders, tmp_path):
-    whole = load(folders)
-    log = run(whole, folders, tmp_path / "whole", until=2)
-    run(load(folders), folders, tmp_path / "halves", until=1)
-    resumed = load(folders)
-    resumed_log = run(resumed, folders, tmp_path / "halves", until=2)
-    for name, parameter in whole.encoder.named_trainable_parameters().items():
-        assert torch.equal(resumed.encoder.named_trainable_parameters()[name], parameter), name
-    assert [line["reward/total"] for line in log] == [line["reward/total"] for line in resumed_log]
+    assert_resumed_is_uninterrupted(
+        lambda: load(folders), lambda model, folder, until: run(model, folders, folder, until), tmp_path
+    )
 
 
 def test_saved_and_loaded_again(folders, tmp_path):

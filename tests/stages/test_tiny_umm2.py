@@ -42,11 +42,11 @@ def test_dead_codes_are_put_where_the_encoder_is():
     with torch.no_grad():
         codes.copy_(torch.nn.functional.normalize(torch.ones_like(codes) + 1e-3 * torch.randn_like(codes), dim=-1))
     scenes = task._scenes(7)
-    before = measure_vq(task.vq, scenes)["codebook_used"]
+    before = measure_vq(task.janus, scenes)["codebook_used"]
     task.after_step(REVIVE_EVERY - 2)
-    assert measure_vq(task.vq, scenes)["codebook_used"] == before
+    assert measure_vq(task.janus, scenes)["codebook_used"] == before
     task.after_step(REVIVE_EVERY - 1)
-    assert measure_vq(task.vq, scenes)["codebook_used"] > before + 0.05
+    assert measure_vq(task.janus, scenes)["codebook_used"] > before + 0.05
     torch.testing.assert_close(codes.norm(dim=-1), torch.ones(len(codes)))
 
 

@@ -1,7 +1,8 @@
 """The tiny models: small configurations of the very classes the real checkpoints use, for 48x48 images.
 
 Sizes: VAE 0.65M parameters, 4x down, 4 channels (12x12 latents); Qwen2.5-VL 2.9M, 9 language tokens an image;
-SD3 transformer 4.5M, 36 image tokens. Janus 3.7M, 36 tokens an image both ways, of them 1.2M in the VQ model (8x down).
+SD3 transformer 4.5M, 36 image tokens. Janus 3.4M, of them 0.9M in the VQ model (4x down), 144
+tokens an image both ways.
 """
 
 from __future__ import annotations

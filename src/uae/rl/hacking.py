@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,12 +55,12 @@ class HeldOutAlarm:
     """Warns, once for each, when a held-out reward falls while the reward rises; both by more than two standard errors
     between the last ``WINDOW`` steps and those before them."""
 
-    def __init__(self, held_out: Iterable[str], past: Sequence[Mapping[str, float | int | None]] = ()) -> None:
+    def __init__(self, held_out: Iterable[str], past: Sequence[Mapping[str, Any]] = ()) -> None:
         self.names = [f"reward/{name}" for name in held_out]
-        self.seen: deque[Mapping[str, float | int | None]] = deque(past, maxlen=2 * WINDOW)
+        self.seen: deque[Mapping[str, Any]] = deque(past, maxlen=2 * WINDOW)
         self.warned: set[str] = set()
 
-    def observe(self, metrics: Mapping[str, float | int | None]) -> None:
+    def observe(self, metrics: Mapping[str, Any]) -> None:
         """One step's metrics."""
         self.seen.append(metrics)
         if len(self.seen) < 2 * WINDOW or self._trend("reward/total") < 2:
@@ -75,7 +76,7 @@ class HeldOutAlarm:
 
     def _trend(self, name: str) -> float:
         """The change, in standard errors."""
-        values = torch.tensor([metrics.get(name) or 0.0 for metrics in self.seen], dtype=torch.float64)
+        values = torch.tensor([metrics[name] for metrics in self.seen], dtype=torch.float64)
         before, now = values.chunk(2)
         error = ((before.var() + now.var()) / WINDOW).sqrt()
         return ((now.mean() - before.mean()) / error.clamp(min=1e-12)).item()

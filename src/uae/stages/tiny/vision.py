@@ -95,7 +95,7 @@ class VisionTask:
 
 
 class JanusVisionTask(VisionTask):
-    """The same for UMM-2, whose tower sees four tokens where UMM-1's sees one; each is to be like that one, for the
+    """The same for UMM-2, whose tower sees sixteen tokens where UMM-1's sees one; each is to be like that one, for the
     language model that reads them begins as UMM-1's."""
 
     name = "janus_vision"

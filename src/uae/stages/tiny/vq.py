@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uae.models.janus import Janus
 from uae.models.tiny import build_janus
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
@@ -71,24 +72,17 @@ class VqTask:
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
-        return measure_vq(self.vq, [scene_at("validation", i) for i in range(num_scenes)])
+        return measure_vq(self.janus, [scene_at("validation", i) for i in range(num_scenes)])
 
     def export(self, folder: Path) -> None:
         self.janus.save_pretrained(folder)
 
 
 @torch.no_grad()
-def measure_vq(vq: Any, scenes: list[Scene]) -> dict[str, float]:
+def measure_vq(janus: Janus, scenes: list[Scene]) -> dict[str, float]:
     """Round trip through tokens: what the detector still reads exactly, PSNR in dB, and the share of codes in use."""
-    images = images_of(scenes)
-    tokens = image_tokens(vq, images)
+    images, vq = images_of(scenes), janus.model.model.vqmodel
+    tokens = torch.cat([janus.image_tokens(part) for part in images.split(64)])
     decoded = torch.cat([vq.decode(part) for part in tokens.split(64)])
     used = len(tokens.unique()) / vq.config.num_embeddings
     return compare_round_trip(scenes, images, decoded) | {"codebook_used": used}
-
-
-@torch.no_grad()
-def image_tokens(vq: Any, images: Tensor, batch_size: int = 64) -> Tensor:
-    """``[B, 144]``: the tokens of images in [0, 1]."""
-    parts = [vq.encode(part * 2 - 1).image_tokens.view(len(part), -1) for part in images.split(batch_size)]
-    return torch.cat(parts)
