@@ -28,6 +28,7 @@ from uae.models.loading import load_model
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import Backbone, load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rl.config import TrainConfig
 from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
@@ -36,6 +37,7 @@ from uae.utils.checkpoint import atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
+FAMILIES = {"diffusion": "tiny", "ar": "tiny-ar"}  # presets
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
 NUM_FRAMES = 4
 
@@ -46,6 +48,10 @@ class Arguments:
 
     out: Path = Path("quickstart")
     """Folder for results.json, report.html, the run and the trained model."""
+    family: Literal["diffusion", "ar"] = "diffusion"
+    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive model."""
+    half: Literal["both", "captions", "images"] | None = None
+    """What learns; by default what the preset says: captions in UMM-1, both in UMM-2."""
     seed: int = 0
     """Of the training data and all draws."""
     num_steps: int | None = None
@@ -57,7 +63,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    """``uae quickstart [--out DIR] [--seed N]``"""
+    """``uae quickstart [--family ar] [--out DIR] [--seed N]``"""
     quiet_libraries()
     args = tyro.cli(Arguments, args=arguments, prog="uae quickstart")
     results = quickstart(args, command=" ".join(["uae quickstart", *arguments]))
@@ -66,10 +72,18 @@ def main(arguments: list[str]) -> None:
 
 
 def preset(args: Arguments) -> RunConfig:
-    """The tiny preset with this seed and length."""
-    config = PRESETS["tiny"][1]
+    """The family's tiny preset with this seed, length and learning half."""
+    config = PRESETS[FAMILIES[args.family]][1]
     num_steps = args.num_steps or config.train.num_steps
-    return replace(config, train=replace(config.train, seed=args.seed, num_steps=num_steps))
+    train = replace(config.train, seed=args.seed, num_steps=num_steps)
+    return replace(config, train=train if args.half is None else learning(train, args.half, args.family))
+
+
+def learning(train: TrainConfig, half: Literal["both", "captions", "images"], family: str) -> TrainConfig:
+    """The settings under which this half of the model learns. A diffusion decoder learns from two noisy steps."""
+    if family == "diffusion" and half != "captions":
+        train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
+    return replace(train, caption_weight=float(half != "images"), image_weight=float(half != "captions"))
 
 
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:

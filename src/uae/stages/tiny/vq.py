@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uae.models.janus import Janus
 from uae.models.tiny import build_janus
-from uae.scenes.scene import Scene, scene_at
+from uae.scenes.scene import MAX_OBJECTS, Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.data import images_of
 from uae.stages.tiny.vae import compare_round_trip, weighted_error
@@ -27,7 +27,7 @@ class VqTask:
     """
 
     name = "vq"
-    recipe = Recipe(num_steps=6_000, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998)
+    recipe = Recipe(num_steps=4_500, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998)
 
     def __init__(self, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -49,10 +49,10 @@ class VqTask:
         return weighted_error(error, scenes) + codebook_loss, metrics
 
     def _scenes(self, step: int, seed: int = 0) -> list[Scene]:
-        """Every other one full, for there is most to learn."""
+        """One of four as it is, the others crowded: objects are what there is to learn, not backgrounds."""
         first = step * self.recipe.batch_size
         places = range(first, first + self.recipe.batch_size)
-        return [scene_at("train", i, num_objects=5 if i % 2 else None, seed=seed) for i in places]
+        return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in places]
 
     def _encode(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.vq.quant_conv(self.vq.encoder(images * 2 - 1)), dim=1)
@@ -76,6 +76,14 @@ class VqTask:
 
     def export(self, folder: Path) -> None:
         self.janus.save_pretrained(folder)
+
+
+def crowded_scene(index: int, seed: int = 0) -> Scene:
+    """The objects of three scenes in one, about eight: more than any scene of a split has."""
+    several = [scene_at("train", 3 * index + i, seed=seed, num_objects=MAX_OBJECTS) for i in range(3)]
+    word = several[0].word
+    in_cell = {o.cell: o for scene in several for o in scene.objects if word is None or o.cell != word.cell}
+    return Scene(several[0].background, tuple(sorted(in_cell.values())), word)
 
 
 @torch.no_grad()
