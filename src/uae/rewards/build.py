@@ -6,6 +6,7 @@
 | image_text                       | the caption comes to the source under CLIP: no picture is judged     |
 | ssim                             | pixels come                                                          |
 | objects                          | the world's objects come, by its detector                            |
+| ocr                              | the text in them comes, as an OCR engine reads it                    |
 | MODULE:FUNCTION                  | whatever a function of the signature ``uae.types.Reward`` says       |
 """
 
@@ -17,12 +18,13 @@ from typing import cast
 
 from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import Component, WeightedSum
+from uae.rewards.ocr import check_ocr, ocr
 from uae.rewards.pictures import objects, ssim
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
 from uae.rewards.sources import ARCHITECTURES
 from uae.utils.suggest import did_you_mean
 
-FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects}
+FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects, "ocr": ocr}
 IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
 KNOWN = (*ARCHITECTURES, IMAGE_TEXT, *FUNCTIONS)
 
@@ -38,6 +40,8 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
         elif name not in KNOWN:
             hint = did_you_mean(name, KNOWN)
             raise ValueError(f"unknown reward {name!r}: expected one of {', '.join(KNOWN)}, or MODULE:FUNCTION{hint}")
+        elif name == "ocr":
+            check_ocr()
     for name in backbones_of(weights):
         check_backbone_source(name, source)
 

@@ -1,0 +1,144 @@
+"""Cold start: the decoder learns to paint what the encoder says by the semantic reconstruction loss (method v1).
+
+    loss = mean over images of  1 − cos(f(x), f(x̂)),     x̂ = decode(caption(x)) by a few steps of the ODE
+
+``f`` is a frozen backbone (the paper: CLIP ViT-L/14). The gradient flows through the generated branch alone: backbone,
+VAE, every step of the ODE, MM-DiT and projector, which learn; the language model that captions and encodes the caption
+rests, as its words are not differentiable. All activations but the latents between steps are computed again on the way
+back, so memory is that of one step, whatever their number (``benchmarks/cold_start_memory.py``).
+Source: arXiv 2509.09666 v1; steps, rate and captions' instruction are not stated there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from uae.config import CaptionSettings, DecodeSettings
+from uae.diffusion.sampling import guided, sample_ode
+from uae.diffusion.schedule import sampling_sigmas
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.rewards.base import WeightedSum
+from uae.rl.run import ImageSource
+from uae.stages.fit import Recipe
+from uae.utils.device import autocast
+from uae.utils.seed import normals
+
+NUM_EVALUATED = 16  # images
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """How the decoder learns from the semantic reconstruction loss."""
+
+    num_steps: int = 200
+    """Optimiser steps."""
+    images_per_step: int = 8
+    """Images captioned and painted in each."""
+    learning_rate: float = 1e-5
+    """Of AdamW, at its peak."""
+    warmup_steps: int = 10
+    """Steps of linear warm-up."""
+    lora_rank: int = 0
+    """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
+    rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0})
+    """Weights of differentiable rewards by name (clip, longclip, dinov2, dinov3, ssim); 1 minus their sum is the loss."""
+    captioning: CaptionSettings = field(default_factory=CaptionSettings)
+    """How captions are sampled."""
+    decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=4))
+    """How they are painted: gradients flow through all these steps."""
+    use_bf16: bool = True
+    """Compute in bf16 where that is safe."""
+    seed: int = 0
+    """Of data order and draws."""
+
+
+class ColdStartTask:
+    """MM-DiT and projector of a UMM-1, for ``fit``.
+
+    Raises:
+        ValueError: for a model whose painting is not differentiable (UMM-2's image tokens).
+    """
+
+    name = "cold_start"
+
+    def __init__(self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig) -> None:
+        if not isinstance(model, LLMDiffusion):
+            raise ValueError(f"cold start: expected a model that paints by diffusion (UMM-1), got {model.family}: image "
+                             "tokens have no gradient; train it by reinforcement learning")  # fmt: skip
+        self.model, self.reward, self.images, self.config = model, reward, images, config
+        self.recipe = Recipe(
+            config.num_steps,
+            config.images_per_step,
+            config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            ema_decay=0.98,
+            seed=config.seed,
+        )
+        model.requires_grad_(False)
+        model.eval()
+        if config.lora_rank:
+            model.decoder.add_lora(config.lora_rank)
+        else:
+            model.decoder.transformer.requires_grad_(True)
+        model.decoder.projector.requires_grad_(True)
+        self.modules: dict[str, nn.Module] = {
+            "transformer": model.decoder.transformer,
+            "projector": model.decoder.projector,
+        }
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        images = self.images.batch(step, self.config.images_per_step)
+        return self._loss(images, self.config.captioning, step), {}
+
+    def _loss(self, images: Sequence[Tensor], captioning: CaptionSettings, step: int) -> Tensor:
+        seed = self.config.seed
+        with autocast(self.model.encoder.device, self.config.use_bf16):
+            with torch.no_grad():
+                texts = self.model.caption(images, captioning, seed=seed, step=step).texts
+            painted = paint_differentiably(self.model, texts, self.config.decoding, seed=seed, step=step)
+        return (1 - self.reward(images, texts, painted)).mean()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The loss of unseen images' captions, from fixed noise."""
+        greedy = CaptionSettings(self.config.captioning.instruction, 0.0, self.config.captioning.max_new_tokens)
+        return {"semantic_loss": self._loss(self.images.probe(NUM_EVALUATED), greedy, step=0).item()}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def paint_differentiably(
+    model: LLMDiffusion, texts: list[str], decoding: DecodeSettings, *, seed: int = 0, step: int = 0
+) -> Float[Tensor, "N 3 H W"]:
+    """An image of each text, as ``generate`` paints it, with a gradient for whatever of the decoder learns."""
+    decoder = model.decoder
+    with torch.no_grad():
+        states, mask = model.text_states(texts)
+        negative, seen = model.text_states([model.negative_prompt])
+    away = decoder.condition(negative, seen) if decoding.guidance_scale != 1 else None
+    noise = normals(seed, step, range(len(texts)), "decode", decoder.noise_shape(decoding.height, decoding.width))
+    sigmas, images = sampling_sigmas(decoder.scheduler, decoding.num_steps), []
+    groups = decoder.length_groups(mask)
+    for group in groups:
+        embeds = decoder.condition(states[group], mask[group])
+        velocity = guided(decoder.velocity, embeds, away, decoding.guidance_scale)
+        latents = sample_ode(_recomputed(velocity), noise[group.cpu()].to(states.device), sigmas)
+        images.append(_recomputed(decoder.decode_latents)(latents))
+    return torch.cat(images)[torch.cat(groups).argsort()]
+
+
+def _recomputed(function: Any) -> Any:
+    """The same function, whose activations are not kept but computed again for its gradient."""
+    return lambda *tensors: checkpoint(function, *tensors, use_reentrant=False)
