@@ -1,4 +1,4 @@
-"""The semantic reconstruction loss: what is painted is what the model paints, its gradient is exact and cheap to keep."""
+"""The semantic reconstruction loss: it paints as the model paints, and its gradient is exact and cheap to keep."""
 
 from __future__ import annotations
 

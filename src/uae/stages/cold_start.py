@@ -49,7 +49,7 @@ class ColdStartConfig:
     lora_rank: int = 0
     """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
     rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0})
-    """Weights of differentiable rewards by name (clip, longclip, dinov2, dinov3, ssim); 1 minus their sum is the loss."""
+    """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim); 1 minus their sum is the loss."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=4))
@@ -71,8 +71,8 @@ class ColdStartTask:
 
     def __init__(self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig) -> None:
         if not isinstance(model, LLMDiffusion):
-            raise ValueError(f"cold start: expected a model that paints by diffusion (UMM-1), got {model.family}: image "
-                             "tokens have no gradient; train it by reinforcement learning")  # fmt: skip
+            raise ValueError(f"cold start: expected a model that paints by diffusion (UMM-1), got {model.family}: "
+                             "image tokens have no gradient; train it by reinforcement learning")  # fmt: skip
         self.model, self.reward, self.images, self.config = model, reward, images, config
         self.recipe = Recipe(
             config.num_steps,
