@@ -10,8 +10,9 @@ import torch
 from tests.rl.tiny_run import build_model
 from uae.models.tiny import build_captioner, build_janus
 from uae.stages.fit import Task
+from uae.stages.tiny.data import images_of
 from uae.stages.tiny.janus import JanusTask, inherit_language_model
-from uae.stages.tiny.vq import REVIVE_EVERY, VqTask, measure_vq
+from uae.stages.tiny.vq import REVIVE_EVERY, VqDecoderTask, VqTask, measure_vq, training_scenes
 
 
 def losses_on_one_batch(task: Task, num_steps: int, learning_rate: float) -> list[float]:
@@ -35,13 +36,25 @@ def test_the_vq_model_learns():
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_its_decoder_learns_while_tokens_stay(tmp_path: Path):
+    torch.manual_seed(0)
+    build_janus().save_pretrained(tmp_path)
+    task = VqDecoderTask(tmp_path, compiled=False)
+    task.recipe = replace(task.recipe, batch_size=2)
+    images = images_of(training_scenes(0, task.recipe))
+    tokens = task.janus.image_tokens(images)
+    losses = losses_on_one_batch(task, 15, 2e-3)
+    assert losses[-1] < 0.8 * losses[0]
+    assert torch.equal(task.janus.image_tokens(images), tokens)
+
+
 def test_dead_codes_are_put_where_the_encoder_is():
     task = VqTask(compiled=False)
     task.recipe = replace(task.recipe, batch_size=4)
     codes = task.vq.quantize.embedding.weight
     with torch.no_grad():
         codes.copy_(torch.nn.functional.normalize(torch.ones_like(codes) + 1e-3 * torch.randn_like(codes), dim=-1))
-    scenes = task._scenes(7)
+    scenes = training_scenes(7, task.recipe)
     before = measure_vq(task.janus, scenes)["codebook_used"]
     task.after_step(REVIVE_EVERY - 2)
     assert measure_vq(task.janus, scenes)["codebook_used"] == before

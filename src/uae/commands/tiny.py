@@ -22,7 +22,7 @@ from uae.stages.tiny.decoder import DecoderTask, JointTask
 from uae.stages.tiny.janus import JanusTask
 from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import JanusVisionTask, VisionTask
-from uae.stages.tiny.vq import VqTask
+from uae.stages.tiny.vq import VqDecoderTask, VqTask
 from uae.utils.checkpoint import atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
@@ -47,7 +47,8 @@ PARTS = {
     "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
     "vq": Part(VqTask, processes=2),
     "janus_vision": Part(JanusVisionTask, ("vq", "binding")),
-    "janus": Part(JanusTask, ("janus_vision", "binding"), asset="umm2", processes=2),
+    "janus": Part(JanusTask, ("janus_vision", "binding"), processes=2),
+    "vq_decoder": Part(VqDecoderTask, ("janus",), asset="umm2", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -62,8 +63,8 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus clip longclip dinov2 dinov3); by
-    default all."""
+    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus vq_decoder clip longclip
+    dinov2 dinov3); by default all."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1

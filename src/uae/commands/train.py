@@ -10,6 +10,7 @@ import tyro
 
 from uae.data.training import FolderImages, SceneImages
 from uae.models.base import UnifiedModel
+from uae.pipelines import PIPELINES
 from uae.models.footprint import StepShape, print_footprint
 from uae.models.loading import SHIPPED, load_model
 from uae.presets import PRESETS, RunConfig
@@ -27,8 +28,14 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "tiny"
+    if name in PIPELINES:
+        from uae.commands import pipeline  # which trains its stages by this module
+
+        pipeline.main(name, arguments[1:])
+        return
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+        known = (*PRESETS, *PIPELINES)
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     description, preset = PRESETS[name]
     config = tyro.cli(
         RunConfig, default=preset, args=arguments[named:], prog=f"uae train {name}", description=description

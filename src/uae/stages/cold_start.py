@@ -50,6 +50,10 @@ class ColdStartConfig:
     """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
     rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0})
     """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim); 1 minus their sum is the loss."""
+    backbones: str | None = "tiny"
+    """`tiny` for the world's own backbones, None for the published checkpoints."""
+    data: tuple[str, ...] = ()
+    """Image files or folders; none means scenes of the embedded world."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=4))

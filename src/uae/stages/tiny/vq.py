@@ -1,4 +1,7 @@
-"""UMM-2's VQ model: pixels to 12x12 tokens and back, good enough that the detector cannot tell (>= 98 %)."""
+"""UMM-2's VQ model: pixels to 12x12 tokens and back, good enough that the detector cannot tell (>= 98 %).
+
+Two parts. ``VqTask`` makes the tokens. ``VqDecoderTask`` makes more of them, when all else is trained.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +44,12 @@ class VqTask:
             self.vq.decoder.compile(dynamic=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = self._scenes(step)
+        scenes = training_scenes(step, self.recipe)
         images = images_of(scenes)
         quantized, codebook_loss, _ = self.vq.quantize(self._encode(images))
         error = self.vq.decoder(self.vq.post_quant_conv(quantized)) - (images * 2 - 1)
         metrics = {"abs_error": error.abs().mean().item(), "codebook_loss": codebook_loss.item()}
         return weighted_error(error, scenes) + codebook_loss, metrics
-
-    def _scenes(self, step: int, seed: int = 0) -> list[Scene]:
-        """One of four as it is, the others crowded: objects are what there is to learn, not backgrounds."""
-        first = step * self.recipe.batch_size
-        places = range(first, first + self.recipe.batch_size)
-        return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in places]
 
     def _encode(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.vq.quant_conv(self.vq.encoder(images * 2 - 1)), dim=1)
@@ -63,7 +60,7 @@ class VqTask:
         codes = self.vq.quantize.embedding.weight
         codes.copy_(nn.functional.normalize(codes, dim=-1))
         if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.recipe.num_steps:
-            batches = [self._scenes(4 * step + i, seed=1) for i in range(4)]
+            batches = [training_scenes(4 * step + i, self.recipe, seed=1) for i in range(4)]
             encoded = torch.cat([self._encode(images_of(scenes)) for scenes in batches])
             dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
             places = encoded.permute(0, 2, 3, 1).flatten(0, 2)
@@ -78,12 +75,55 @@ class VqTask:
         self.janus.save_pretrained(folder)
 
 
+class VqDecoderTask:
+    """The VQ decoder alone, last of all: tokens stay as they are, and so does the language model that paints them."""
+
+    name = "vq_decoder"
+    recipe = Recipe(num_steps=2_500, batch_size=16, num_parallel=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
+
+    def __init__(self, janus_folder: Path, compiled: bool = True) -> None:
+        self.janus = Janus.from_pretrained(janus_folder)
+        self.janus.requires_grad_(False)
+        self.vq: Any = self.janus.model.model.vqmodel
+        self.modules: dict[str, nn.Module] = {"post_quant_conv": self.vq.post_quant_conv, "decoder": self.vq.decoder}
+        for module in self.modules.values():
+            module.requires_grad_(True)
+        if compiled and can_compile():
+            self.vq.encoder.compile(dynamic=False)
+            self.vq.decoder.compile(dynamic=False)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = training_scenes(step, self.recipe)
+        images = images_of(scenes)
+        with torch.no_grad():
+            tokens = self.janus.image_tokens(images)
+        error = self.vq.decode(tokens) - (images * 2 - 1)
+        return weighted_error(error, scenes), {"abs_error": error.abs().mean().item()}
+
+    @torch.compiler.set_stance("force_eager")
+    def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
+        return measure_vq(self.janus, [scene_at("validation", i) for i in range(num_scenes)])
+
+    def export(self, folder: Path) -> None:
+        self.janus.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def training_scenes(step: int, recipe: Recipe, seed: int | None = None) -> list[Scene]:
+    """One of four as it is, the others crowded: objects and words are what there is to learn, not backgrounds."""
+    seed = recipe.seed if seed is None else seed
+    places = range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+    return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in places]
+
+
 def crowded_scene(index: int, seed: int = 0) -> Scene:
-    """The objects of three scenes in one, about eight: more than any scene of a split has."""
-    several = [scene_at("train", 3 * index + i, seed=seed, num_objects=MAX_OBJECTS) for i in range(3)]
-    word = several[0].word
-    in_cell = {o.cell: o for scene in several for o in scene.objects if word is None or o.cell != word.cell}
-    return Scene(several[0].background, tuple(sorted(in_cell.values())), word)
+    """The objects of three scenes in one, about seven, and a word: more than any scene of a split has."""
+    several = [scene_at("train", 3 * index + i, seed=seed, num_objects=MAX_OBJECTS, with_word=True) for i in range(3)]
+    background, word = several[0].background, several[0].word
+    in_cell = {o.cell: o for scene in several for o in scene.objects if word is not None and o.cell != word.cell}
+    return Scene(background, tuple(sorted(in_cell.values())), word)
 
 
 @torch.no_grad()

@@ -1,0 +1,220 @@
+"""``uae train v3-tiny`` and the like: a pipeline. Each stage takes the model that the one before it left, trains it in a
+folder of its own, and leaves its own as plain ``transformers``, ``diffusers`` and ``peft`` folders.
+
+    RUN/1_long_captions/{checkpoints/, metrics.jsonl, model/, stage.json}
+    RUN/2_generation_for_understanding/…
+
+``stage.json`` is written last: a stage that has one is finished. Anything else is resumed where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from uae.autoencode import benchmark_settings
+from uae.bench.unified_result import BACKBONES
+from uae.bench.world import measure
+from uae.commands.train import image_source, train_model
+from uae.data.training import FolderImages, SceneImages
+from uae.models.loading import load_model
+from uae.pipelines import PIPELINES, Pipeline, StageSettings
+from uae.presets import PRESETS, RunConfig
+from uae.rewards.backbones import load_backbone
+from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.scenes.captioned import write_captioned_scenes
+from uae.stages.cold_start import ColdStartConfig, ColdStartTask
+from uae.stages.fit import fit
+from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask
+from uae.utils.checkpoint import atomic_write_json, check_same_config, json_ready
+
+FINISHED = "stage.json"
+WORLD_PAIRS, NUM_WORLD_PAIRS = "captioned_scenes", 20_000  # what a world's pipeline is pretrained on
+
+
+COLUMNS = {  # of the table: what is measured, and its name in ``measured``
+    "Unified-Score": "unified_score",
+    "GenEval-style": "geneval",
+    "questions": "perception",
+    "small objects": "perception_small",
+    "objects exact": "objects_exact",
+}
+
+
+@dataclass(frozen=True)
+class PipelineArguments:
+    """Run the stages of one of the paper's versions; the same command resumes."""
+
+    run_dir: Path
+    """Folder of the run, with one folder a stage."""
+    model: str | None = None
+    """The model to start from; by default the pipeline's."""
+    captions: tuple[str, ...] = ()
+    """Captioned images for long-caption pretraining: parquet files, WebDataset tars, or folders."""
+    data: tuple[str, ...] = ()
+    """Image files or folders for the other stages."""
+    seed: int = 0
+    """Of reinforcement learning and cold start; pretraining keeps its own, so that runs may share it."""
+    only: str | None = None
+    """Run this stage alone; those before it must be finished."""
+    redo: bool = False
+    """With `only`: begin it anew. Later stages were trained from the old one: redo them too."""
+
+
+def main(name: str, arguments: list[str]) -> None:
+    """``uae train v3-tiny [--run-dir DIR] [--only STAGE]``; the same command resumes."""
+    pipeline = PIPELINES[name]
+    stages = "\n".join(f"  {number}. {stage}" for number, stage in enumerate(pipeline.stages, 1))
+    args = tyro.cli(
+        PipelineArguments,
+        default=PipelineArguments(Path("runs") / name),
+        args=arguments,
+        prog=f"uae train {name}",
+        description=f"{pipeline.description}\n\n{stages}",
+    )
+    records = run_pipeline(pipeline, args)
+    if pipeline.in_world:
+        atomic_write_json(args.run_dir / "stages.json", records)
+        Console().print(stages_table(records))
+    print(f"models: {args.run_dir}/*/model")
+
+
+def stages_table(records: list[dict[str, Any]]) -> Table:
+    """What was measured at the start and after each stage."""
+    table = Table("stage", *COLUMNS)
+    for record in records:
+        numbers = record["measured"]
+        shown = ("-" if numbers[key] is None else f"{numbers[key]:.1f}" for key in COLUMNS.values())
+        table.add_row(record["stage"]["name"], *shown)
+    return table
+
+
+def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, Any]]:
+    """Run or resume; what each stage recorded, in order, the start first where stages are measured.
+
+    Raises:
+        ValueError: when ``only`` names no stage, data is missing, or a stage was finished with other settings.
+    """
+    stages = prepared(pipeline, args)
+    if args.only is not None and args.only not in stages:
+        raise ValueError(f"unknown stage {args.only!r}: expected one of {', '.join(stages)}")
+    source = args.model or pipeline.model
+    records = [_start(source, args.run_dir)] if pipeline.in_world else []
+    for number, (name, settings) in enumerate(stages.items(), 1):
+        folder = args.run_dir / f"{number}_{name}"
+        if args.only in (None, name):
+            if args.redo and args.only:
+                shutil.rmtree(folder, ignore_errors=True)
+            records.append(finish_stage(name, settings, source, folder, pipeline.in_world))
+        elif (folder / FINISHED).exists():
+            records.append(json.loads((folder / FINISHED).read_text()))
+        elif list(stages).index(args.only) >= number:
+            raise ValueError(f"expected stage {name} to be finished before {args.only}: run it first, by --only {name} "
+                             "or without --only")  # fmt: skip
+        source = str(folder / "model")
+    return records
+
+
+def prepared(pipeline: Pipeline, args: PipelineArguments) -> dict[str, StageSettings]:
+    """The stages with the user's data and seed; cheap, and it fails before any work."""
+    stages = {name: _with(settings, args, pipeline.in_world) for name, settings in pipeline.stages.items()}
+    for settings in stages.values():
+        if isinstance(settings, ColdStartConfig | RunConfig):
+            check_rewards(settings.rewards, settings.backbones)
+    return stages
+
+
+def _with(settings: StageSettings, args: PipelineArguments, in_world: bool) -> StageSettings:
+    if isinstance(settings, LongCaptionConfig):
+        data = args.captions or ((str(args.run_dir / WORLD_PAIRS),) if in_world else ())
+        if not data:
+            raise ValueError("expected captioned images for long-caption pretraining: give --captions (parquet, tar or "
+                             "a folder with metadata.jsonl); `uae data longcap` makes them")  # fmt: skip
+        return replace(settings, data=data)
+    if not args.data and not in_world:
+        raise ValueError("expected images to learn from: give --data FOLDER")
+    if isinstance(settings, ColdStartConfig):
+        return replace(settings, data=args.data, seed=args.seed)
+    return replace(settings, data=args.data, train=replace(settings.train, seed=args.seed))
+
+
+def finish_stage(name: str, settings: StageSettings, source: str, folder: Path, in_world: bool) -> dict[str, Any]:
+    """The stage's record; it is trained first unless it is finished."""
+    wanted = json_ready({"name": name, "source": source, "settings": asdict(settings)})
+    path = folder / FINISHED
+    if path.exists():
+        record = json.loads(path.read_text())
+        check_same_config(record["stage"], wanted)
+        print(f"{name}: finished before, {folder}")
+        return record
+    print(f"{name}: from {source}, in {folder}")
+    train_stage(settings, source, folder)
+    record = {"stage": wanted}
+    if in_world:
+        record["measured"] = measured(str(folder / "model"))
+    atomic_write_json(path, record)
+    return record
+
+
+def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
+    """Train, or resume, and leave ``folder/model``."""
+    if isinstance(settings, RunConfig):
+        model = train_model(replace(settings, model=source, run_dir=folder))
+        _appear(folder / "model", model.save_pretrained)
+        return
+    model: Any = load_model(source, torch.bfloat16 if settings.lora_rank else torch.float32)
+    if isinstance(settings, LongCaptionConfig):
+        _draw_world(settings.data)
+        task: Any = LongCaptionTask(model, settings)
+    else:
+        backbones = {name: load_backbone(name, settings.backbones) for name in backbones_of(settings.rewards)}
+        task = ColdStartTask(model, build_reward(settings.rewards, backbones), _images(settings), settings)
+    fit(task, folder)  # it exports the average of the weights
+    _appear(folder / "model", lambda unfinished: shutil.copytree(folder / "export", unfinished))
+
+
+def _images(settings: ColdStartConfig) -> SceneImages | FolderImages:
+    return image_source(RunConfig(data=settings.data, train=replace(PRESETS["tiny"][1].train, seed=settings.seed)))
+
+
+def _draw_world(data: Sequence[str]) -> None:
+    """Captioned scenes, where they are wanted and not there yet."""
+    folder = Path(data[0])
+    if folder.name == WORLD_PAIRS and not folder.exists():
+        _appear(folder, lambda unfinished: write_captioned_scenes(unfinished, NUM_WORLD_PAIRS))
+
+
+def _appear(folder: Path, write: Callable[[Path], Any]) -> None:
+    """A folder that is there whole or not at all."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
+
+
+def _start(source: str, run_dir: Path) -> dict[str, Any]:
+    """The record of the model that the first stage starts from."""
+    path = run_dir / "start.json"
+    if not path.exists():
+        record = {"stage": {"name": "start", "source": source}, "measured": measured(source)}
+        atomic_write_json(path, record)
+    return json.loads(path.read_text())
+
+
+def measured(source: str) -> dict[str, Any]:
+    """The world's numbers of a model, as it is loaded again."""
+    model: Any = load_model(source)
+    settings = PRESETS["tiny-ar" if model.family == "autoregressive" else "tiny"][1].train
+    captioning, decoding = benchmark_settings(settings.captioning, settings.decoding)
+    backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
+    return measure(model, backbones, captioning=captioning, decoding=decoding).to_json()

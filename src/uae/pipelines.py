@@ -1,0 +1,123 @@
+"""The method's published versions as pipelines: each is a list of stages, which hand a model on (arXiv 2509.09666).
+
+| version | stages                                                                             |
+|---------|------------------------------------------------------------------------------------|
+| v1      | long captions → cold start → generation for understanding → understanding for generation |
+| v3      | long captions → generation for understanding → understanding for generation        |
+| v5      | Unified-GRPO as post-training: the encoder of a UMM-1; both halves of a UMM-2       |
+
+*Generation for understanding* is RL of the encoder under a frozen decoder, *understanding for generation* that of the
+decoder. Each stage takes the settings of what runs it: ``LongCaptionConfig``, ``ColdStartConfig`` or ``RunConfig``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from uae.presets import PRESETS, RunConfig
+from uae.stages.cold_start import ColdStartConfig
+from uae.stages.long_captions import LongCaptionConfig
+
+StageSettings = LongCaptionConfig | ColdStartConfig | RunConfig
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages by name, in order, and the model that the first starts from."""
+
+    description: str
+    model: str
+    """As ``load_model`` takes it."""
+    stages: dict[str, StageSettings]
+    in_world: bool = False
+    """Of the embedded world: data is drawn from it, and each stage's model is measured in it."""
+
+
+def _preset(name: str) -> RunConfig:
+    return PRESETS[name][1]
+
+
+def _from(settings: RunConfig, **train) -> RunConfig:
+    return replace(settings, train=replace(settings.train, **train))
+
+
+# --- real checkpoints ----------------------------------------------------------------------------------------
+
+_ENCODER_RL = _preset("paper")
+_DECODER_RL = replace(_preset("decoder"), model=_ENCODER_RL.model)
+_LONG_CAPTIONS = LongCaptionConfig(data=(), num_steps=20_000, batch_size=8, learning_rate=1e-4, resolution=512)
+_COLD_START = ColdStartConfig(
+    num_steps=1_000,
+    images_per_step=4,
+    captioning=_ENCODER_RL.train.captioning,
+    decoding=replace(_ENCODER_RL.train.decoding, num_steps=4, guidance_scale=1.0),
+    backbones=None,
+)
+
+# --- the embedded world --------------------------------------------------------------------------------------
+
+_TINY_LONG_CAPTIONS = LongCaptionConfig(
+    data=(), num_steps=400, batch_size=32, learning_rate=2e-4, resolution=48, num_held_out=128
+)
+_TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=1e-4)
+_TINY_ENCODER_RL = _preset("tiny")
+_TINY_DECODER_RL = _from(
+    _preset("tiny"),
+    images_per_step=8,
+    group_size=1,
+    reconstructions_per_caption=8,
+    decoding=replace(_preset("tiny").train.decoding, sampler="sde", window_size=2),
+    objective=replace(_preset("decoder").train.objective, kl_coef=0.0),
+    caption_weight=0.0,
+    learning_rate=1e-4,
+    num_updates=1,
+)
+
+_UNDERSTANDING, _GENERATION = "generation_for_understanding", "understanding_for_generation"
+
+PIPELINES = {
+    "v1": Pipeline(
+        "long captions, cold start, encoder RL, decoder RL: the paper's first version, Qwen2.5-VL-3B + SD3.5-large",
+        _ENCODER_RL.model,
+        {
+            "long_captions": _LONG_CAPTIONS,
+            "cold_start": _COLD_START,
+            _UNDERSTANDING: _ENCODER_RL,
+            _GENERATION: _DECODER_RL,
+        },
+    ),
+    "v3": Pipeline(
+        "long captions, encoder RL, decoder RL: the paper's versions 2 and 3, Qwen2.5-VL-3B + SD3.5-large",
+        _ENCODER_RL.model,
+        {"long_captions": _LONG_CAPTIONS, _UNDERSTANDING: _ENCODER_RL, _GENERATION: _DECODER_RL},
+    ),
+    "v5": Pipeline(
+        "encoder RL alone: the paper's versions 4 and 5; --model needs a trained projector",
+        _ENCODER_RL.model,
+        {"unified_grpo": _ENCODER_RL},
+    ),
+    "v5-ar": Pipeline("both halves of Janus-Pro-1B", _preset("janus").model, {"unified_grpo": _preset("janus")}),
+    "v1-tiny": Pipeline(
+        "v1 in the embedded world, measured after each stage",
+        "tiny",
+        {
+            "long_captions": _TINY_LONG_CAPTIONS,
+            "cold_start": _TINY_COLD_START,
+            _UNDERSTANDING: _TINY_ENCODER_RL,
+            _GENERATION: _TINY_DECODER_RL,
+        },
+        in_world=True,
+    ),
+    "v3-tiny": Pipeline(
+        "v3 in the embedded world, measured after each stage",
+        "tiny",
+        {"long_captions": _TINY_LONG_CAPTIONS, _UNDERSTANDING: _TINY_ENCODER_RL, _GENERATION: _TINY_DECODER_RL},
+        in_world=True,
+    ),
+    "v5-tiny": Pipeline(
+        "v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True
+    ),
+    "v5-tiny-ar": Pipeline(
+        "v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _preset("tiny-ar")}, in_world=True
+    ),
+}
