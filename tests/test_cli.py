@@ -59,6 +59,7 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
         (["trainn"], "did you mean 'train'"),
         (["train", "tniy"], "did you mean 'tiny'"),
         (["bench", "unfied"], "did you mean 'unified'"),
+        (["data", "lngcap"], "did you mean 'longcap'"),
         (["tiny", "build", "--only", "captoner"], "did you mean 'captioner'"),
     ):
         code, _, err = run(capsys, *arguments)

@@ -79,6 +79,12 @@ def natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
 
 def read_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     """An image file as RGB in [0, 1]."""
+    pixels = np.array(open_rgb(path))
+    return rearrange(torch.from_numpy(pixels), "h w c -> c h w").float() / 255
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """An image file as 8-bit RGB, the right way up, fully decoded."""
     path = Path(path)
     try:
         if path.is_file() and path.stat().st_size == 0:
@@ -86,7 +92,7 @@ def read_image(path: str | Path) -> Float[Tensor, "3 h w"]:
         with Image.open(path) as image:
             if image.mode == "F":
                 raise ImageError(f"{path}: floating-point pixels of unknown range; convert it to PNG")
-            pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
+            return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except FileNotFoundError:
@@ -98,7 +104,6 @@ def read_image(path: str | Path) -> Float[Tensor, "3 h w"]:
         raise ImageError(f"{path}: too many pixels to unpack safely; scale it down ({one_line(error)})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise ImageError(f"{path}: corrupt or truncated image ({one_line(error)}); replace the file") from error
-    return rearrange(torch.from_numpy(pixels), "h w c -> c h w").float() / 255
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,245 @@
+"""Who writes captions: any endpoint that speaks OpenAI's chat completions, or a local vision-language model.
+
+A captioner is one function, ``await captioner(file, attempt)`` → ``Answer``; ``attempt`` counts from 0. It raises
+
+* ``ImageRefused`` when it will never answer for this image (recorded, the rest goes on),
+* ``NoAnswer`` when it may answer later (asked again by the next run),
+* ``ValueError`` when no image can be captioned, such as a wrong key or an unknown model (everything stops).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from uae.data.images import ImageError, one_line, open_rgb
+
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+PERMANENT_STATUS = (401, 402, 403, 404)
+PERMANENT_CODES = (
+    "billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "model_not_found", "unsupported_parameter",
+    "unsupported_value",
+)  # fmt: skip
+MAX_RETRIES = 6  # of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a captioner said of one image, and what it cost."""
+
+    text: str
+    finish_reason: str
+    """`stop`, or `length` when the token limit cut it off; an endpoint's other words are kept."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ImageRefused(Exception):
+    """This image will never be captioned; the rest can be."""
+
+
+class NoAnswer(Exception):
+    """No answer this time, after all retries."""
+
+
+Captioner = Callable[[Path, int], Awaitable[Answer]]
+
+
+# --- endpoint --------------------------------------------------------------------------------------------------------
+
+
+def endpoint_captioner(
+    url: str, model: str, prompt: str, max_tokens: int, requests_per_minute: float | None = None
+) -> Captioner:
+    """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's OPENAI_API_KEY, if any."""
+    need("openai")
+    import openai
+
+    pace = Pace(requests_per_minute)
+
+    async def wait(request: Any) -> None:
+        await pace.wait()
+
+    client = openai.AsyncOpenAI(
+        base_url=url,
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        max_retries=MAX_RETRIES,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [wait]}),  # so that retries wait too
+    )
+    limit = "max_tokens"
+
+    async def caption(file: Path, attempt: int) -> Answer:
+        nonlocal limit
+        messages = question(prompt, await read_for_sending(file))
+        named = limit
+        capped: dict[str, Any] = {named: max_tokens}
+        try:
+            return to_answer(await client.chat.completions.create(model=model, messages=messages, **capped))
+        except (openai.APIError, json.JSONDecodeError) as error:
+            if named == "max_tokens" and "max_completion_tokens" in str(error):  # newer models know it by this name
+                limit = "max_completion_tokens"
+                return await caption(file, attempt)
+            raise explain(error, url, model) from error
+
+    return caption
+
+
+def question(prompt: str, image_url: str) -> list[Any]:
+    """One message of an image and a text."""
+    parts = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": prompt}]
+    return [{"role": "user", "content": parts}]
+
+
+def to_answer(response: Any) -> Answer:
+    """Of a chat completion; servers leave out what they do not know."""
+    if not getattr(response, "choices", None):
+        raise NoAnswer(f"expected a chat completion, got {str(response)[:100]!r}; does the URL end in /v1?")
+    choice, usage = response.choices[0], response.usage
+    refusal = getattr(choice.message, "refusal", None)
+    text = (choice.message.content or refusal or "").encode(errors="replace").decode()  # no half emoji in a file
+    return Answer(
+        text=text.strip(),
+        finish_reason="refusal" if refusal else choice.finish_reason or "stop",
+        prompt_tokens=usage.prompt_tokens or 0 if usage else 0,
+        completion_tokens=usage.completion_tokens or 0 if usage else 0,
+    )
+
+
+def explain(error: Exception, url: str, model: str) -> Exception:
+    """What an endpoint's error means for the image and for the rest."""
+    status, reason = getattr(error, "status_code", None), one_line(error)
+    is_about_image = any(word in reason.lower() for word in ("moderation", "flagged", "content_policy"))
+    permanent = status in PERMANENT_STATUS or getattr(error, "code", None) in PERMANENT_CODES
+    if permanent and not is_about_image:
+        return ValueError(f"{url} refuses to work with model {model!r}: {reason}\n{advice(status)}")
+    if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
+        return ImageRefused(reason)
+    return NoAnswer(reason)
+
+
+def advice(status: int | None) -> str:
+    if status in (401, 403):
+        return "Set the environment variable OPENAI_API_KEY to a key that may use it."
+    if status == 404:
+        return (
+            "Check --model and that --endpoint is the URL before /chat/completions, such as http://localhost:8000/v1."
+        )
+    return "Check the account and the options of the command."
+
+
+async def read_for_sending(file: Path) -> str:
+    try:
+        return await asyncio.to_thread(data_url, file)
+    except (ImageError, OSError) as error:  # it was readable when the folder was looked through
+        raise NoAnswer(one_line(error)) from error
+
+
+def data_url(file: Path) -> str:
+    """The file's own bytes if every server understands them; else a PNG of what people see."""
+    data = file.read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        kind = SENT_AS_THEY_ARE.get(image.format or "")
+        is_plain = image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
+        is_plain = is_plain and getattr(image, "n_frames", 1) == 1
+    if kind is None or not is_plain:
+        buffer = io.BytesIO()
+        open_rgb(file).save(buffer, format="PNG")
+        kind, data = "image/png", buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class Pace:
+    """Lets one request through every ``60 / per_minute`` seconds; all of them without a number."""
+
+    def __init__(
+        self,
+        per_minute: float | None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._interval = 60 / per_minute if per_minute else 0.0
+        self._now, self._sleep = now, sleep
+        self._next = now()
+
+    async def wait(self) -> None:
+        """Until it is this request's turn."""
+        turn = max(self._next, self._now())
+        self._next = turn + self._interval
+        if turn > self._now():
+            await self._sleep(turn - self._now())
+
+
+# --- local model -----------------------------------------------------------------------------------------------------
+
+
+def local_captioner(source: str, prompt: str, max_tokens: int) -> Captioner:
+    """A model that sees, of ``transformers``, by hub id or folder; one image at a time, on the GPU if there is one.
+
+    The first attempt decodes as the checkpoint's generation settings say, later ones draw.
+    """
+    model, processor = load_local(source)
+    in_use = threading.Lock()
+
+    def caption(file: Path, attempt: int) -> Answer:
+        try:
+            image = open_rgb(file)
+        except (ImageError, OSError) as error:
+            raise NoAnswer(one_line(error)) from error
+        with in_use:
+            return generate(model, processor, image, prompt, max_tokens, should_draw=attempt > 0)
+
+    async def in_thread(file: Path, attempt: int) -> Answer:
+        return await asyncio.to_thread(caption, file, attempt)
+
+    return in_thread
+
+
+def load_local(source: str) -> tuple[Any, Any]:
+    """Model and processor; code from the hub is never run."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+    except ImportError as error:  # many processors want torchvision
+        raise ValueError(f"{source} needs a library that is not installed: {one_line(error)}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def generate(model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, should_draw: bool) -> Answer:
+    """One answer about one image."""
+    import torch
+
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    ).to(model.device, model.dtype)  # fmt: skip
+    drawing = {"do_sample": True} if should_draw else {}
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=max_tokens, **drawing)[0]
+    num_prompt = inputs["input_ids"].shape[1]
+    said = tokens[num_prompt:]
+    ends = model.generation_config.eos_token_id
+    is_ended = int(said[-1]) in (ends if isinstance(ends, list) else [ends])
+    text = processor.decode(said, skip_special_tokens=True).strip()
+    return Answer(text, "stop" if is_ended else "length", num_prompt, len(said))
+
+
+def need(library: str) -> None:
+    """A ValueError that says what to do when an optional library is missing."""
+    if find_spec(library) is None:
+        raise ValueError(f"this needs the library {library!r}: pip install 'unified-autoencoder[data]'")

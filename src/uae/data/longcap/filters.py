@@ -1,0 +1,55 @@
+"""Which answers are captions: long enough, finished, no refusal, not going in circles."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from uae.data.longcap.captioners import Answer
+
+REFUSALS = re.compile(
+    r"\W*("
+    r"(i['’]?m|i am) (really |very |so )?(sorry|afraid|unable|not able)"
+    r"|sorry\b"
+    r"|i (cannot|can['’]?t|can not|won['’]?t|do not|don['’]?t) (assist|help|describe|provide|see|view|comply|process)"
+    r"|as an? (ai|artificial|large language|language) "
+    r"|unfortunately,? i "
+    r"|(i|my) apolog"
+    r")",
+    re.IGNORECASE,
+)
+"""How answers begin that refuse."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a caption must be."""
+
+    min_words: int = 250
+    """Words, separated by white space."""
+    max_repeated: float = 0.2
+    """Share of runs of 4 words that stood before in the same caption; plain descriptions have a few percent."""
+
+
+def why_rejected(answer: Answer, filters: Filters) -> str:
+    """Why this answer is no caption; empty if it is one."""
+    if answer.finish_reason == "length":
+        return "cut off by the token limit"
+    if answer.finish_reason in ("content_filter", "refusal") or REFUSALS.match(answer.text):
+        return "refused"
+    if count_words(answer.text) < filters.min_words:
+        return f"fewer than {filters.min_words} words"
+    if repeated_share(answer.text) > filters.max_repeated:
+        return "repeats itself"
+    return ""
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+def repeated_share(text: str, run: int = 4) -> float:
+    """The share of runs of ``run`` words that are not the first of their kind."""
+    words = re.findall(r"\w+", text.lower())
+    runs = [tuple(words[i : i + run]) for i in range(len(words) - run + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

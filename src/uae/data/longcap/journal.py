@@ -1,0 +1,195 @@
+"""What was answered, line by line: the file that makes a run resumable.
+
+``journal.jsonl`` begins with the model and the prompt; then comes one line per answer, accepted or not, or per image
+that failed, by the sha256 of the image's file. A line is appended in one call as soon as the answer is there. Whether
+an answer is a caption is judged when it is read, so filters may change without asking again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from uae.data.longcap.captioners import Answer
+from uae.data.longcap.filters import Filters, count_words, why_rejected
+from uae.utils.checkpoint import check_same_config, disk_error
+
+
+class JsonLines:
+    """A file of JSON lines that one process appends to; a line that a kill left half written is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise disk_error(path.name, path.parent, error) from error
+        self._lock()
+        self._drop_torn_line()
+        self._size = os.fstat(self._descriptor).st_size
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Where each line begins, and its value."""
+        start = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield start, json.loads(line)
+                except ValueError:
+                    raise ValueError(f"{self.path}: line {number} is damaged; remove that line") from None
+                start += len(line)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._size == 0
+
+    def append(self, value: dict[str, Any]) -> int:
+        """Write a line at once; where it begins."""
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        start = self._size
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._descriptor, start)
+            safe = "Every line written before is safe: the same command goes on from there. "
+            raise disk_error(self.path.name, self.path.parent, error, safe) from error
+        self._size += len(line)
+        return start
+
+    def read(self, start: int) -> dict[str, Any]:
+        """The line that begins there."""
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return json.loads(file.readline())
+
+    def close(self) -> None:
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise ValueError(f"{self.path} is in use: wait for the other process, or give another folder") from None
+
+    def _drop_torn_line(self) -> None:
+        end = os.fstat(self._descriptor).st_size
+        while end:
+            start = max(end - 65536, 0)
+            newline = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            end = start + newline + 1
+            if newline >= 0:
+                break
+        os.ftruncate(self._descriptor, end)
+
+
+@dataclass
+class Record:
+    """What the journal holds of one image."""
+
+    num_answers: int = 0
+    rejected: str = ""
+    """Why the last answer was no caption."""
+    failed: str = ""
+    """Why it will not be asked for."""
+    caption_at: int = -1
+    """Where the line of its caption begins; -1 without one."""
+    num_words: int = 0
+
+
+@dataclass
+class Usage:
+    """All answers in the journal, also those that were rejected."""
+
+    num_answers: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def cost(self, price_in: float, price_out: float) -> float:
+        """At prices per million tokens."""
+        return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
+
+
+class Journal:
+    """Answers and failures by sha256, on the disk before anything else happens."""
+
+    def __init__(self, folder: Path, model: str, prompt: str, filters: Filters, attempts: int) -> None:
+        self.records: dict[str, Record] = {}
+        self.usage = Usage()
+        self.num_captions = 0
+        self.filters, self.attempts = filters, attempts
+        self._header = {"model": model, "prompt": prompt}
+        self._lines = JsonLines(folder / "journal.jsonl")
+        try:
+            self._load()
+        except ValueError:
+            self._lines.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lines.close()
+
+    def should_ask(self, sha256: str) -> bool:
+        """Neither captioned nor failed, and asked less often than allowed."""
+        record = self.records.get(sha256, Record())
+        return record.caption_at < 0 and not record.failed and record.num_answers < self.attempts
+
+    def num_answers(self, sha256: str) -> int:
+        return self.records.get(sha256, Record()).num_answers
+
+    def add_answer(self, sha256: str, answer: Answer) -> None:
+        self._keep_answer(sha256, answer, self._append({"sha256": sha256, **asdict(answer)}))
+
+    def add_failure(self, sha256: str, reason: str) -> None:
+        self._append({"sha256": sha256, "failed": reason})
+        self._record(sha256).failed = reason
+
+    def caption(self, sha256: str) -> str:
+        """The text, read from the disk."""
+        return self._lines.read(self.records[sha256].caption_at)["text"]
+
+    def _append(self, line: dict[str, Any]) -> int:
+        """The first line is preceded by model and prompt: a name that never answered binds nobody."""
+        if self._lines.is_empty:
+            self._lines.append(self._header)
+        return self._lines.append(line)
+
+    def _load(self) -> None:
+        lines = iter(self._lines)
+        for _, header in islice(lines, 1):
+            check_same_config(header, self._header)
+        for start, line in lines:
+            sha256 = line.pop("sha256")
+            if "failed" in line:
+                self._record(sha256).failed = line["failed"]
+            else:
+                self._keep_answer(sha256, Answer(**line), start)
+
+    def _keep_answer(self, sha256: str, answer: Answer, start: int) -> None:
+        record = self._record(sha256)
+        record.num_answers += 1
+        self.usage.num_answers += 1
+        self.usage.prompt_tokens += answer.prompt_tokens
+        self.usage.completion_tokens += answer.completion_tokens
+        if record.caption_at >= 0:
+            return
+        record.rejected = why_rejected(answer, self.filters)
+        if not record.rejected:
+            record.caption_at, record.num_words = start, count_words(answer.text)
+            self.num_captions += 1
+
+    def _record(self, sha256: str) -> Record:
+        return self.records.setdefault(sha256, Record())
