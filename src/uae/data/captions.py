@@ -105,12 +105,13 @@ class CaptionStream:
         return self.shards[int(order[self._place])]
 
     def _open(self, shard: Path) -> Iterator[dict]:
-        if self._examples is None:
-            self._dataset = open_shard(shard)
-            if self._within is not None:
-                self._dataset.load_state_dict(self._within)
-            self._examples = iter(self._dataset)
-        return self._examples
+        if self._examples is not None:
+            return self._examples
+        self._dataset = open_shard(shard)
+        if self._within is not None:
+            self._dataset.load_state_dict(self._within)
+        self._examples = examples = iter(self._dataset)
+        return examples
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, as plain data."""

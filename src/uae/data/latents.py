@@ -65,5 +65,5 @@ def fingerprint(tensors: Mapping[str, Tensor], *settings: str) -> str:
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=20)
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
