@@ -114,9 +114,7 @@ PIPELINES = {
         {"long_captions": _TINY_LONG_CAPTIONS, _UNDERSTANDING: _TINY_ENCODER_RL, _GENERATION: _TINY_DECODER_RL},
         in_world=True,
     ),
-    "v5-tiny": Pipeline(
-        "v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True
-    ),
+    "v5-tiny": Pipeline("v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
     "v5-tiny-ar": Pipeline(
         "v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _preset("tiny-ar")}, in_world=True
     ),

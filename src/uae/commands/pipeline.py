@@ -1,4 +1,4 @@
-"""``uae train v3-tiny`` and the like: a pipeline. Each stage takes the model that the one before it left, trains it in a
+"""``uae train v3-tiny`` and its like: a pipeline. Each stage takes the model that the one before it left, trains it in a
 folder of its own, and leaves its own as plain ``transformers``, ``diffusers`` and ``peft`` folders.
 
     RUN/1_long_captions/{checkpoints/, metrics.jsonl, model/, stage.json}

@@ -10,9 +10,9 @@ import tyro
 
 from uae.data.training import FolderImages, SceneImages
 from uae.models.base import UnifiedModel
-from uae.pipelines import PIPELINES
 from uae.models.footprint import StepShape, print_footprint
 from uae.models.loading import SHIPPED, load_model
+from uae.pipelines import PIPELINES
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards

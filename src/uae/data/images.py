@@ -6,9 +6,11 @@ transparency is laid over white; EXIF rotation is applied; of an animation the f
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
 
 
 class ImageError(ValueError):
@@ -79,31 +82,58 @@ def natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
 
 def read_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     """An image file as RGB in [0, 1]."""
-    pixels = np.array(open_rgb(path))
-    return rearrange(torch.from_numpy(pixels), "h w c -> c h w").float() / 255
+    return _to_tensor(open_rgb(path))
+
+
+def read_image_bytes(content: bytes, name: str | Path) -> Float[Tensor, "3 h w"]:
+    """The content of an image file as ``read_image`` reads it; ``name`` is for messages."""
+    with _one_error(name):
+        return _to_tensor(_decode(io.BytesIO(content), name))
 
 
 def open_rgb(path: str | Path) -> Image.Image:
     """An image file as 8-bit RGB, the right way up, fully decoded."""
     path = Path(path)
-    try:
+    with _one_error(path):
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"{path}: expected an image, the file is empty (0 bytes)")
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise ImageError(f"{path}: floating-point pixels of unknown range; convert it to PNG")
-            return to_rgb(ImageOps.exif_transpose(image))
+        return _decode(path, path)
+
+
+def image_size(content: bytes, name: str | Path) -> tuple[int, int]:
+    """``(height, width)`` of the image that ``read_image_bytes`` would give, from the file's header alone."""
+    with _one_error(name), Image.open(io.BytesIO(content)) as image:
+        is_turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
+        return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def _decode(file: Path | io.BytesIO, name: str | Path) -> Image.Image:
+    with Image.open(file) as image:
+        if image.mode == "F":
+            raise ImageError(f"{name}: floating-point pixels of unknown range; convert it to PNG")
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    return rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w").float() / 255
+
+
+@contextmanager
+def _one_error(name: str | Path) -> Iterator[None]:
+    """Whatever Pillow raises, as an ImageError of one line."""
+    try:
+        yield
     except ImageError:
         raise
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: expected an image file, found nothing there") from None
+        raise FileNotFoundError(f"{name}: expected an image file, found nothing there") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: expected an image, this is none (or of a format Pillow does not read); "
+        raise ImageError(f"{name}: expected an image, this is none (or of a format Pillow does not read); "
                          "convert it to PNG or JPEG") from None  # fmt: skip
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too many pixels to unpack safely; scale it down ({one_line(error)})") from None
+        raise ImageError(f"{name}: too many pixels to unpack safely; scale it down ({one_line(error)})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
-        raise ImageError(f"{path}: corrupt or truncated image ({one_line(error)}); replace the file") from error
+        raise ImageError(f"{name}: corrupt or truncated image ({one_line(error)}); replace the file") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,8 @@
 """Supervised training, resumable bit for bit: data -> loss -> step, with an average of the weights kept beside.
 
 Everything random in a step is drawn after seeding with ``(seed, step)``, and a step's data is a function of its
-number, so model, optimiser, average and step number are the whole state.
+number, so model, optimiser, average and step number are the whole state. Only where data is streamed does its place in
+the stream belong to it too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
+from uae.utils.device import attention_to_train
 from uae.utils.metrics import MetricsLogger, TrainProgress
 from uae.utils.seed import seed_everything
 
@@ -58,7 +59,10 @@ class Recipe:
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained: modules, a loss for each step, a measurement, and a way to save the result."""
+    """What is trained: modules, a loss for each step, a measurement, and a way to save the result.
+
+    A task that reads a stream keeps it as ``data``, with ``state_dict`` and ``load_state_dict``; checkpoints hold it.
+    """
 
     name: str
     recipe: Recipe
@@ -169,7 +173,7 @@ def _accumulate(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[s
     if num % processes:
         raise ValueError(f"expected 1 or {num} processes for {task.name}, got {processes}")
     total: dict[str, float] = {}
-    with sdpa_kernel(SDPBackend.MATH):  # on CPUs the flash kernel's backward in bf16 takes twice a whole step
+    with attention_to_train(parameters[0].device):
         for part in range(_rank(), num, processes):
             loss, metrics = task.loss(step * num + part)
             (loss / num).backward()
@@ -228,6 +232,8 @@ def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.opt
 def _save(task: Task, run_dir: Path, step: int, optimizer: torch.optim.Optimizer, average: dict) -> None:
     weights = {name: module.state_dict() for name, module in task.modules.items()}
     state = {"optimizer": optimizer.state_dict(), "average": average, "recipe": asdict(task.recipe)}
+    if (data := getattr(task, "data", None)) is not None:
+        state["data"] = data.state_dict()
     save_checkpoint(run_dir / "checkpoints", step, weights, state)
 
 
@@ -241,5 +247,7 @@ def _resume(task: Task, run_dir: Path, optimizer: torch.optim.Optimizer, average
     optimizer.load_state_dict(checkpoint.state["optimizer"])
     for name, value in checkpoint.state["average"].items():
         average[name].copy_(value)
+    if (data := getattr(task, "data", None)) is not None:
+        data.load_state_dict(checkpoint.state["data"])
     print(f"{task.name}: resumed from step {checkpoint.step}", flush=True)
     return checkpoint.step

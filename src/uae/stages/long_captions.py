@@ -1,0 +1,211 @@
+"""Long-caption pretraining: the decoder learns to read what a language model says of an image at length.
+
+    loss = w(σ) · ‖v_θ(x_σ, σ, c) − (ε − x)‖²,      c = projector(LLM(caption))      (arXiv 2509.09666)
+
+The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal with the scheduler's
+shift and w = 1, as SD3 was trained (arXiv 2403.03206). Some captions give way to the model's negative prompt, so that
+guidance has something to lead away from. Images and texts are encoded one by one: a sample's latents and states then
+do not depend on its batch, and are the same bits whether cached or not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from uae.data.buckets import CaptionBatches, Sample, aspect_buckets
+from uae.data.latents import Encoded, LatentCache, fingerprint
+from uae.diffusion.loss import flow_matching_loss
+from uae.diffusion.schedule import add_noise, training_sigmas
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.sd3 import SD3Decoder
+from uae.stages.fit import Recipe
+from uae.utils.device import autocast
+from uae.utils.seed import normals, uniforms
+
+EVAL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class LongCaptionConfig:
+    """What the decoder is pretrained on, and how."""
+
+    data: tuple[str, ...]
+    """Parquet files, WebDataset tars, or folders of these or with a ``metadata.jsonl``."""
+    num_steps: int = 10_000
+    """Optimiser steps in all."""
+    batch_size: int = 8
+    """Pairs per step."""
+    learning_rate: float = 1e-4
+    """Peak, of projector and transformer."""
+    resolution: int = 512
+    """Images are resized to about this many pixels squared, each to the size of nearest aspect."""
+    pool_size: int = 1024
+    """Stored pairs that the next batch is drawn from; checkpoints hold them."""
+    lora_rank: int = 0
+    """Rank of LoRA on the transformer's attention (alpha is twice the rank); 0 trains it fully."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the model's negative prompt."""
+    cache: str | None = None
+    """Folder where latents and text states are kept for the next pass, about 2 MB a pair; None computes them anew."""
+    num_held_out: int = 64
+    """Pairs kept out of training to measure the loss on."""
+    seed: int = 0
+    """Of data order, noise, noise levels and dropped captions."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout must be at least 0 and below 1, got {self.caption_dropout}")
+        if self.num_held_out < 1:
+            raise ValueError(f"num_held_out must be at least 1, to measure the loss on, got {self.num_held_out}")
+
+
+@dataclass(frozen=True)
+class LongCaptionRecipe(Recipe):
+    """With the settings that a resumed run must share beside the data's own."""
+
+    caption_dropout: float = 0.1
+    """As in ``LongCaptionConfig``."""
+    lora_rank: int = 0
+    """As in ``LongCaptionConfig``."""
+
+
+class LongCaptionTask:
+    """Flow matching on the frozen LLM's states of streamed captions; ``fit`` trains it."""
+
+    name = "long_captions"
+
+    def __init__(self, model: LLMDiffusion, config: LongCaptionConfig) -> None:
+        self.model, self.config = model, config
+        self.recipe = LongCaptionRecipe(
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_steps=min(200, config.num_steps // 10),
+            seed=config.seed,
+            caption_dropout=config.caption_dropout,
+            lora_rank=config.lora_rank,
+        )
+        self.data = CaptionBatches(
+            config.data,
+            _buckets(model.decoder, config.resolution),
+            config.batch_size,
+            pool_size=config.pool_size,
+            num_held_out=config.num_held_out,
+            seed=config.seed,
+        )
+        self.cache = LatentCache(config.cache, _fingerprint(model)) if config.cache else None
+        self.modules = _learning(model, config.lora_rank)
+        self._dropped = self._text_states(model.negative_prompt)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        encoded = self._drop_captions([self._encode(sample) for sample in self.data.next_batch()], step)
+        latents, index = torch.stack([each.latents for each in encoded]), range(len(encoded))
+        noise = normals(self.config.seed, step, index, "noise", latents.shape[1:])
+        shift = self.model.decoder.scheduler.config["shift"]
+        sigmas = training_sigmas(normals(self.config.seed, step, index, "sigma", (1,))[:, 0], shift)
+        stream = self.data.stream
+        metrics = {"data/passes": float(stream.pass_number), "data/skipped": float(stream.num_skipped)}
+        return flow_loss(self.model.decoder, latents, [each.states for each in encoded], sigmas, noise), metrics
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The loss on held-out pairs at fixed noise levels, from fixed noise."""
+        sigmas = torch.tensor(EVAL_SIGMAS)
+        losses = torch.stack([self._losses_at(sigmas, index) for index in range(len(self.data.held_out))]).mean(0)
+        each = {f"flow_loss_at_{sigma}": loss for sigma, loss in zip(EVAL_SIGMAS, losses.tolist(), strict=True)}
+        return {"flow_loss": losses.mean().item(), **each}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+    def _losses_at(self, sigmas: Float[Tensor, " S"], index: int) -> Float[Tensor, " S"]:
+        """Of one held-out pair at each noise level."""
+        latents, states = self._encode(self.data.held_out[index])
+        noise = normals(self.config.seed, 0, [index], "held out", latents.shape)
+        decoder = self.model.decoder
+        return torch.stack([flow_loss(decoder, latents[None], [states], sigma[None], noise).cpu() for sigma in sigmas])
+
+    def _drop_captions(self, encoded: list[Encoded], step: int) -> list[Encoded]:
+        draws = uniforms(self.config.seed, step, range(len(encoded)), "caption dropout", 1)[:, 0].tolist()
+        return [
+            each._replace(states=self._dropped) if draw < self.config.caption_dropout else each
+            for draw, each in zip(draws, encoded, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _encode(self, sample: Sample) -> Encoded:
+        """From the cache if it is there."""
+        encoded = self.cache.load(sample.digest) if self.cache else None
+        if encoded is None:
+            decoder = self.model.decoder
+            latents = decoder.encode_images(sample.image[None].to(decoder.device))[0]
+            encoded = Encoded(latents.cpu(), self._text_states(sample.caption))
+            if self.cache:
+                self.cache.save(sample.digest, encoded)
+        return encoded
+
+    @torch.no_grad()
+    def _text_states(self, text: str) -> Float[Tensor, "L D"]:
+        return self.model.text_states([text])[0][0].cpu()
+
+
+def flow_loss(
+    decoder: SD3Decoder,
+    latents: Float[Tensor, "N c h w"],
+    states: list[Tensor],
+    sigmas: Float[Tensor, " N"],
+    noise: Float[Tensor, "N c h w"],
+) -> Float[Tensor, ""]:
+    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of different lengths apart."""
+    device = decoder.device
+    latents, sigmas, noise = latents.to(device), sigmas.to(device), noise.to(device)
+    padded = pad_sequence(states, batch_first=True).to(device)
+    lengths = torch.tensor([len(each) for each in states], device=device)
+    mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+    noisy, total = add_noise(latents, noise, sigmas), torch.zeros((), device=device)
+    with autocast(device, use_bf16=device.type == "cuda"):
+        for group in decoder.length_groups(mask):
+            embeds = decoder.condition(padded[group], mask[group])
+            velocity = decoder.velocity(noisy[group], sigmas[group], embeds)
+            total = total + len(group) * flow_matching_loss(velocity, latents[group], noise[group])
+    return total / len(latents)
+
+
+def _learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
+    """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16 loses small updates."""
+    model.requires_grad_(False)
+    model.eval()
+    decoder = model.decoder
+    decoder.projector.float().requires_grad_(True)
+    if lora_rank:
+        decoder.add_lora(lora_rank)
+    else:
+        decoder.transformer.float().requires_grad_(True)
+    learning = {name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()}
+    return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
+
+
+def _buckets(decoder: SD3Decoder, resolution: int) -> tuple[tuple[int, int], ...]:
+    """Multiples of 64 pixels where the resolution is one, else of what the decoder can paint."""
+    config = decoder.transformer.config
+    step = decoder.downscale * config["patch_size"]
+    common = math.lcm(step, 64)
+    return aspect_buckets(resolution, step if resolution % common else common, step * config["pos_embed_max_size"])
+
+
+def _fingerprint(model: LLMDiffusion) -> str:
+    """Of all that decides latents and text states."""
+    encoder, vae = model.encoder, model.decoder.vae
+    scale = vae.config["scaling_factor"], vae.config.get("shift_factor")
+    weights = {**encoder.language_model.state_dict(), **vae.state_dict()}
+    return fingerprint(weights, str(encoder.tokenizer.chat_template), str(scale))
