@@ -133,9 +133,13 @@ class CaptionStream:
 def open_shard(shard: Path) -> Any:
     """One file as a ``datasets.IterableDataset`` whose images stay as they are stored."""
     import datasets
+    from pyarrow.dataset import ParquetFragmentScanOptions
 
+    builder, options = BUILDERS[shard.suffix], {}
+    if builder == "parquet":  # else the whole file is read ahead
+        options["fragment_scan_options"] = ParquetFragmentScanOptions(pre_buffer=False)
     file = glob.escape(str(shard.absolute()))
-    rows: Any = datasets.load_dataset(BUILDERS[shard.suffix], data_files=[file], split="train", streaming=True)
+    rows: Any = datasets.load_dataset(builder, data_files=[file], split="train", streaming=True, **options)
     return rows.decode(False)
 
 
