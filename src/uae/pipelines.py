@@ -45,12 +45,15 @@ def _from(settings: RunConfig, **train) -> RunConfig:
 
 _ENCODER_RL = _preset("paper")
 _DECODER_RL = replace(_preset("decoder"), model=_ENCODER_RL.model)
-_LONG_CAPTIONS = LongCaptionConfig(data=(), num_steps=20_000, batch_size=8, learning_rate=1e-4, resolution=512)
+_LONG_CAPTIONS = LongCaptionConfig(
+    data=(), num_steps=20_000, batch_size=8, learning_rate=1e-4, resolution=512, lora_rank=32
+)  # the paper trains all of the MM-DiT, which in fp32 with AdamW takes several GPUs
 _COLD_START = ColdStartConfig(
     num_steps=1_000,
     images_per_step=4,
     captioning=_ENCODER_RL.train.captioning,
     decoding=replace(_ENCODER_RL.train.decoding, num_steps=4, guidance_scale=1.0),
+    lora_rank=32,
     backbones=None,
 )
 

@@ -1,16 +1,17 @@
-"""``uae train v3-tiny`` and its like: a pipeline. Each stage takes the model that the one before it left, trains it in a
-folder of its own, and leaves its own as plain ``transformers``, ``diffusers`` and ``peft`` folders.
+"""``uae train v3-tiny`` and its like: a pipeline. Each stage takes the model that the one before it left, trains it in
+a folder of its own, and leaves its own as plain ``transformers``, ``diffusers`` and ``peft`` folders.
 
-    RUN/1_long_captions/{checkpoints/, metrics.jsonl, model/, stage.json}
+    RUN/1_long_captions/{stage.json, checkpoints/, metrics.jsonl, model/, finished.json}
     RUN/2_generation_for_understanding/…
 
-``stage.json`` is written last: a stage that has one is finished. Anything else is resumed where it was stopped.
+``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask
 from uae.utils.checkpoint import atomic_write_json, check_same_config, json_ready
 
-FINISHED = "stage.json"
+SETTINGS, FINISHED = "stage.json", "finished.json"
 WORLD_PAIRS, NUM_WORLD_PAIRS = "captioned_scenes", 20_000  # what a world's pipeline is pretrained on
 
 
@@ -94,7 +95,7 @@ def stages_table(records: list[dict[str, Any]]) -> Table:
     for record in records:
         numbers = record["measured"]
         shown = ("-" if numbers[key] is None else f"{numbers[key]:.1f}" for key in COLUMNS.values())
-        table.add_row(record["stage"]["name"], *shown)
+        table.add_row(record["stage"], *shown)
     return table
 
 
@@ -149,20 +150,28 @@ def _with(settings: StageSettings, args: PipelineArguments, in_world: bool) -> S
 
 def finish_stage(name: str, settings: StageSettings, source: str, folder: Path, in_world: bool) -> dict[str, Any]:
     """The stage's record; it is trained first unless it is finished."""
-    wanted = json_ready({"name": name, "source": source, "settings": asdict(settings)})
+    _check_settings({"name": name, "source": source, "settings": asdict(settings)}, folder / SETTINGS)
     path = folder / FINISHED
     if path.exists():
-        record = json.loads(path.read_text())
-        check_same_config(record["stage"], wanted)
         print(f"{name}: finished before, {folder}")
-        return record
+        return json.loads(path.read_text())
     print(f"{name}: from {source}, in {folder}")
+    began = time.monotonic()
     train_stage(settings, source, folder)
-    record = {"stage": wanted}
+    record = {"stage": name, "model": str(folder / "model"), "seconds": time.monotonic() - began}
     if in_world:
         record["measured"] = measured(str(folder / "model"))
     atomic_write_json(path, record)
     return record
+
+
+def _check_settings(wanted: dict[str, Any], path: Path) -> None:
+    """A stage goes on as it was begun."""
+    if path.exists():
+        check_same_config(json.loads(path.read_text()), json_ready(wanted))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, wanted)
 
 
 def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
@@ -206,8 +215,8 @@ def _start(source: str, run_dir: Path) -> dict[str, Any]:
     """The record of the model that the first stage starts from."""
     path = run_dir / "start.json"
     if not path.exists():
-        record = {"stage": {"name": "start", "source": source}, "measured": measured(source)}
-        atomic_write_json(path, record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, {"stage": "start", "model": source, "measured": measured(source)})
     return json.loads(path.read_text())
 
 

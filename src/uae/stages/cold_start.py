@@ -28,6 +28,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rl.run import ImageSource
 from uae.stages.fit import Recipe
+from uae.stages.long_captions import decoder_learning
 from uae.utils.device import autocast
 from uae.utils.seed import normals
 
@@ -86,17 +87,7 @@ class ColdStartTask:
             ema_decay=0.98,
             seed=config.seed,
         )
-        model.requires_grad_(False)
-        model.eval()
-        if config.lora_rank:
-            model.decoder.add_lora(config.lora_rank)
-        else:
-            model.decoder.transformer.requires_grad_(True)
-        model.decoder.projector.requires_grad_(True)
-        self.modules: dict[str, nn.Module] = {
-            "transformer": model.decoder.transformer,
-            "projector": model.decoder.projector,
-        }
+        self.modules: dict[str, nn.Module] = decoder_learning(model, config.lora_rank)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         images = self.images.batch(step, self.config.images_per_step)

@@ -101,7 +101,7 @@ class LongCaptionTask:
             seed=config.seed,
         )
         self.cache = LatentCache(config.cache, _fingerprint(model)) if config.cache else None
-        self.modules = _learning(model, config.lora_rank)
+        self.modules = decoder_learning(model, config.lora_rank)
         self._dropped = self._text_states(model.negative_prompt)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -181,7 +181,7 @@ def flow_loss(
     return total / len(latents)
 
 
-def _learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
+def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
     """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16 loses small updates."""
     model.requires_grad_(False)
     model.eval()

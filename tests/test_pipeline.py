@@ -1,0 +1,141 @@
+"""A pipeline of all kinds of stages on real files: models are handed on, stages resume, what may not change is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from tests.rl.tiny_run import build_model
+from uae.commands import pipeline as command
+from uae.commands.pipeline import PipelineArguments, run_pipeline, stages_table
+from uae.config import CaptionSettings, DecodeSettings
+from uae.models.loading import load_model
+from uae.pipelines import PIPELINES, Pipeline
+from uae.presets import RunConfig
+from uae.rl.config import TrainConfig
+from uae.scenes.captioned import write_captioned_scenes
+from uae.scenes.scene import render, scene_at
+from uae.stages.cold_start import ColdStartConfig
+from uae.stages.long_captions import LongCaptionConfig
+
+SAID, PAINTED = CaptionSettings(max_new_tokens=4), DecodeSettings(num_steps=2)
+RL = TrainConfig(num_steps=2, images_per_step=2, group_size=2, captioning=SAID, decoding=PAINTED, learning_rate=1e-3)
+STAGES = {
+    "long_captions": LongCaptionConfig((), 2, 2, 1e-3, resolution=48, pool_size=8, num_held_out=2),
+    "cold_start": ColdStartConfig(2, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED),
+    "generation_for_understanding": RunConfig(rewards={"ssim": 1.0}, train=RL),
+    "understanding_for_generation": RunConfig(
+        rewards={"ssim": 1.0},
+        lora_rank=2,
+        train=replace(RL, caption_weight=0.0, decoding=replace(PAINTED, sampler="sde", window_size=1)),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    build_model().save_pretrained(folder / "start")
+    write_captioned_scenes(folder / "pairs", 24)
+    (folder / "images").mkdir()
+    for i in range(12):
+        Image.fromarray(render(scene_at("train", i))).save(folder / "images" / f"{i}.png")
+    return folder
+
+
+def pipeline(files: Path, **changed) -> tuple[Pipeline, PipelineArguments]:
+    args = PipelineArguments(files / "run", captions=(str(files / "pairs"),), data=(str(files / "images"),), **changed)
+    return Pipeline("", str(files / "start"), STAGES), args
+
+
+@pytest.mark.slow
+def test_all_stages_hand_on_what_they_trained(files: Path):
+    records = run_pipeline(*pipeline(files))
+    assert [record["stage"] for record in records] == list(STAGES)
+    moved = []
+    for before, after in zip(["start", *(r["model"] for r in records)], (r["model"] for r in records), strict=False):
+        old, new = files / before, Path(after)
+        moved.append(
+            {
+                part
+                for part in ("encoder/model", "decoder/transformer/diffusion_pytorch_model")
+                if not same(old / f"{part}.safetensors", new / f"{part}.safetensors")
+            }
+        )
+    encoder, transformer = {"encoder/model"}, {"decoder/transformer/diffusion_pytorch_model"}
+    assert moved == [transformer, transformer, encoder, transformer]
+    last = Path(records[-1]["model"])
+    load_model(str(last))
+    Qwen2_5_VLForConditionalGeneration.from_pretrained(last / "encoder")
+    SD3Transformer2DModel.from_pretrained(last / "decoder" / "transformer")
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = load_file(one), load_file(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_not_run_again_and_one_can_be_redone(files: Path, monkeypatch, capsys):
+    stages, args = pipeline(files)
+    run_pipeline(stages, args)
+    trained = []
+    original = command.train_stage
+    monkeypatch.setattr(command, "train_stage", lambda *a: (trained.append(a[2].name), original(*a)))
+    run_pipeline(stages, args)
+    assert trained == []
+    run_pipeline(stages, replace(args, only="cold_start", redo=True))
+    assert trained == ["2_cold_start"]
+    (args.run_dir / "3_generation_for_understanding" / "finished.json").unlink()
+    run_pipeline(stages, args)
+    assert trained == ["2_cold_start", "3_generation_for_understanding"]
+
+
+def test_a_stage_goes_on_as_it_was_begun(files: Path):
+    stages, args = pipeline(files)
+    folder = files / "other" / "1_long_captions"
+    folder.mkdir(parents=True)
+    begun = {"name": "long_captions", "source": str(files / "start"), "settings": {"num_steps": 3}}
+    (folder / "stage.json").write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match="num_steps"):
+        run_pipeline(stages, replace(args, run_dir=files / "other"))
+
+
+def test_what_is_missing_is_said_before_any_work(files: Path):
+    stages, args = pipeline(files)
+    with pytest.raises(ValueError, match=r"expected captioned images .* --captions"):
+        run_pipeline(stages, replace(args, captions=()))
+    with pytest.raises(ValueError, match="expected images to learn from: give --data"):
+        run_pipeline(stages, replace(args, data=()))
+    with pytest.raises(ValueError, match="unknown stage 'coldstart': expected one of long_captions"):
+        run_pipeline(stages, replace(args, only="coldstart"))
+    with pytest.raises(ValueError, match="expected stage long_captions to be finished before cold_start"):
+        run_pipeline(stages, replace(args, run_dir=files / "empty", only="cold_start"))
+
+
+def test_the_table_has_a_row_a_stage():
+    numbers = {
+        "unified_score": 98.76,
+        "geneval": None,
+        "perception": 88.2,
+        "perception_small": 80.0,
+        "objects_exact": 1,
+    }
+    table = stages_table([{"stage": "start", "measured": numbers}])
+    assert [next(iter(column.cells)) for column in table.columns] == ["start", "98.8", "-", "88.2", "80.0", "1.0"]
+
+
+def test_published_versions_have_their_stages():
+    kinds = {name: [type(s).__name__ for s in p.stages.values()] for name, p in PIPELINES.items()}
+    supervised, rl = ["LongCaptionConfig"], ["RunConfig", "RunConfig"]
+    assert kinds["v1"] == kinds["v1-tiny"] == [*supervised, "ColdStartConfig", *rl]
+    assert kinds["v3"] == kinds["v3-tiny"] == [*supervised, *rl]
+    assert kinds["v5"] == kinds["v5-tiny"] == kinds["v5-ar"] == kinds["v5-tiny-ar"] == ["RunConfig"]
