@@ -46,7 +46,7 @@ PARTS = {
     "binding": Part(BindingTask, ("joint",), processes=2),
     "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
     "vq": Part(VqTask, processes=2),
-    "janus_vision": Part(JanusVisionTask, ("vq", "binding")),
+    "janus_vision": Part(JanusVisionTask, ("vq", "binding"), processes=2),
     "janus": Part(JanusTask, ("janus_vision", "binding"), processes=2),
     "vq_decoder": Part(VqDecoderTask, ("janus",), asset="umm2", processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),

@@ -99,6 +99,9 @@ class JanusVisionTask(VisionTask):
     language model that reads them begins as UMM-1's."""
 
     name = "janus_vision"
+    recipe = Recipe(
+        num_steps=1_500, batch_size=32, num_parallel=2, learning_rate=2e-3, warmup_steps=60, ema_decay=0.98
+    )  # shapes take longest: they lie across its tokens
 
     def __init__(self, vq_folder: Path, umm1_folder: Path) -> None:
         torch.manual_seed(self.recipe.seed)
