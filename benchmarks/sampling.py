@@ -3,7 +3,8 @@
     python benchmarks/sampling.py            # 8 images, 8 samples each; medians of 5 interleaved repetitions
 
 Captions: ``generate(num_return_sequences=8)`` against ours, for UMM-1 (Qwen2.5-VL) and UMM-2 (Janus), equal tokens.
-Image tokens: ``generate(generation_mode="image")`` against ours, guidance 3. Weights are random: nothing ends early.
+Image tokens: ``generate(generation_mode="image")`` against ours, guidance 3. Weights are random: nothing
+ends early. Both give tokens: the VQ decoder is left out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from transformers import logging
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionSettings
 from uae.models.captioner import CausalCaptioner
-from uae.models.janus import Janus
+from uae.models.janus import Janus, PaintContext
 from uae.models.tiny import build_captioner, build_janus
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import render_batch, scene_at
@@ -90,8 +91,10 @@ def theirs(model: CausalCaptioner, inputs: dict[str, Any]) -> Callable:
 
 
 def our_pictures(janus: Janus, texts: list[str]) -> Callable:
-    settings = DecodeSettings(guidance_scale=GUIDANCE, micro_batch=NUM_IMAGES * GROUP_SIZE)
-    return lambda: janus.generate(texts, settings, group_size=GROUP_SIZE)
+    prompts = tuple(janus.paint_prompt(text) for text in texts)
+    of_prompt = torch.arange(len(texts)).repeat_interleave(GROUP_SIZE)
+    context = PaintContext(prompts, of_prompt, 1.0)
+    return lambda: janus.decoder.sample(context, GUIDANCE, torch.arange(len(of_prompt)))
 
 
 def their_pictures(janus: Janus, texts: list[str]) -> Callable:
@@ -100,7 +103,7 @@ def their_pictures(janus: Janus, texts: list[str]) -> Callable:
     inputs: Any = janus.processor(text=prompts, generation_mode="image", padding=True, return_tensors="pt")
 
     def run() -> None:
-        tokens = janus.model.generate(
+        janus.model.generate(
             **inputs,
             generation_mode="image",
             do_sample=True,
@@ -108,7 +111,6 @@ def their_pictures(janus: Janus, texts: list[str]) -> Callable:
             num_return_sequences=GROUP_SIZE,
             top_k=0,
         )
-        janus.model.decode_image_tokens(tokens)
 
     return run
 

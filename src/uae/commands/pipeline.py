@@ -26,12 +26,12 @@ from uae.autoencode import benchmark_settings
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
 from uae.commands.train import image_source, train_model
-from uae.data.training import FolderImages, SceneImages
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline, StageSettings
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rl.run import ImageSource
 from uae.scenes.captioned import write_captioned_scenes
 from uae.stages.cold_start import ColdStartConfig, ColdStartTask
 from uae.stages.fit import fit
@@ -191,7 +191,7 @@ def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
     _appear(folder / "model", lambda unfinished: shutil.copytree(folder / "export", unfinished))
 
 
-def _images(settings: ColdStartConfig) -> SceneImages | FolderImages:
+def _images(settings: ColdStartConfig) -> ImageSource:
     return image_source(RunConfig(data=settings.data, train=replace(PRESETS["tiny"][1].train, seed=settings.seed)))
 
 
