@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.rl.tiny_run import build_model
 from uae.commands import pipeline as command
-from uae.commands.pipeline import PipelineArguments, run_pipeline, stages_table
+from uae.commands.pipeline import PipelineArguments, run_pipeline
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline
@@ -119,18 +119,6 @@ def test_what_is_missing_is_said_before_any_work(files: Path):
         run_pipeline(stages, replace(args, only="coldstart"))
     with pytest.raises(ValueError, match="expected stage long_captions to be finished before cold_start"):
         run_pipeline(stages, replace(args, run_dir=files / "empty", only="cold_start"))
-
-
-def test_the_table_has_a_row_a_stage():
-    numbers = {
-        "unified_score": 98.76,
-        "geneval": None,
-        "perception": 88.2,
-        "perception_small": 80.0,
-        "objects_exact": 1,
-    }
-    table = stages_table([{"stage": "start", "measured": numbers}])
-    assert [next(iter(column.cells)) for column in table.columns] == ["start", "98.8", "-", "88.2", "80.0", "1.0"]
 
 
 def test_published_versions_have_their_stages():

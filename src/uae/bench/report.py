@@ -140,26 +140,34 @@ def render_report(
     """
     if len(before) != len(after):
         raise ValueError(f"expected the same images before and after, got {len(before)} and {len(after)}")
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            family=results.get("family", "model"),
+            score={column: shown(results, column, "unified_score") for column in COLUMNS},
+            columns=COLUMNS,
+            rows=table_rows(results, reward_backbones),
+            breakdowns=breakdowns(results),
+            charts=charts(metrics),
+            trips=[_trip(b, a) for b, a in zip(before, after, strict=True)],
+            strip=[{"step": f.step, "caption": f.caption, "image": png(f.reconstruction)} for f in strip],
+            strip_source=None if strip_source is None else png(strip_source),
+            facts=facts(results),
+        )
+    )
+
+
+def environment() -> Any:
+    """Jinja2 with this folder's templates; everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: not needed to import the package
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template(_TEMPLATE).render(
-        family=results.get("family", "model"),
-        score={column: shown(results, column, "unified_score") for column in COLUMNS},
-        columns=COLUMNS,
-        rows=table_rows(results, reward_backbones),
-        breakdowns=breakdowns(results),
-        charts=charts(metrics),
-        trips=[_trip(b, a) for b, a in zip(before, after, strict=True)],
-        strip=[{"step": f.step, "caption": f.caption, "image": png(f.reconstruction)} for f in strip],
-        strip_source=None if strip_source is None else png(strip_source),
-        facts=facts(results),
     )
 
 

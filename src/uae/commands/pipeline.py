@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from uae.autoencode import benchmark_settings
+from uae.bench.stages_report import StageResult, sample_to_json, stages_table, write_stages_report
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
 from uae.commands.train import image_source, train_model
@@ -37,18 +37,11 @@ from uae.stages.cold_start import ColdStartConfig, ColdStartTask
 from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask
 from uae.utils.checkpoint import atomic_write_json, check_same_config, json_ready
+from uae.utils.metrics import read_metrics
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
+START = "start"  # the name of the model that the first stage takes
 WORLD_PAIRS, NUM_WORLD_PAIRS = "captioned_scenes", 20_000  # what a world's pipeline is pretrained on
-
-
-COLUMNS = {  # of the table: what is measured, and its name in ``measured``
-    "Unified-Score": "unified_score",
-    "GenEval-style": "geneval",
-    "questions": "perception",
-    "small objects": "perception_small",
-    "objects exact": "objects_exact",
-}
 
 
 @dataclass(frozen=True)
@@ -84,19 +77,23 @@ def main(name: str, arguments: list[str]) -> None:
     )
     records = run_pipeline(pipeline, args)
     if pipeline.in_world:
-        atomic_write_json(args.run_dir / "stages.json", records)
-        Console().print(stages_table(records))
+        report(f"uae train {name}", records, args.run_dir)
     print(f"models: {args.run_dir}/*/model")
 
 
-def stages_table(records: list[dict[str, Any]]) -> Table:
-    """What was measured at the start and after each stage."""
-    table = Table("stage", *COLUMNS)
-    for record in records:
-        numbers = record["measured"]
-        shown = ("-" if numbers[key] is None else f"{numbers[key]:.1f}" for key in COLUMNS.values())
-        table.add_row(record["stage"], *shown)
-    return table
+def report(title: str, records: list[dict[str, Any]], run_dir: Path) -> None:
+    """What was measured: in the terminal, as ``stages.json`` and as ``report.html``."""
+    stages = [StageResult(record["stage"], record["measured"], _log(record), record["samples"]) for record in records]
+    Console().print(stages_table(stages))
+    write_stages_report(run_dir / "report.html", title, stages)
+    without_pictures = [{key: value for key, value in record.items() if key != "samples"} for record in records]
+    atomic_write_json(run_dir / "stages.json", without_pictures)
+    print(f"report: {run_dir / 'report.html'}   numbers: {run_dir / 'stages.json'}")
+
+
+def _log(record: dict[str, Any]) -> list[dict[str, Any]]:
+    path = Path(record["model"]).parent / "metrics.jsonl"
+    return read_metrics(path) if record["stage"] != START and path.exists() else []
 
 
 def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, Any]]:
@@ -160,7 +157,7 @@ def finish_stage(name: str, settings: StageSettings, source: str, folder: Path, 
     train_stage(settings, source, folder)
     record = {"stage": name, "model": str(folder / "model"), "seconds": time.monotonic() - began}
     if in_world:
-        record["measured"] = measured(str(folder / "model"))
+        record |= measured(str(folder / "model"))
     atomic_write_json(path, record)
     return record
 
@@ -216,14 +213,15 @@ def _start(source: str, run_dir: Path) -> dict[str, Any]:
     path = run_dir / "start.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(path, {"stage": "start", "model": source, "measured": measured(source)})
+        atomic_write_json(path, {"stage": START, "model": source, **measured(source)})
     return json.loads(path.read_text())
 
 
 def measured(source: str) -> dict[str, Any]:
-    """The world's numbers of a model, as it is loaded again."""
+    """The world's numbers of a model, as it is loaded again, and what it makes of some pictures."""
     model: Any = load_model(source)
     settings = PRESETS["tiny-ar" if model.family == "autoregressive" else "tiny"][1].train
     captioning, decoding = benchmark_settings(settings.captioning, settings.decoding)
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
-    return measure(model, backbones, captioning=captioning, decoding=decoding).to_json()
+    found = measure(model, backbones, captioning=captioning, decoding=decoding)
+    return {"measured": found.to_json(), "samples": [sample_to_json(sample) for sample in found.samples]}
