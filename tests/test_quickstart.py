@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import build_model
-from uae.commands.quickstart import Arguments, quickstart
+from uae.commands.quickstart import Arguments, preset, quickstart
 from uae.presets import PRESETS
 from uae.scenes.scene import scene_at
 from uae.stages.tiny.imitation import imitate, imitation_loss
@@ -41,9 +41,21 @@ def test_it_measures_trains_measures_and_reports(tmp_path: Path):
     assert (tmp_path / "model/uae.json").is_file()
 
 
+def test_a_half_learns_from_as_many_images():
+    for family in ("diffusion", "ar"):
+        whole = preset(Arguments(family=family)).train
+        for half in ("both", "captions", "images"):
+            run = preset(Arguments(family=family, half=half)).train
+            assert (run.caption_weight > 0, run.image_weight > 0) == (half != "images", half != "captions")
+            per_image = run.group_size * run.reconstructions_per_caption
+            assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
+            assert run.reconstructions_per_caption > 1 or half != "images"
+            assert family == "ar" or (run.decoding.sampler == "sde") == (half != "captions")
+
+
 def test_the_control_learns_by_imitation():
-    model, preset = build_model(), PRESETS["tiny"][1].train
-    config = replace(preset, num_steps=12, images_per_step=4, group_size=2, learning_rate=3e-3)
+    model, settings = build_model(), PRESETS["tiny"][1].train
+    config = replace(settings, num_steps=12, images_per_step=4, group_size=2, learning_rate=3e-3)
     held_out = [scene_at("validation", i) for i in range(8)]
     with torch.no_grad():
         before = imitation_loss(model.encoder, held_out, config.captioning.instruction).item()

@@ -80,9 +80,14 @@ def preset(args: Arguments) -> RunConfig:
 
 
 def learning(train: TrainConfig, half: Literal["both", "captions", "images"], family: str) -> TrainConfig:
-    """The settings under which this half of the model learns. A diffusion decoder learns from two noisy steps."""
+    """The settings under which this half of the model learns, from as many images as before.
+
+    Painting alone compares reconstructions of one caption. A diffusion decoder learns from two noisy steps.
+    """
     if family == "diffusion" and half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
+    if half == "images":
+        train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
     return replace(train, caption_weight=float(half != "images"), image_weight=float(half != "captions"))
 
 
