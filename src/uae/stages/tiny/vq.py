@@ -22,7 +22,7 @@ from uae.stages.tiny.vae import compare_round_trip, weighted_error
 from uae.utils.device import can_compile
 
 REVIVE_EVERY = 50  # steps
-LOCALITY_COEF = 0.2
+LOCALITY_COEF = 4.0
 
 
 class VqTask:
