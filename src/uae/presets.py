@@ -15,7 +15,7 @@ class RunConfig:
     """What is trained on what, for which reward."""
 
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
     rewards: dict[str, float] = field(
@@ -42,10 +42,6 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
         "the shipped tiny model: 80 steps in 6 minutes on two cores",
         RunConfig(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear")),
-    ),
-    "tiny-ar": (
-        "the shipped tiny autoregressive model: captions and image tokens together",
-        RunConfig(model="tiny-ar", train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear")),
     ),
     "paper": (
         "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",

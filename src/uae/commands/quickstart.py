@@ -37,7 +37,6 @@ from uae.utils.checkpoint import atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
-FAMILIES = {"diffusion": "tiny", "ar": "tiny-ar"}  # presets
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
 NUM_FRAMES = 4
 
@@ -48,10 +47,8 @@ class Arguments:
 
     out: Path = Path("quickstart")
     """Folder for results.json, report.html, the run and the trained model."""
-    family: Literal["diffusion", "ar"] = "diffusion"
-    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive model."""
     half: Literal["both", "captions", "images"] | None = None
-    """What learns; by default what the preset says: captions in UMM-1, both in UMM-2."""
+    """What learns; by default captions, as in the paper's last version."""
     seed: int = 0
     """Of the training data and all draws."""
     num_steps: int | None = None
@@ -63,7 +60,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    """``uae quickstart [--family ar] [--out DIR] [--seed N]``"""
+    """``uae quickstart [--out DIR] [--seed N]``"""
     quiet_libraries()
     args = tyro.cli(Arguments, args=arguments, prog="uae quickstart")
     results = quickstart(args, command=" ".join(["uae quickstart", *arguments]))
@@ -72,19 +69,19 @@ def main(arguments: list[str]) -> None:
 
 
 def preset(args: Arguments) -> RunConfig:
-    """The family's tiny preset with this seed, length and learning half."""
-    config = PRESETS[FAMILIES[args.family]][1]
+    """The tiny preset with this seed, length and learning half."""
+    config = PRESETS["tiny"][1]
     num_steps = args.num_steps or config.train.num_steps
     train = replace(config.train, seed=args.seed, num_steps=num_steps)
-    return replace(config, train=train if args.half is None else learning(train, args.half, args.family))
+    return replace(config, train=train if args.half is None else learning(train, args.half))
 
 
-def learning(train: TrainConfig, half: Literal["both", "captions", "images"], family: str) -> TrainConfig:
+def learning(train: TrainConfig, half: Literal["both", "captions", "images"]) -> TrainConfig:
     """The settings under which this half of the model learns, from as many images as before.
 
     Painting alone compares reconstructions of one caption. A diffusion decoder learns from two noisy steps.
     """
-    if family == "diffusion" and half != "captions":
+    if half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
         train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
