@@ -78,6 +78,19 @@ def test_all_stages_hand_on_what_they_trained(files: Path):
     SD3Transformer2DModel.from_pretrained(last / "decoder" / "transformer")
 
 
+@pytest.mark.slow
+def test_in_the_world_each_stage_is_measured_and_reported(tmp_path: Path):
+    stage = ColdStartConfig(1, 2, 1e-9, 1, captioning=SAID, decoding=PAINTED)
+    records = run_pipeline(Pipeline("", "tiny", {"cold_start": stage}, in_world=True), PipelineArguments(tmp_path))
+    command.report("uae train x", records, tmp_path)
+    assert [record["stage"] for record in records] == ["start", "cold_start"]
+    start, after = (record["measured"]["unified_score"] for record in records)
+    assert after == pytest.approx(start, abs=1.0)  # a rate of 1e-9 and bf16's rounding
+    page = (tmp_path / "report.html").read_text()
+    assert f"<td>{start:.2f}</td><td>{after:.2f}</td>" in page and page.count("data:image/png") == 12 * 3
+    assert all("samples" not in record for record in json.loads((tmp_path / "stages.json").read_text()))
+
+
 def same(one: Path, other: Path) -> bool:
     a, b = load_file(one), load_file(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
