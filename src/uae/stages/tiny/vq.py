@@ -68,7 +68,8 @@ class VqTask:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Codes back to unit length; now and then, but not near the end, dead ones to where the encoder is."""
+        """Codes back to unit length; now and then, but not near the end, dead ones to where the encoder
+        is far from all others."""
         codes = self.vq.quantize.embedding.weight
         codes.copy_(nn.functional.normalize(codes, dim=-1))
         if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.recipe.num_steps:
@@ -76,8 +77,10 @@ class VqTask:
             encoded = torch.cat([self._encode(images_of(scenes)) for scenes in batches])
             dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
             places = encoded.permute(0, 2, 3, 1).flatten(0, 2)
-            drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(step))
-            codes[dead] = places[drawn[: int(dead.sum())]]
+            far = torch.cdist(places, codes).square().amin(1)
+            if dead.any():
+                generator = torch.Generator().manual_seed(step)
+                codes[dead] = places[torch.multinomial(far, int(dead.sum()), generator=generator)]
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
