@@ -130,6 +130,8 @@ def test_what_is_missing_is_said_before_any_work(files: Path):
         run_pipeline(stages, replace(args, data=()))
     with pytest.raises(ValueError, match="unknown stage 'coldstart': expected one of long_captions"):
         run_pipeline(stages, replace(args, only="coldstart"))
+    with pytest.raises(ValueError, match="--redo begins one stage anew: name it by --only"):
+        run_pipeline(stages, replace(args, redo=True))
     with pytest.raises(ValueError, match="expected stage long_captions to be finished before cold_start"):
         run_pipeline(stages, replace(args, run_dir=files / "empty", only="cold_start"))
 

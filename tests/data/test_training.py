@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from uae.commands.train import image_source
+from uae.config import DecodeSettings
 from uae.data.images import ImageError
 from uae.data.training import FolderImages, SceneImages, fit_to
 
@@ -66,3 +68,10 @@ def test_scenes_are_never_the_same_twice_and_the_probe_is_held_out():
     assert not torch.equal(first, second)
     assert torch.equal(first, torch.stack(SceneImages().batch(0, 8)))
     assert torch.stack(source.probe(4)).shape == (4, 3, 48, 48)
+
+
+def test_a_source_gives_images_of_the_size_that_is_painted(tmp_path):
+    Image.new("RGB", (90, 70), "red").save(tmp_path / "0.png")
+    (image,) = image_source((str(tmp_path),), DecodeSettings(height=64, width=32), seed=0).batch(0, 1)
+    assert image.shape == (3, 64, 32)
+    assert image_source((), DecodeSettings(), seed=3).batch(0, 1)[0].shape == (3, 48, 48)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from uae.pipelines import PIPELINES, Pipeline, StageSettings
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
-from uae.rl.run import ImageSource
 from uae.scenes.captioned import write_captioned_scenes
 from uae.stages.cold_start import ColdStartConfig, ColdStartTask
 from uae.stages.fit import fit
@@ -103,14 +102,17 @@ def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, 
         ValueError: when ``only`` names no stage, data is missing, or a stage was finished with other settings.
     """
     stages = prepared(pipeline, args)
+    if args.redo and args.only is None:
+        raise ValueError("--redo begins one stage anew: name it by --only, or give another --run-dir")
     if args.only is not None and args.only not in stages:
         raise ValueError(f"unknown stage {args.only!r}: expected one of {', '.join(stages)}")
+    _draw_world(stages, args.run_dir / WORLD_PAIRS)
     source = args.model or pipeline.model
     records = [_start(source, args.run_dir)] if pipeline.in_world else []
     for number, (name, settings) in enumerate(stages.items(), 1):
         folder = args.run_dir / f"{number}_{name}"
         if args.only in (None, name):
-            if args.redo and args.only:
+            if args.redo:
                 shutil.rmtree(folder, ignore_errors=True)
             records.append(finish_stage(name, settings, source, folder, pipeline.in_world))
         elif (folder / FINISHED).exists():
@@ -179,23 +181,21 @@ def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
         return
     model: Any = load_model(source, torch.bfloat16 if settings.lora_rank else torch.float32)
     if isinstance(settings, LongCaptionConfig):
-        _draw_world(settings.data)
         task: Any = LongCaptionTask(model, settings)
     else:
-        backbones = {name: load_backbone(name, settings.backbones) for name in backbones_of(settings.rewards)}
-        task = ColdStartTask(model, build_reward(settings.rewards, backbones), _images(settings), settings)
+        device, names = model.encoder.device, backbones_of(settings.rewards)
+        backbones = {name: load_backbone(name, settings.backbones, device=device) for name in names}
+        images = image_source(settings.data, settings.decoding, settings.seed)
+        task = ColdStartTask(model, build_reward(settings.rewards, backbones), images, settings)
     fit(task, folder)  # it exports the average of the weights
     _appear(folder / "model", lambda unfinished: shutil.copytree(folder / "export", unfinished))
 
 
-def _images(settings: ColdStartConfig) -> ImageSource:
-    return image_source(RunConfig(data=settings.data, train=replace(PRESETS["tiny"][1].train, seed=settings.seed)))
-
-
-def _draw_world(data: Sequence[str]) -> None:
-    """Captioned scenes, where they are wanted and not there yet."""
-    folder = Path(data[0])
-    if folder.name == WORLD_PAIRS and not folder.exists():
+def _draw_world(stages: dict[str, StageSettings], folder: Path) -> None:
+    """Captioned scenes, where a stage is to read them and they are not there yet."""
+    is_read = any(isinstance(stage, LongCaptionConfig) and stage.data == (str(folder),) for stage in stages.values())
+    if is_read and not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _appear(folder, lambda unfinished: write_captioned_scenes(unfinished, NUM_WORLD_PAIRS))
 
 

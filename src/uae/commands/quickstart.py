@@ -137,10 +137,10 @@ def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: Run
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     prepare_policy(model, config)
     reward = build_reward(config.rewards, backbones)
-    last = config.train.num_steps
+    images, last = image_source(config.data, config.train.decoding, config.train.seed), config.train.num_steps
     frames = [frame(model, config, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):
-        train(model, reward, image_source(config), config.train, run_dir, {"model": config.model}, until=until)
+        train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
         frames.append(frame(model, config, until))
     return frames
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import tyro
 
+from uae.config import DecodeSettings
 from uae.data.training import FolderImages, SceneImages
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape, print_footprint
@@ -60,7 +62,8 @@ def train_model(config: RunConfig) -> UnifiedModel:
     backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
     reward = build_reward(config.rewards, backbones)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
-    train(model, reward, image_source(config), config.train, config.run_dir, recorded)
+    images = image_source(config.data, config.train.decoding, config.train.seed)
+    train(model, reward, images, config.train, config.run_dir, recorded)
     return model
 
 
@@ -95,9 +98,8 @@ def step_shape(config: RunConfig) -> StepShape:
     )
 
 
-def image_source(config: RunConfig) -> ImageSource:
+def image_source(data: Sequence[str], decoding: DecodeSettings, seed: int) -> ImageSource:
     """Scenes, or the user's files at the size that is painted."""
-    if not config.data:
-        return SceneImages(config.train.seed)
-    decoding = config.train.decoding
-    return FolderImages(config.data, (decoding.height, decoding.width), config.train.seed)
+    if not data:
+        return SceneImages(seed)
+    return FolderImages(data, (decoding.height, decoding.width), seed)
