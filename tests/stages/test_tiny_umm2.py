@@ -48,7 +48,7 @@ def test_its_decoder_learns_while_tokens_stay(tmp_path: Path):
     assert torch.equal(task.janus.image_tokens(images), tokens)
 
 
-def test_dead_codes_are_put_where_the_encoder_is():
+def test_dead_codes_are_put_to_use():
     task = VqTask(compiled=False)
     task.recipe = replace(task.recipe, batch_size=4)
     codes = task.vq.quantize.embedding.weight

@@ -60,7 +60,7 @@ class JanusTask:
         self.model.model.model.vqmodel.requires_grad_(False)
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {"janus": self.model.model, "heads": self.heads}
-        self.compiled = compiled and can_compile()
+        self.read = torch.compile(_read, dynamic=False) if compiled and can_compile() else _read
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
@@ -103,8 +103,7 @@ class JanusTask:
         words = model.language_model.embed_tokens(ids)  # type: ignore[operator]
         painted = model.model.prepare_embeddings_for_image_generation(tokens[:, :-1])
         seen = torch.cat([mask, torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
-        read = torch.compile(_read, dynamic=False) if self.compiled else _read
-        return read(model.language_model, torch.cat([words, painted], 1), seen)[:, TEXT_LENGTH - 1 :]
+        return self.read(model.language_model, torch.cat([words, painted], 1), seen)[:, TEXT_LENGTH - 1 :]
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self) -> dict[str, float]:

@@ -22,14 +22,14 @@ from uae.stages.tiny.vae import compare_round_trip, weighted_error
 from uae.utils.device import can_compile
 
 REVIVE_EVERY = 50  # steps
-LOCALITY_COEF = 4.0
+LOCALITY_COEF = 4.0  # codes lie close: what is shared must be nearer to itself than they are to each other
 
 
 class VqTask:
     """Absolute plus squared error, more of it where objects are small, the class's own codebook loss, and locality.
 
-    The class decodes codes at unit length, so codes are kept there, and encodings too. Codes that no picture uses are
-    put where the encoder is.
+    The class decodes codes at unit length, so codes are kept there, and encodings too. Codes that no picture uses go
+    where the encoder is far from all others.
 
     Locality: images come in pairs that share some cells, and what is shared is to be encoded alike, whatever lies
     around. Left alone, half of a cell's tokens change with the rest of the picture (its norms and attention see all of
@@ -68,8 +68,7 @@ class VqTask:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Codes back to unit length; now and then, but not near the end, dead ones to where the encoder
-        is far from all others."""
+        """Codes back to unit length; now and then, but not near the end, dead ones to new places."""
         codes = self.vq.quantize.embedding.weight
         codes.copy_(nn.functional.normalize(codes, dim=-1))
         if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.recipe.num_steps:
