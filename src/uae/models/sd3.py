@@ -274,9 +274,12 @@ class SD3Decoder(nn.Module):
     # --- files ---
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length."""
-        folder = Path(folder)
-        transformer = self.transformer if self._adapter is None else merged(self._adapter)
+        """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length; LoRA is
+        merged into the transformer, and by itself in ``lora/``."""
+        folder, transformer = Path(folder), self.transformer
+        if self._adapter is not None:
+            self._adapter.save_pretrained(str(folder / "lora"))
+            transformer = merged(self._adapter)
         parts = {"transformer": transformer, "vae": self.vae, "scheduler": self.scheduler, "projector": self.projector}
         for name, part in parts.items():
             part.register_to_config(_name_or_path="")  # else the folder it was once loaded from is written too
