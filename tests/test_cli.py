@@ -66,6 +66,13 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
         assert code == 2 and wanted in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("group", ["bench", "data", "tiny"])
+def test_a_group_of_commands_lists_them(capsys: pytest.CaptureFixture[str], group: str):
+    for arguments in ([group], [group, "--help"]):
+        code, out, _ = run(capsys, *arguments)
+        assert code == 0 and f"usage: uae {group} COMMAND" in out
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     """As in ``uae --help | head -1``: here the pipe is closed before anything is written."""
     script = "import sys; from uae.cli import main; sys.argv = ['uae']; sys.stdin.read(); main()"

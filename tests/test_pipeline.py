@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.rl.tiny_run import build_model
+from uae import cli
 from uae.commands import pipeline as command
 from uae.commands.pipeline import PipelineArguments, run_pipeline
 from uae.config import CaptionSettings, DecodeSettings
@@ -115,15 +116,66 @@ def test_a_finished_stage_is_not_run_again_and_one_can_be_redone(files: Path, mo
 def test_a_stage_goes_on_as_it_was_begun(files: Path):
     stages, args = pipeline(files)
     folder = files / "other" / "1_long_captions"
-    folder.mkdir(parents=True)
+    (folder / "checkpoints").mkdir(parents=True)
     begun = {"name": "long_captions", "source": str(files / "start"), "settings": {"num_steps": 3}}
     (folder / "stage.json").write_text(json.dumps(begun))
     with pytest.raises(ValueError, match="num_steps"):
         run_pipeline(stages, replace(args, run_dir=files / "other"))
 
 
+def test_a_stage_without_a_checkpoint_may_begin_otherwise(files: Path, tmp_path: Path):
+    """Settings that failed at once do not bind."""
+    folder = tmp_path / "1_long_captions"
+    folder.mkdir()
+    (folder / "stage.json").write_text(json.dumps({"name": "long_captions", "source": "elsewhere", "settings": {}}))
+    command._check_settings({"name": "long_captions", "source": "here"}, folder)
+    assert json.loads((folder / "stage.json").read_text())["source"] == "here"
+
+
+def test_a_run_may_be_moved_and_its_first_stage_shared(files: Path, tmp_path: Path, monkeypatch):
+    """Nothing that is recorded says where the run lies."""
+    stage = ColdStartConfig(1, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED)
+    stages = Pipeline("", str(files / "start"), {"cold_start": stage, "again": stage})
+    args = PipelineArguments(tmp_path / "a", data=(str(files / "images"),))
+    run_pipeline(stages, args)
+    monkeypatch.setattr(command, "train_stage", lambda *a: pytest.fail("it was finished"))
+    monkeypatch.chdir(tmp_path)
+    run_pipeline(stages, replace(args, run_dir=Path("a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    records = run_pipeline(stages, replace(args, run_dir=tmp_path / "b"))
+    assert [record["model"] for record in records] == [
+        str(tmp_path / "b" / f) for f in ("1_cold_start/model", "2_again/model")
+    ]
+
+
+def test_another_start_is_measured_anew(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(command, "measured", lambda source: {"measured": source})
+    assert command._start("tiny", tmp_path)["measured"] == "tiny"
+    assert command._start("other", tmp_path)["measured"] == "other"
+
+
+def test_settings_of_stages_are_options(monkeypatch):
+    ran = []
+    monkeypatch.setattr(command, "run_pipeline", lambda pipeline, args: ran.append((pipeline, args)) or [])
+    monkeypatch.setattr(command, "report", lambda *a: None)
+    cli.run(["train", "v3-tiny", "--long-captions.cache", "kept", "--seed", "3"])
+    pipeline, args = ran[0]
+    assert pipeline.stages["long_captions"].cache == "kept" and args.seed == 3
+    assert list(pipeline.stages) == list(PIPELINES["v3-tiny"].stages)
+    with pytest.raises(SystemExit):
+        cli.run(["train", "v3-tiny", "--generation-for-understanding.model", "other"])
+    assert len(ran) == 1
+
+
 def test_what_is_missing_is_said_before_any_work(files: Path):
     stages, args = pipeline(files)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_pipeline(stages, replace(args, captions=(str(files / "nowhere"),)))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_pipeline(stages, replace(args, data=(str(files / "nowhere"),)))
+    alone = replace(args, run_dir=files / "alone", data=(), only="cold_start", captions=())
+    with pytest.raises(ValueError, match="expected images to learn from"):  # but no captions
+        run_pipeline(stages, alone)
     with pytest.raises(ValueError, match=r"expected captioned images .* --captions"):
         run_pipeline(stages, replace(args, captions=()))
     with pytest.raises(ValueError, match="expected images to learn from: give --data"):

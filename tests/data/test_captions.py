@@ -17,7 +17,7 @@ from PIL import Image
 
 from uae.data.buckets import CaptionBatches, aspect_buckets, nearest_bucket
 from uae.data.captions import CaptionStream, read_row
-from uae.data.images import image_size, read_image_bytes
+from uae.data.images import ImageError, image_size, read_image_bytes
 from uae.data.latents import Encoded, LatentCache, fingerprint
 from uae.utils.checkpoint import load_latest, save_checkpoint
 
@@ -143,6 +143,26 @@ def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     assert data.stream.num_skipped >= 2
     drawn(data, 3)
     assert data.stream.num_skipped >= 3
+
+
+def test_an_image_beside_a_json_that_names_it():
+    """As LLaVA's conversations are packed; a string that is no file is one bad pair."""
+    named = {"image": "0001.jpg", "caption": "a"}
+    assert read_row({"jpg": {"bytes": png(1), "path": "x"}, "json": named}, Path("a.tar")).image == png(1)
+    for name in ("iVBOR" * 2000, "a\0b"):
+        with pytest.raises(ImageError, match="image") as error:
+            read_row({"image": name, "caption": "a"}, Path("a.parquet"))
+        assert len(str(error.value)) < 300
+
+
+def test_a_tar_that_cannot_be_read_on_is_named(tmp_path: Path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for name, content in (("0.png", png(1)), ("0.txt", "caf\xe9".encode("latin-1"))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ValueError, match=r"bad\.tar: datasets cannot read on.*UnicodeDecodeError.*mend this file"):
+        CaptionStream(tmp_path).read()
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path):

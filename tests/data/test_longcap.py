@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from uae.data.longcap.filters import Filters, repeated_share, why_rejected
 from uae.data.longcap.pictures import Picture, find_duplicates, look
 
 LONG = " ".join(f"word{i}" for i in range(260))
-REFUSAL = "I'm sorry, but I can't describe this image. " + LONG
+REFUSAL = "I'm sorry, but I can't describe this image."
 Reply = tuple[int, dict[str, Any]]
 
 
@@ -288,6 +289,40 @@ def test_when_every_image_is_refused_none_is_recorded(
     assert row_of(printed, "captioned") == "3"
 
 
+def test_refusals_wait_for_an_answer_of_this_run(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
+    """Whatever an earlier run was answered: now the server, or an option, may be wrong."""
+    server.replies[sha(photos / "1.png")] = [completion(LONG)]
+    server.default = [failure(503, "starting")]
+    run(capsys, *options(server, photos, tmp_path / "out", "--requests-per-minute", "6000"))
+    server.default = [failure(400, "images are not understood here")]
+    code, _, err = run(capsys, *options(server, photos, tmp_path / "out"))
+    assert code == 2 and "images are not understood here" in err
+    server.default = [completion(LONG)]
+    _, printed, _ = run(capsys, *options(server, photos, tmp_path / "out"))
+    assert row_of(printed, "captioned") == "3"
+
+
+def test_later_attempts_ask_for_another_draw(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
+    server.default = [completion(REFUSAL), completion(LONG)]
+    run(capsys, *options(server, photos, tmp_path / "out"))
+    assert Counter(body.get("temperature") for body in server.bodies) == {None: 3, 1.0: 3}
+
+
+def test_a_file_name_need_not_be_text(capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path):
+    odd = os.fsencode(photos) + b"/caf\xe9.png"
+    draw(7).save(tmp_path / "odd.png")
+    os.rename(tmp_path / "odd.png", odd)
+    (photos / "copy.png").write_bytes(Path(os.fsdecode(odd)).read_bytes())
+    for _ in range(2):
+        code, printed, err = run(capsys, *options(server, photos, tmp_path / "out"))
+        assert code == 0 and row_of(printed, "captioned") == "4", err
+    assert len(load(tmp_path / "out")) == 4
+
+
 def test_ten_failures_in_a_row_stop(capsys: pytest.CaptureFixture[str], server: Server, tmp_path: Path):
     for seed in range(20):
         (tmp_path / "photos").mkdir(exist_ok=True)
@@ -469,7 +504,8 @@ def test_filters():
         "I'm sorry, I can't", "I’m sorry", "I am unable to", "As an AI language model", "Sorry, but", "I cannot assist",
         "Unfortunately, I can not", "**I apologize", "I can't help", "My apologies",
     ):  # fmt: skip
-        assert why(f"{beginning} {LONG}") == "refused", beginning
+        assert why(f"{beginning} help with this.") == "refused", beginning
+        assert why(f"{beginning} {LONG}") == "", f"{beginning} and goes on"
     for beginning in ("In this image I can see", "As an aid to the eye", "I see", "The sign says I'm sorry"):
         assert why(f"{beginning} {LONG}") == "", beginning
     assert why("a red ball on a table and then " * 50) == "repeats itself"

@@ -10,6 +10,7 @@ from tests.rl.tiny_run import build_model
 from uae.autoencode import autoencode
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.loading import device_for
 from uae.scenes.scene import render_batch, scene_at
 
 SAY, PAINT = CaptionSettings(max_new_tokens=6), DecodeSettings(num_steps=2)
@@ -111,3 +112,9 @@ def test_guidance_leads_away_from_the_negative_prompt(model: LLMDiffusion):
 def test_an_empty_caption_is_painted_too(model: LLMDiffusion):
     painted = model.generate(["", "a red circle"], PAINT).images
     assert painted.isfinite().all() and painted.shape == (2, 3, 48, 48)
+
+
+def test_large_models_go_to_the_gpu(monkeypatch: pytest.MonkeyPatch):
+    assert device_for(3_000_000_000) == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_for(3_000_000_000) == "cuda" and device_for(9_000_000) == "cpu"

@@ -96,6 +96,11 @@ def test_lora_leaves_the_transformer_as_it_was():
     assert learning and all("lora_" in name for name in learning)
 
 
+def test_a_reward_without_gradient_is_refused():
+    with pytest.raises(ValueError, match=r"expected rewards with a gradient.*got objects"):
+        ColdStartConfig(rewards={"ssim": 1.0, "objects": 1.0, "ocr": 0.0})
+
+
 def test_image_tokens_have_no_gradient():
     with pytest.raises(ValueError, match="expected a model that paints by diffusion"):
         ColdStartTask(build_janus(), WeightedSum({"likeness": (1.0, similar)}), SceneImages(), CONFIG)

@@ -11,11 +11,11 @@ from rich.console import Console
 from uae.bench.unified import run_folders
 from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import unified_table
+from uae.commands.group import choose
 from uae.commands.reconstruct import Arguments as Reconstruct
 from uae.commands.reconstruct import reconstruct
 from uae.config import CaptionSettings, DecodeSettings
 from uae.utils.quiet import quiet_libraries
-from uae.utils.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class UnifiedArguments:
     """Where backbones run."""
 
 
+COMMANDS = {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"}
+
+
 def main(arguments: list[str]) -> None:
     """``uae bench unified …``"""
     quiet_libraries()
-    if not arguments or arguments[0] != "unified":
-        given = arguments[0] if arguments else ""
-        raise ValueError(f"expected a benchmark: unified; got {given!r}{did_you_mean(given, ['unified'])}")
+    choose("bench", arguments, COMMANDS)
     args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
     source, recon = folders(args)
     result = run_folders(

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from uae.commands.group import choose
 from uae.data.images import list_images
 from uae.data.longcap.ask import Asking
 from uae.data.longcap.captioners import Captioner, endpoint_captioner, local_captioner, need
@@ -21,7 +22,6 @@ from uae.data.longcap.pictures import Picture, find_duplicates, survey
 from uae.data.longcap.shards import write_shards
 from uae.utils.metrics import TrainProgress
 from uae.utils.quiet import quiet_libraries
-from uae.utils.suggest import did_you_mean
 
 PROMPT = (
     "Describe this image in at least 350 words, so that someone who has never seen it could paint it from your words "
@@ -71,14 +71,12 @@ class Arguments:
     """Images per parquet file."""
 
 
-COMMANDS = ("longcap",)
+COMMANDS = {"longcap": "long captions for folders of images, by an endpoint or a local model"}
 
 
 def main(arguments: list[str]) -> None:
     """``uae data longcap FOLDER… --out DIR (--endpoint URL --model NAME | --local MODEL)``"""
-    command = arguments[0] if arguments else ""
-    if command not in COMMANDS:
-        raise ValueError(f"expected uae data {' or '.join(COMMANDS)}, got {command!r}{did_you_mean(command, COMMANDS)}")
+    choose("data", arguments, COMMANDS)
     longcap(tyro.cli(Arguments, args=arguments[1:], prog="uae data longcap"))
 
 

@@ -4,16 +4,16 @@ a folder of its own, and leaves its own as plain ``transformers``, ``diffusers``
     RUN/1_long_captions/{stage.json, checkpoints/, metrics.jsonl, model/, finished.json}
     RUN/2_generation_for_understanding/…
 
-``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped.
+``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped. What is recorded names
+nothing outside the run by its place in it, so a run may be moved, and its pretraining copied into another one's folder.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from uae.bench.stages_report import StageResult, sample_to_json, stages_table, w
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
 from uae.commands.train import image_source, train_model
+from uae.data.captions import check_datasets, find_shards
+from uae.data.images import list_images
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline, StageSettings
 from uae.presets import PRESETS, RunConfig
@@ -55,8 +57,9 @@ class PipelineArguments:
     """Captioned images for long-caption pretraining: parquet files, WebDataset tars, or folders."""
     data: tuple[str, ...] = ()
     """Image files or folders for the other stages."""
-    seed: int = 0
-    """Of reinforcement learning and cold start; pretraining keeps its own, so that runs may share it."""
+    seed: int | None = None
+    """Of reinforcement learning and cold start. Pretraining keeps its own: a run of another seed may begin with a copy
+    of its folder."""
     only: str | None = None
     """Run this stage alone; those before it must be finished."""
     redo: bool = False
@@ -67,17 +70,34 @@ def main(name: str, arguments: list[str]) -> None:
     """``uae train v3-tiny [--run-dir DIR] [--only STAGE]``; the same command resumes."""
     pipeline = PIPELINES[name]
     stages = "\n".join(f"  {number}. {stage}" for number, stage in enumerate(pipeline.stages, 1))
-    args = tyro.cli(
-        PipelineArguments,
-        default=PipelineArguments(Path("runs") / name),
+    with_stages = make_dataclass(  # so that each setting of each stage is an option
+        "PipelineArguments",
+        [(stage, type(settings), field(default=settings)) for stage, settings in pipeline.stages.items()],
+        bases=(PipelineArguments,),
+        frozen=True,
+    )
+    args: Any = tyro.cli(
+        with_stages,
+        default=with_stages(run_dir=Path("runs") / name),
         args=arguments,
         prog=f"uae train {name}",
         description=f"{pipeline.description}\n\n{stages}",
     )
+    pipeline = replace(pipeline, stages={stage: _changed(stage, old, args) for stage, old in pipeline.stages.items()})
     records = run_pipeline(pipeline, args)
     if pipeline.in_world:
         report(f"uae train {name}", records, args.run_dir)
     print(f"models: {args.run_dir}/*/model")
+
+
+def _changed(stage: str, old: StageSettings, args: Any) -> StageSettings:
+    """A stage's settings as the command line has them."""
+    new = getattr(args, stage)
+    for option in ("model", "run_dir", "dry_run"):
+        if getattr(new, option, None) != getattr(old, option, None):
+            raise ValueError(f"--{stage}.{option}: a stage takes the model of the one before it and works in the "
+                             "pipeline's folder; expected --model and --run-dir of the whole")  # fmt: skip
+    return new
 
 
 def report(title: str, records: list[dict[str, Any]], run_dir: Path) -> None:
@@ -116,7 +136,7 @@ def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, 
                 shutil.rmtree(folder, ignore_errors=True)
             records.append(finish_stage(name, settings, source, folder, pipeline.in_world))
         elif (folder / FINISHED).exists():
-            records.append(json.loads((folder / FINISHED).read_text()))
+            records.append(_finished(folder))
         elif list(stages).index(args.only) >= number:
             raise ValueError(f"expected stage {name} to be finished before {args.only}: run it first, by --only {name} "
                              "or without --only")  # fmt: skip
@@ -125,58 +145,84 @@ def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, 
 
 
 def prepared(pipeline: Pipeline, args: PipelineArguments) -> dict[str, StageSettings]:
-    """The stages with the user's data and seed; cheap, and it fails before any work."""
+    """The stages with the user's data and seed; cheap, and what will run fails before any work."""
     stages = {name: _with(settings, args, pipeline.in_world) for name, settings in pipeline.stages.items()}
-    for settings in stages.values():
-        if isinstance(settings, ColdStartConfig | RunConfig):
-            check_rewards(settings.rewards, settings.backbones)
+    for name, settings in stages.items():
+        if args.only in (None, name):
+            _check_data(settings, pipeline.in_world)
+            if isinstance(settings, ColdStartConfig | RunConfig):
+                check_rewards(settings.rewards, settings.backbones)
     return stages
 
 
 def _with(settings: StageSettings, args: PipelineArguments, in_world: bool) -> StageSettings:
     if isinstance(settings, LongCaptionConfig):
-        data = args.captions or ((str(args.run_dir / WORLD_PAIRS),) if in_world else ())
-        if not data:
+        drawn = (str(args.run_dir / WORLD_PAIRS),) if in_world else ()
+        return replace(settings, data=args.captions or settings.data or drawn)
+    settings = replace(settings, data=args.data or settings.data)
+    if args.seed is None:
+        return settings
+    if isinstance(settings, ColdStartConfig):
+        return replace(settings, seed=args.seed)
+    return replace(settings, train=replace(settings.train, seed=args.seed))
+
+
+def _check_data(settings: StageSettings, in_world: bool) -> None:
+    """What the stage learns from is there, and can be read; the world's is drawn."""
+    if isinstance(settings, LongCaptionConfig):
+        check_datasets()
+        if not settings.data:
             raise ValueError("expected captioned images for long-caption pretraining: give --captions (parquet, tar or "
                              "a folder with metadata.jsonl); `uae data longcap` makes them")  # fmt: skip
-        return replace(settings, data=data)
-    if not args.data and not in_world:
+        if not in_world:
+            find_shards(settings.data)
+    elif settings.data:
+        list_images(settings.data)
+    elif not in_world:
         raise ValueError("expected images to learn from: give --data FOLDER")
-    if isinstance(settings, ColdStartConfig):
-        return replace(settings, data=args.data, seed=args.seed)
-    return replace(settings, data=args.data, train=replace(settings.train, seed=args.seed))
 
 
 def finish_stage(name: str, settings: StageSettings, source: str, folder: Path, in_world: bool) -> dict[str, Any]:
     """The stage's record; it is trained first unless it is finished."""
-    _check_settings({"name": name, "source": source, "settings": asdict(settings)}, folder / SETTINGS)
-    path = folder / FINISHED
-    if path.exists():
+    recorded = {**asdict(settings), "data": [_in_run(path, folder.parent) for path in settings.data]}
+    _check_settings({"name": name, "source": _in_run(source, folder.parent), "settings": recorded}, folder)
+    if (folder / FINISHED).exists():
         print(f"{name}: finished before, {folder}")
-        return json.loads(path.read_text())
+        return _finished(folder)
     print(f"{name}: from {source}, in {folder}")
-    began = time.monotonic()
     train_stage(settings, source, folder)
-    record = {"stage": name, "model": str(folder / "model"), "seconds": time.monotonic() - began}
-    if in_world:
-        record |= measured(str(folder / "model"))
-    atomic_write_json(path, record)
-    return record
+    record = {"stage": name} | (measured(str(folder / "model")) if in_world else {})
+    atomic_write_json(folder / FINISHED, record)
+    return _finished(folder)
 
 
-def _check_settings(wanted: dict[str, Any], path: Path) -> None:
-    """A stage goes on as it was begun."""
-    if path.exists():
+def _finished(folder: Path) -> dict[str, Any]:
+    """What a finished stage recorded, and where its model is now."""
+    return {**json.loads((folder / FINISHED).read_text()), "model": str(folder / "model")}
+
+
+def _check_settings(wanted: dict[str, Any], folder: Path) -> None:
+    """A stage goes on as it was begun; until it has a checkpoint, it may begin otherwise."""
+    path = folder / SETTINGS
+    if path.exists() and ((folder / "checkpoints").exists() or (folder / FINISHED).exists()):
         check_same_config(json.loads(path.read_text()), json_ready(wanted))
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(path, wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, json_ready(wanted))
+
+
+def _in_run(path: str, run_dir: Path) -> str:
+    """A path as it is recorded: one in the run's folder as it is called in any copy of that."""
+    place, run = Path(path).absolute(), run_dir.absolute()
+    return f"RUN/{place.relative_to(run)}" if place.is_relative_to(run) else path
 
 
 def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
     """Train, or resume, and leave ``folder/model``."""
+    if (folder / "model").exists():
+        return
     if isinstance(settings, RunConfig):
-        model = train_model(replace(settings, model=source, run_dir=folder))
+        model = train_model(replace(settings, model=source, run_dir=folder), _in_run(source, folder.parent))
         _appear(folder / "model", model.save_pretrained)
         return
     model: Any = load_model(source, torch.bfloat16 if settings.lora_rank else torch.float32)
@@ -187,8 +233,8 @@ def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
         backbones = {name: load_backbone(name, settings.backbones, device=device) for name in names}
         images = image_source(settings.data, settings.decoding, settings.seed)
         task = ColdStartTask(model, build_reward(settings.rewards, backbones), images, settings)
-    fit(task, folder)  # it exports the average of the weights
-    _appear(folder / "model", lambda unfinished: shutil.copytree(folder / "export", unfinished))
+    fit(task, folder, save_every=max(1, min(250, settings.num_steps // 10)))
+    (folder / "export").replace(folder / "model")  # the average of the weights
 
 
 def _draw_world(stages: dict[str, StageSettings], folder: Path) -> None:
@@ -211,7 +257,7 @@ def _appear(folder: Path, write: Callable[[Path], Any]) -> None:
 def _start(source: str, run_dir: Path) -> dict[str, Any]:
     """The record of the model that the first stage starts from."""
     path = run_dir / "start.json"
-    if not path.exists():
+    if not path.exists() or json.loads(path.read_text())["model"] != source:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, {"stage": START, "model": source, **measured(source)})
     return json.loads(path.read_text())

@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from uae.bench.cold_start import measure_cold_start
+from uae.commands.group import choose
 from uae.models.loading import ASSETS, load_model
 from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
@@ -81,14 +82,12 @@ class MeasureArguments:
     """Result file."""
 
 
-COMMANDS = ("build", "measure")
+COMMANDS = {"build": "train the tiny models from nothing", "measure": "what a tiny model can do, on held-out scenes"}
 
 
 def main(arguments: list[str]) -> None:
     """``uae tiny build [--only PART …] [--work DIR]`` or ``uae tiny measure [--out FILE]``"""
-    command = arguments[0] if arguments else ""
-    if command not in COMMANDS:
-        raise ValueError(f"expected uae tiny {' or '.join(COMMANDS)}, got {command!r}{did_you_mean(command, COMMANDS)}")
+    command = choose("tiny", arguments, COMMANDS)
     quiet_libraries()
     if command == "build":
         build(tyro.cli(Arguments, args=arguments[1:], prog="uae tiny build"))

@@ -50,8 +50,11 @@ def main(arguments: list[str]) -> None:
     print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
 
 
-def train_model(config: RunConfig) -> UnifiedModel:
-    """Check everything that can fail early, then train (or resume); the trained model."""
+def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedModel:
+    """Check everything that can fail early, then train (or resume); the trained model.
+
+    model_name: what the run's record calls the model that it starts from, by default as ``config`` does.
+    """
     check_rewards(config.rewards, config.backbones)
     if config.train.tensorboard:
         check_tensorboard()
@@ -62,6 +65,7 @@ def train_model(config: RunConfig) -> UnifiedModel:
     backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
     reward = build_reward(config.rewards, backbones)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
+    recorded["model"] = model_name or config.model
     images = image_source(config.data, config.train.decoding, config.train.seed)
     train(model, reward, images, config.train, config.run_dir, recorded)
     return model

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uae.data.images import ImageError, folder_files, image_size
+from uae.data.images import ImageError, folder_files, image_size, one_line
 from uae.utils.seed import make_generator
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".jsonl": "json"}  # names in the datasets library
@@ -76,7 +76,7 @@ class CaptionStream:
                 self._begin_pass()
                 return None
             shard = self._shard()
-            example = next(self._open(shard), None)
+            example = self._next_example(shard)
             if example is None:
                 self._place, self._within, self._examples = self._place + 1, None, None
                 continue
@@ -87,6 +87,14 @@ class CaptionStream:
                 continue
             self._num_read += 1
             return row
+
+    def _next_example(self, shard: Path) -> dict | None:
+        try:
+            return next(self._open(shard), None)
+        except Exception as error:
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"{shard}: datasets cannot read on here, {why}. In a tar each sample must have the same "
+                             "extensions, and texts be UTF-8: mend this file or leave it out") from error  # fmt: skip
 
     def skip(self, reason: ImageError) -> None:
         """Count a row that cannot be used."""
@@ -169,17 +177,23 @@ def read_row(example: dict[str, Any], shard: Path) -> Row:
     caption = next((text for text in captions if isinstance(text, str) and text.strip()), None)
     if caption is None:
         raise ImageError(f"{shard}: a pair's caption is empty or no text")
-    image = _content(next((image for image in images if image is not None), None), shard)
+    image = _content(images, shard)
     return Row(image, caption, image_size(image, shard))
 
 
-def _content(image: Any, shard: Path) -> bytes:
-    """Of an image given as bytes, as ``{bytes, path}``, or as a path beside the shard."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, bytes):
-        return image
-    file = shard.parent / str(image)
-    if not isinstance(image, str) or not file.is_file():
-        raise ImageError(f"{shard}: expected an image's content or the path of a file, got {image!r:.80}")
-    return file.read_bytes()
+def _content(images: list[Any], shard: Path) -> bytes:
+    """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a file beside the shard.
+
+    A sample of a tar may have both: ``0001.jpg``, and a JSON whose ``image`` names it.
+    """
+    values = [image.get("bytes") or image.get("path") if isinstance(image, dict) else image for image in images]
+    content = next((value for value in values if isinstance(value, bytes)), None)
+    if content is not None:
+        return content
+    for value in values:
+        try:
+            if isinstance(value, str) and (shard.parent / value).is_file():
+                return (shard.parent / value).read_bytes()
+        except (OSError, ValueError) as error:  # a name too long, or with a null
+            raise ImageError(f"{shard}: cannot read an image's file: {one_line(error):.200}") from error
+    raise ImageError(f"{shard}: expected an image's content or the path of a file, got {values!r:.80}")

@@ -1,7 +1,7 @@
 """Models by name: the shipped tiny ones, a folder that uae wrote, the paper's released folder, or stock checkpoints.
 
-Stock checkpoints are one Janus-Pro, or an encoder and a decoder, by hub id or folder. They and the paper's go to the
-GPU if there is one.
+Stock checkpoints are one Janus-Pro, or an encoder and a decoder, by hub id or folder. Large models go to the GPU if
+there is one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,24 @@ def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
     Raises:
         ValueError: when there is no such model; the message says what is known.
     """
+    model = _load(source, dtype)
+    return model.to(device_for(sum(p.numel() for p in model.parameters())))
+
+
+def device_for(num_parameters: int) -> str:
+    """Large models are of no use on a CPU where there is a GPU; the tiny one is as fast."""
+    return "cuda" if num_parameters > 100_000_000 and torch.cuda.is_available() else "cpu"
+
+
+def _load(source: str, dtype: torch.dtype) -> Any:
     if "+" in source:
-        return _join(*source.split("+", 1), dtype=dtype).to(_large_model_device())
+        return _join(*source.split("+", 1), dtype=dtype)
     folder = SHIPPED.get(source, Path(source))
     if _paper_layout().is_paper_layout(folder):
-        return _paper_layout().load_paper_layout(folder, dtype).to(_large_model_device())
+        return _paper_layout().load_paper_layout(folder, dtype)
     if not (folder / "uae.json").is_file():
         if _model_type(source) == "janus":
-            return _family("autoregressive").from_pretrained(source, dtype).to(_large_model_device())
+            return _family("autoregressive").from_pretrained(source, dtype)
         known = ", ".join(SHIPPED)
         raise ValueError(
             f"expected a model ({known}), a folder with uae.json, a Janus-Pro checkpoint, or ENCODER+DECODER such as "
@@ -78,11 +88,6 @@ def _paper_layout() -> Any:
     from uae.models import paper_layout
 
     return paper_layout
-
-
-def _large_model_device() -> str:
-    """Models of billions of parameters are of no use on a CPU where there is a GPU; the tiny one is."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _join(encoder: str, decoder: str, dtype: torch.dtype) -> Any:

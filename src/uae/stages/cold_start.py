@@ -12,7 +12,7 @@ Source: arXiv 2509.09666 v1; steps, rate and captions' instruction are not state
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rl.run import ImageSource
 from uae.stages.fit import Recipe
-from uae.stages.long_captions import decoder_learning
+from uae.stages.long_captions import check_paints_by_diffusion, decoder_learning
+from uae.utils.checkpoint import json_ready
 from uae.utils.device import autocast
 from uae.utils.seed import normals
 
 NUM_EVALUATED = 16  # images
+DIFFERENTIABLE = ("clip", "longclip", "dinov2", "dinov3", "ssim")
 
 
 @dataclass(frozen=True)
@@ -64,28 +66,37 @@ class ColdStartConfig:
     seed: int = 0
     """Of data order and draws."""
 
+    def __post_init__(self) -> None:
+        without = [name for name, weight in self.rewards.items() if weight and name not in DIFFERENTIABLE]
+        if without:
+            raise ValueError(f"cold start: expected rewards with a gradient ({', '.join(DIFFERENTIABLE)}), got "
+                             f"{', '.join(without)}; train on these by reinforcement learning")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ColdStartRecipe(Recipe):
+    """With the settings that a resumed run must share."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """All of ``ColdStartConfig``."""
+
 
 class ColdStartTask:
-    """MM-DiT and projector of a UMM-1, for ``fit``.
-
-    Raises:
-        ValueError: for a model whose painting is not differentiable (UMM-2's image tokens).
-    """
+    """MM-DiT and projector of a UMM-1, for ``fit``."""
 
     name = "cold_start"
 
     def __init__(self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig) -> None:
-        if not isinstance(model, LLMDiffusion):
-            raise ValueError(f"cold start: expected a model that paints by diffusion (UMM-1), got {model.family}: "
-                             "image tokens have no gradient; train it by reinforcement learning")  # fmt: skip
+        check_paints_by_diffusion(model, self.name)
         self.model, self.reward, self.images, self.config = model, reward, images, config
-        self.recipe = Recipe(
+        self.recipe = ColdStartRecipe(
             config.num_steps,
             config.images_per_step,
             config.learning_rate,
             warmup_steps=config.warmup_steps,
             ema_decay=0.98,
             seed=config.seed,
+            settings=json_ready(asdict(config)),
         )
         self.modules: dict[str, nn.Module] = decoder_learning(model, config.lora_rank)
 
@@ -104,7 +115,7 @@ class ColdStartTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss of unseen images' captions, from fixed noise."""
-        greedy = CaptionSettings(self.config.captioning.instruction, 0.0, self.config.captioning.max_new_tokens)
+        greedy = replace(self.config.captioning, temperature=0.0)
         return {"semantic_loss": self._loss(self.images.probe(NUM_EVALUATED), greedy, step=0).item()}
 
     def export(self, folder: Path) -> None:

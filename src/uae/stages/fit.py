@@ -87,7 +87,8 @@ class Task(Protocol):
 
 
 def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000) -> dict[str, float]:
-    """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last measurements.
+    """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last measurements, empty
+    where the run was finished before.
 
     Raises:
         ValueError: when ``run_dir`` was begun with another recipe.
@@ -108,14 +109,15 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
             metrics = _train_step(task, step, optimizer, parameters, average)
             metrics["time/step_sec"] = time.monotonic() - began
             done = step + 1
-            if done % eval_every == 0 or done == recipe.num_steps:
+            is_measured = done % eval_every == 0 or done == recipe.num_steps
+            if is_measured:
                 with swapped(parameters, average):
                     results = task.evaluate()
                     task.export(run_dir / "export")
                 metrics |= {f"eval/{name}": value for name, value in results.items()}
                 shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
                 print(f"{task.name} step {done}: {shown}", flush=True)
-            if done % 20 == 0 or len(metrics) > 8:
+            if done % 20 == 0 or is_measured:
                 logger.log(step, metrics)
             if done % save_every == 0 or done == recipe.num_steps:
                 logger.sync()

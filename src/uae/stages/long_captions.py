@@ -1,11 +1,11 @@
 """Long-caption pretraining: the decoder learns to read what a language model says of an image at length.
 
-    loss = w(σ) · ‖v_θ(x_σ, σ, c) − (ε − x)‖²,      c = projector(LLM(caption))      (arXiv 2509.09666)
+    loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,      c = projector(LLM(caption))      (arXiv 2509.09666)
 
 The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal with the scheduler's
-shift and w = 1, as SD3 was trained (arXiv 2403.03206). Some captions give way to the model's negative prompt, so that
-guidance has something to lead away from. Images and texts are encoded one by one: a sample's latents and states then
-do not depend on its batch, and are the same bits whether cached or not.
+shift and all levels weigh alike, as SD3 was trained (arXiv 2403.03206). Some captions give way to the model's negative
+prompt, so that guidance has something to lead away from. Images and texts are encoded one by one: a sample's latents
+and states then do not depend on its batch, and are the same bits whether cached or not.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class LongCaptionTask:
     name = "long_captions"
 
     def __init__(self, model: LLMDiffusion, config: LongCaptionConfig) -> None:
+        check_paints_by_diffusion(model, self.name)
         self.model, self.config = model, config
         self.recipe = LongCaptionRecipe(
             num_steps=config.num_steps,
@@ -179,6 +180,13 @@ def flow_loss(
             velocity = decoder.velocity(noisy[group], sigmas[group], embeds)
             total = total + len(group) * flow_matching_loss(velocity, latents[group], noise[group])
     return total / len(latents)
+
+
+def check_paints_by_diffusion(model: object, stage: str) -> None:
+    """A ValueError for a UMM-2, whose image tokens have no gradient."""
+    if not isinstance(model, LLMDiffusion):
+        raise ValueError(f"{stage}: expected a model that paints by diffusion (UMM-1), got {type(model).__name__}: "
+                         "image tokens have no gradient; train it by reinforcement learning")  # fmt: skip
 
 
 def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:

@@ -2,7 +2,7 @@
 
 Failures are told apart by what follows from them. One image that is refused is recorded and the rest goes on; one that
 got no answer after all retries is left for the next run. Both may also mean that the endpoint or the command's options
-are wrong, so refusals are recorded only once this journal holds an answer, and ``STOP_AFTER`` failures without an
+are wrong, so refusals are recorded only once this run has had an answer, and ``STOP_AFTER`` failures without an
 answer between them stop the run.
 """
 
@@ -26,6 +26,7 @@ class Asking:
         self.unanswered: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._failures_in_a_row = 0
+        self._has_answered = False
 
     async def run(self, pictures: list[Picture], concurrency: int) -> None:
         """All pictures, in order, ``concurrency`` at a time.
@@ -64,7 +65,7 @@ class Asking:
         while self.journal.should_ask(picture.sha256):
             answer = await self.captioner(picture.file, self.journal.num_answers(picture.sha256))
             self.journal.add_answer(picture.sha256, answer)
-            self._failures_in_a_row = 0
+            self._failures_in_a_row, self._has_answered = 0, True
             self._record_refused()
 
     def _count_failure(self, reason: str) -> None:
@@ -75,7 +76,7 @@ class Asking:
 
     def _record_refused(self) -> None:
         """An endpoint that has answered means the image when it refuses one, not the command's options."""
-        if self.journal.usage.num_answers:
+        if self._has_answered:
             for sha256, reason in self._refused.items():
                 self.journal.add_failure(sha256, reason)
             self._refused.clear()

@@ -63,7 +63,10 @@ Captioner = Callable[[Path, int], Awaitable[Answer]]
 def endpoint_captioner(
     url: str, model: str, prompt: str, max_tokens: int, requests_per_minute: float | None = None
 ) -> Captioner:
-    """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's OPENAI_API_KEY, if any."""
+    """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's OPENAI_API_KEY, if any.
+
+    Later attempts ask for temperature 1, which is every endpoint's to give: some serve greedy answers by default.
+    """
     need("openai")
     import openai
 
@@ -84,7 +87,7 @@ def endpoint_captioner(
         nonlocal limit
         messages = question(prompt, await read_for_sending(file))
         named = limit
-        capped: dict[str, Any] = {named: max_tokens}
+        capped: dict[str, Any] = {named: max_tokens, **({"temperature": 1.0} if attempt else {})}
         try:
             return to_answer(await client.chat.completions.create(model=model, messages=messages, **capped))
         except (openai.APIError, json.JSONDecodeError) as error:
@@ -228,7 +231,7 @@ def generate(model: Any, processor: Any, image: Image.Image, prompt: str, max_to
         [{"role": "user", "content": parts}],
         add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
     ).to(model.device, model.dtype)  # fmt: skip
-    drawing = {"do_sample": True} if should_draw else {}
+    drawing = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if should_draw else {}
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_tokens, **drawing)[0]
     num_prompt = inputs["input_ids"].shape[1]

@@ -18,7 +18,8 @@ REFUSALS = re.compile(
     r")",
     re.IGNORECASE,
 )
-"""How answers begin that refuse."""
+"""How answers begin that refuse; captions begin so too, but go on."""
+MAX_REFUSAL_WORDS = 100
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ def why_rejected(answer: Answer, filters: Filters) -> str:
     """Why this answer is no caption; empty if it is one."""
     if answer.finish_reason == "length":
         return "cut off by the token limit"
-    if answer.finish_reason in ("content_filter", "refusal") or REFUSALS.match(answer.text):
+    num_words = count_words(answer.text)
+    sounds_refused = num_words <= MAX_REFUSAL_WORDS and REFUSALS.match(answer.text)
+    if answer.finish_reason in ("content_filter", "refusal") or sounds_refused:
         return "refused"
-    if count_words(answer.text) < filters.min_words:
+    if num_words < filters.min_words:
         return f"fewer than {filters.min_words} words"
     if repeated_share(answer.text) > filters.max_repeated:
         return "repeats itself"

@@ -53,7 +53,7 @@ class JsonLines:
 
     def append(self, value: dict[str, Any]) -> int:
         """Write a line at once; where it begins."""
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(value, allow_nan=False).encode() + b"\n"  # ASCII: file names need not be text
         start = self._size
         try:
             if os.write(self._descriptor, line) < len(line):

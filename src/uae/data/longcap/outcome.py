@@ -48,8 +48,7 @@ def outcome_of(found: Survey, twice: Duplicates, journal: Journal, unanswered: d
 def write_left_out(outcome: Outcome, path: Path) -> None:
     """One line per image that is in no shard."""
     lines = (
-        json.dumps({"file": str(file), "what": what, "why": why}, ensure_ascii=False)
-        for file, (what, why) in outcome.left_out.items()
+        json.dumps({"file": str(file), "what": what, "why": why}) for file, (what, why) in outcome.left_out.items()
     )
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
 

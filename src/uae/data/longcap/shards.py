@@ -78,7 +78,7 @@ def row(picture: Picture, journal: Journal, model: str) -> dict[str, Any]:
     if hashlib.sha256(data).hexdigest() != picture.sha256:
         raise ValueError(f"{picture.file} changed while captions were made; run the same command again")
     return {
-        "image": {"bytes": data, "path": picture.file.name},
+        "image": {"bytes": data, "path": os.fsencode(picture.file.name).decode(errors="replace")},
         "caption": journal.caption(picture.sha256),
         "num_words": journal.records[picture.sha256].num_words,
         "model": model,

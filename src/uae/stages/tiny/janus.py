@@ -49,7 +49,7 @@ class JanusTask:
     model is frozen."""
 
     name = "janus"
-    recipe = Recipe(num_steps=1_300, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998, seed=3)
+    recipe = Recipe(num_steps=1_700, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998, seed=3)
     exhaustive_share = 0.65
 
     def __init__(self, vision_folder: Path, umm1_folder: Path, compiled: bool = True) -> None:
