@@ -10,8 +10,8 @@ help: ## list the targets
 setup: ## make .venv from the lock (done by the targets below)
 	@sh scripts/setup.sh
 
-quickstart: setup ## post-train the tiny model and report before and after (ARGS="--flags")
-	.venv/bin/uae quickstart $(ARGS)
+quickstart: setup ## post-train the tiny model and report before and after (FAMILY=ar, ARGS="--flags")
+	.venv/bin/uae quickstart $(if $(FAMILY),--family $(FAMILY)) $(ARGS)
 
 test: setup ## run the fast tests, then the slow ones (ARGS="pytest flags")
 	.venv/bin/python -m pytest $(ARGS)

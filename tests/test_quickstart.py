@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import build_model
-from uae.commands.quickstart import Arguments, preset, quickstart
+from uae.commands.quickstart import FAMILIES, Arguments, preset, quickstart
 from uae.presets import PRESETS
 from uae.scenes.scene import scene_at
 from uae.stages.tiny.imitation import imitate, imitation_loss
@@ -23,8 +23,9 @@ HEADLINE = {
 
 
 @pytest.mark.slow
-def test_it_measures_trains_measures_and_reports(tmp_path: Path):
-    quickstart(Arguments(out=tmp_path, num_steps=2), command="uae quickstart --num-steps 2")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
+    quickstart(Arguments(out=tmp_path, family=family, num_steps=2), command="uae quickstart --num-steps 2")
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"family", "seconds", "seed", "command", "versions"} <= set(results)
     for column in ("before", "after", "delta", "ceiling"):
@@ -42,14 +43,15 @@ def test_it_measures_trains_measures_and_reports(tmp_path: Path):
 
 
 def test_a_half_learns_from_as_many_images():
-    whole = preset(Arguments()).train
-    for half in ("both", "captions", "images"):
-        run = preset(Arguments(half=half)).train
-        assert (run.caption_weight > 0, run.image_weight > 0) == (half != "images", half != "captions")
-        per_image = run.group_size * run.reconstructions_per_caption
-        assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
-        assert run.reconstructions_per_caption > 1 or half != "images"
-        assert (run.decoding.sampler == "sde") == (half != "captions")
+    for family in FAMILIES:
+        whole = preset(Arguments(family=family)).train
+        for half in ("both", "captions", "images"):
+            run = preset(Arguments(family=family, half=half)).train
+            assert (run.caption_weight > 0, run.image_weight > 0) == (half != "images", half != "captions")
+            per_image = run.group_size * run.reconstructions_per_caption
+            assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
+            assert run.reconstructions_per_caption > 1 or half != "images"
+            assert family == "ar" or (run.decoding.sampler == "sde") == (half != "captions")
 
 
 def test_the_control_learns_by_imitation():

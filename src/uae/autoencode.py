@@ -46,5 +46,7 @@ def autoencode(
 
 
 def benchmark_settings(captioning: CaptionSettings, decoding: DecodeSettings) -> tuple[CaptionSettings, DecodeSettings]:
-    """Unified-Bench's default: greedy captions; more decoding steps than the reward can afford."""
-    return replace(captioning, temperature=0.0), replace(decoding, num_steps=2 * decoding.num_steps, sampler="ode")
+    """How a model is measured before and after training: greedy captions and image tokens; of a diffusion decoder, more
+    steps than the reward can afford, without noise."""
+    measured = replace(decoding, num_steps=2 * decoding.num_steps, sampler="ode", temperature=0.0)
+    return replace(captioning, temperature=0.0), measured

@@ -118,4 +118,7 @@ PIPELINES = {
         in_world=True,
     ),
     "v5-tiny": Pipeline("v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
+    "v5-tiny-ar": Pipeline(
+        "v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _preset("tiny-ar")}, in_world=True
+    ),
 }

@@ -15,7 +15,7 @@ class RunConfig:
     """What is trained on what, for which reward."""
 
     model: str = "tiny"
-    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
     rewards: dict[str, float] = field(
@@ -42,6 +42,20 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
         "the shipped tiny model: 80 steps in 6 minutes on two cores",
         RunConfig(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear")),
+    ),
+    "tiny-ar": (
+        "the shipped tiny autoregressive model: captions and image tokens together",
+        RunConfig(
+            model="tiny-ar",
+            train=TrainConfig(
+                num_steps=40,
+                decoding=DecodeSettings(temperature=0.5),
+                caption_weight=10.0,  # there are ten times as many image tokens
+                image_kl_coef=0.1,
+                learning_rate=3e-4,
+                lr_scheduler_type="linear",
+            ),
+        ),
     ),
     "paper": (
         "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",

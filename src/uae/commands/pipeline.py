@@ -266,7 +266,7 @@ def _start(source: str, run_dir: Path) -> dict[str, Any]:
 def measured(source: str) -> dict[str, Any]:
     """The world's numbers of a model, as it is loaded again, and what it makes of some pictures."""
     model: Any = load_model(source)
-    settings = PRESETS["tiny"][1].train
+    settings = PRESETS["tiny-ar" if model.family == "autoregressive" else "tiny"][1].train
     captioning, decoding = benchmark_settings(settings.captioning, settings.decoding)
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
     found = measure(model, backbones, captioning=captioning, decoding=decoding)

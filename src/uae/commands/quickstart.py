@@ -37,6 +37,7 @@ from uae.utils.checkpoint import atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
+FAMILIES = {"diffusion": "tiny", "ar": "tiny-ar"}  # presets
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
 NUM_FRAMES = 4
 
@@ -47,8 +48,10 @@ class Arguments:
 
     out: Path = Path("quickstart")
     """Folder for results.json, report.html, the run and the trained model."""
+    family: Literal["diffusion", "ar"] = "diffusion"
+    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive model."""
     half: Literal["both", "captions", "images"] | None = None
-    """What learns; by default captions, as in the paper's last version."""
+    """What learns; by default what the preset says: captions in UMM-1, both in UMM-2."""
     seed: int = 0
     """Of the training data and all draws."""
     num_steps: int | None = None
@@ -60,7 +63,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    """``uae quickstart [--out DIR] [--seed N]``"""
+    """``uae quickstart [--family ar] [--out DIR] [--seed N]``"""
     quiet_libraries()
     args = tyro.cli(Arguments, args=arguments, prog="uae quickstart")
     results = quickstart(args, command=" ".join(["uae quickstart", *arguments]))
@@ -69,23 +72,24 @@ def main(arguments: list[str]) -> None:
 
 
 def preset(args: Arguments) -> RunConfig:
-    """The tiny preset with this seed, length and learning half."""
-    config = PRESETS["tiny"][1]
+    """The family's tiny preset with this seed, length and learning half."""
+    config = PRESETS[FAMILIES[args.family]][1]
     num_steps = args.num_steps or config.train.num_steps
     train = replace(config.train, seed=args.seed, num_steps=num_steps)
-    return replace(config, train=train if args.half is None else learning(train, args.half))
+    return replace(config, train=train if args.half is None else learning(train, args.half, args.family))
 
 
-def learning(train: TrainConfig, half: Literal["both", "captions", "images"]) -> TrainConfig:
+def learning(train: TrainConfig, half: Literal["both", "captions", "images"], family: str) -> TrainConfig:
     """The settings under which this half of the model learns, from as many images as before.
 
     Painting alone compares reconstructions of one caption. A diffusion decoder learns from two noisy steps.
     """
-    if half != "captions":
+    if family == "diffusion" and half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
         train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
-    return replace(train, caption_weight=float(half != "images"), image_weight=float(half != "captions"))
+    caption_weight, image_weight = train.caption_weight * (half != "images"), train.image_weight * (half != "captions")
+    return replace(train, caption_weight=caption_weight, image_weight=image_weight)
 
 
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:

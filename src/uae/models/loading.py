@@ -17,11 +17,11 @@ from uae.models.base import UnifiedModel
 from uae.utils.suggest import did_you_mean
 
 ASSETS = Path(__file__).parent.parent / "assets"
-SHIPPED = {"tiny": ASSETS / "umm1"}
+SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
 
 
 def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
-    """``tiny``, a folder with ``uae.json`` or the paper's parts, or, by hub id or folder, a Janus-Pro or
+    """``tiny``, ``tiny-ar``, a folder with ``uae.json`` or the paper's parts, or, by hub id or folder, a Janus-Pro or
     ``ENCODER+DECODER``.
 
     Raises:
