@@ -59,6 +59,7 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
         (["trainn"], "did you mean 'train'"),
         (["train", "tniy"], "did you mean 'tiny'"),
         (["bench", "unfied"], "did you mean 'unified'"),
+        (["bench", "unified", "--source", ".", "--recon", ".", "--backbones", "clpi", "tiny"], "did you mean 'clip'"),
         (["data", "lngcap"], "did you mean 'longcap'"),
         (["tiny", "build", "--only", "captoner"], "did you mean 'captioner'"),
     ):

@@ -16,6 +16,7 @@ from uae.commands.reconstruct import Arguments as Reconstruct
 from uae.commands.reconstruct import reconstruct
 from uae.config import CaptionSettings, DecodeSettings
 from uae.utils.quiet import quiet_libraries
+from uae.utils.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
