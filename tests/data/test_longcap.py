@@ -278,24 +278,15 @@ def test_a_refused_image_is_recorded_and_not_asked_again(
     assert what == "failed" and "content policy" in why
 
 
+@pytest.mark.parametrize("was_answered_before", [False, True])
 def test_when_every_image_is_refused_none_is_recorded(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
-):
-    server.default = [failure(400, "images are not understood here")]
-    code, _, err = run(capsys, *options(server, photos, tmp_path / "out"))
-    assert code == 2 and "images are not understood here" in err
-    server.default = [completion(LONG)]
-    _, printed, _ = run(capsys, *options(server, photos, tmp_path / "out"))
-    assert row_of(printed, "captioned") == "3"
-
-
-def test_refusals_wait_for_an_answer_of_this_run(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, was_answered_before: bool
 ):
     """Whatever an earlier run was answered: now the server, or an option, may be wrong."""
-    server.replies[sha(photos / "1.png")] = [completion(LONG)]
-    server.default = [failure(503, "starting")]
-    run(capsys, *options(server, photos, tmp_path / "out", "--requests-per-minute", "6000"))
+    if was_answered_before:
+        server.replies[sha(photos / "1.png")] = [completion(LONG)]
+        server.default = [failure(503, "starting")]
+        run(capsys, *options(server, photos, tmp_path / "out"))
     server.default = [failure(400, "images are not understood here")]
     code, _, err = run(capsys, *options(server, photos, tmp_path / "out"))
     assert code == 2 and "images are not understood here" in err

@@ -4,8 +4,8 @@ a folder of its own, and leaves its own as plain ``transformers``, ``diffusers``
     RUN/1_long_captions/{stage.json, checkpoints/, metrics.jsonl, model/, finished.json}
     RUN/2_generation_for_understanding/…
 
-``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped. What is recorded names
-nothing outside the run by its place in it, so a run may be moved, and its pretraining copied into another one's folder.
+``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped. What is
+recorded does not say where the run lies, so a run may be moved, and its pretraining copied into another one's folder.
 """
 
 from __future__ import annotations
