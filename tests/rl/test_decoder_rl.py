@@ -36,19 +36,18 @@ def moved(model: LLMDiffusion) -> set[str]:
 
 
 def test_the_decoder_alone(tmp_path: Path):
-    model = run(tmp_path, config(1, decoding=SDE, **ALONE))
+    model = run(tmp_path, config(1, decoding=SDE, use_bf16=False, **ALONE))
     (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert metrics["rl_image/ratio_mean"] == pytest.approx(1, abs=1e-6)
-    assert metrics["rl_image/log_prob_gap"] < 0.05  # bf16
+    assert metrics["rl_image/log_prob_gap"] < 1e-5
     assert "rl_image/entropy" not in metrics and "rl/kl" not in metrics
     assert metrics["reward/group_std"] > 0
     assert moved(model) == {"decoder.transformer"}
 
 
 def test_both_ends_in_one_step(tmp_path: Path):
-    model = run(tmp_path, config(1, decoding=SDE, **JOINT))
+    model = run(tmp_path, config(1, decoding=SDE, use_bf16=False, **JOINT))
     (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert metrics["rl/ratio_mean"] == pytest.approx(1, abs=1e-6) == metrics["rl_image/ratio_mean"]
+    assert max(metrics["rl/log_prob_gap"], metrics["rl_image/log_prob_gap"]) < 1e-5
     assert moved(model) == {"decoder.transformer", "encoder.model"}
 
 

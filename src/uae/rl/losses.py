@@ -44,7 +44,8 @@ class Objective:
     """An action's weight: `grpo` mean per sequence then over sequences, `dapo` one mean over all actions,
     `dr_grpo` a constant, batch times maximum length, so that length earns no bias."""
     ratio_level: RatioLevel = "token"
-    """`token`: one ratio per action. `sequence`: their geometric mean over the sequence (GSPO)."""
+    """`token`: one ratio per action. `sequence`: their geometric mean over the sequence (GSPO), of captions and of
+    image tokens apart where both are learnt."""
     scale_rewards: RewardScale = "group"
     """What divides the centred rewards: the std of the `group`, of the whole `batch`, or nothing (`none`)."""
     advantage_clamp: float | None = None

@@ -83,7 +83,7 @@ def train_step(
         rewards = reward(images, captions.texts, reconstructions.images)
         rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(images), g=config.group_size)
     segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
-    with timer("update"), autocast(device, config.use_bf16), attention_to_train(device):
+    with timer("update"), attention_to_train(device):
         metrics = update(segments, config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
     metrics |= image_signs(reconstructions.images) | reconstructions.metrics
@@ -92,53 +92,55 @@ def train_step(
 
 def update(segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and micro-batches."""
-    size, updates = config.micro_batch, []
-    old = [_score(segment, size) if config.num_updates > 1 else None for segment in segments]
+    updates = []
+    old = [_score(segment, config) if config.num_updates > 1 else None for segment in segments]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
         for segment, old_log_probs in zip(segments, old, strict=True):
-            found = _backward(segment, old_log_probs, size)
+            found = _backward(segment, old_log_probs, config)
             metrics |= {f"{segment.name}/{name}": value for name, value in found.items()}
         metrics |= {"rl/lr": optimizer.param_groups[0]["lr"], "rl/grad_norm": _step(optimizer, config.max_grad_norm)}
         updates.append(metrics)
     return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
 
 
-def _backward(segment: Segment, old_log_probs: Tensor | None, micro_batch: int) -> dict[str, float]:
+def _backward(segment: Segment, old_log_probs: Tensor | None, config: TrainConfig) -> dict[str, float]:
     """Add the gradient of one segment's loss; its metrics."""
     collected = []
-    for part in torch.arange(len(segment.rollout)).split(micro_batch):
-        actions = segment.rollout.select(part)
-        evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
-        old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
-        loss, metrics = grpo_loss(
-            evaluation,
-            old,
-            segment.advantages_B[part],
-            actions.mask,
-            segment.objective,
-            segment.counts,
-            segment.lengths_B[part],
-        )
-        (segment.weight * loss).backward()
-        gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
-        collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)})
+    with autocast(segment.policy.device, config.use_bf16):  # anew for each update: it keeps its casts of the weights
+        for part in torch.arange(len(segment.rollout)).split(config.micro_batch):
+            actions = segment.rollout.select(part)
+            evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
+            old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
+            loss, metrics = grpo_loss(
+                evaluation,
+                old,
+                segment.advantages_B[part],
+                actions.mask,
+                segment.objective,
+                segment.counts,
+                segment.lengths_B[part],
+            )
+            (segment.weight * loss).backward()
+            gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
+            collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)})
     return combine_metrics(collected)
 
 
 @torch.no_grad()
-def _score(segment: Segment, micro_batch: int) -> Tensor:
+def _score(segment: Segment, config: TrainConfig) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    parts = torch.arange(len(segment.rollout)).split(micro_batch)
-    return torch.cat([segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs for p in parts])
+    parts = torch.arange(len(segment.rollout)).split(config.micro_batch)
+    with autocast(segment.policy.device, config.use_bf16):
+        return torch.cat([segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs for p in parts])
 
 
 def _step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
     norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
     if not torch.isfinite(norm):
         raise ValueError(
-            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Resume from the last checkpoint "
-            "with a lower learning rate, or with use_bf16 off"
+            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Begin another run with a lower "
+            "learning rate, or with use_bf16 off"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
