@@ -103,8 +103,9 @@ class Policy(Protocol):
 class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 
-    sources: P images ``[3, h, w]`` of any sizes; reconstructions ``[P*G*K, 3, h, w]`` in [0, 1]; captions: P*G texts.
-    Returns ``[P*G*K]``; larger is better. A reward that fails must raise: it stops the run.
+    sources: P images ``[3, h, w]`` of any sizes, on the CPU; reconstructions ``[P*G*K, 3, h, w]`` in [0, 1], on the
+    device that painted them; captions: P*G texts. Returns ``[P*G*K]`` on the latter device; larger is better. A reward
+    that fails must raise: it stops the run.
     """
 
     def __call__(

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import build_model, config, reward
+from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.rewards.base import RewardError, WeightedSum
 from uae.rl.train import train, train_step
@@ -114,7 +115,7 @@ def test_times_add_up_and_throughput_is_that_of_the_step(first_step: dict[str, f
 
 def test_the_docs_explain_what_is_logged(first_step: dict[str, float]):
     explained = re.findall(r"`((?:reward|rl|caption|image|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text())
-    of_other_runs = {"reward/clip", "reward/fixed_captions", "image/guidance_gap"}
+    of_other_runs = {"reward/clip", "reward/fixed_captions", "image/guidance_gap", "time/step_sec"}
     assert first_step.keys() - {"reward/likeness"} == set(explained) - of_other_runs
 
 
@@ -168,6 +169,10 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path):
         train(build_model(), reward(), SceneImages(), config(3, learning_rate=0.5), tmp_path, {"model": "a"})
     with pytest.raises(ValueError, match="model"):
         train(build_model(), reward(), SceneImages(), config(3), tmp_path, {"model": "b"})
+    smaller = config(
+        3, micro_batch=1, decoding=DecodeSettings(num_steps=1, micro_batch=1)
+    )  # after running out of memory
+    train(build_model(), reward(), SceneImages(), smaller, tmp_path, {"model": "a"})
 
 
 def test_a_longer_run_may_continue_with_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -193,7 +193,7 @@ def _weight_lines(shape: StepShape) -> list[Line]:
     qwen = meta_qwen()
     language = qwen.model.language_model
     trained = count_lora(language, shape.lora_rank) if shape.lora_rank else count(language)
-    name = f"LoRA, rank {shape.lora_rank}" if shape.lora_rank else "language model, trained copy in fp32"
+    name = f"LoRA, rank {shape.lora_rank}" if shape.lora_rank else "language model, its trained copy"
     frozen = [
         ("Qwen2.5-VL-3B, vision tower", count(qwen.model.visual)),
         ("Qwen2.5-VL-3B, language model", count(language)),
@@ -201,7 +201,8 @@ def _weight_lines(shape: StepShape) -> list[Line]:
         ("SD3.5, autoencoder", count(meta_vae())),
         ("projector 2048 → 8192 → 4096", count(meta_projector())),
     ]
-    lines = [Line(part, number, float(number * BF16), "always", "weights in bf16") for part, number in frozen]
+    size, precision = (BF16, "bf16") if shape.lora_rank else (FP32, "fp32")  # as ``uae train`` loads them
+    lines = [Line(part, number, float(number * size), "always", f"weights in {precision}") for part, number in frozen]
     return [
         *lines,
         Line(name, trained, float(trained * FP32), "always", "weights in fp32"),

@@ -14,6 +14,7 @@ is trained). Without (real checkpoints), texts are grouped by length and there i
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -302,6 +303,11 @@ class SD3Decoder(nn.Module):
             _check_llm_width(projector, llm_width, folder)
         else:
             assert llm_width is not None
+            warnings.warn(
+                f"{source} has no projector: it starts untrained, and what is painted means nothing until "
+                "`uae train v3` has taught it, or projector/ is laid in the decoder's folder",
+                stacklevel=2,
+            )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # untrained, but the same whenever a run is resumed
                 projector = projector_between(llm_width, transformer.config["joint_attention_dim"])

@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from typing import cast
 
 from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import Component, WeightedSum
@@ -22,6 +20,7 @@ from uae.rewards.ocr import check_ocr, ocr
 from uae.rewards.pictures import objects, ssim
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
 from uae.rewards.sources import ARCHITECTURES
+from uae.utils.importing import import_named
 from uae.utils.suggest import did_you_mean
 
 FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects, "ocr": ocr}
@@ -36,7 +35,7 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
     """
     for name in weights:
         if ":" in name:
-            import_reward(name)
+            import_named(name, "reward")
         elif name not in KNOWN:
             hint = did_you_mean(name, KNOWN)
             raise ValueError(f"unknown reward {name!r}: expected one of {', '.join(KNOWN)}, or MODULE:FUNCTION{hint}")
@@ -59,25 +58,7 @@ def build_reward(weights: Mapping[str, float], backbones: Mapping[str, Backbone]
 
 def _component(name: str, backbones: Mapping[str, Backbone]) -> Component:
     if ":" in name:
-        return import_reward(name)
+        return import_named(name, "reward")
     if name in FUNCTIONS:
         return FUNCTIONS[name]
     return ImageTextReward(backbones[ITS_BACKBONE]) if name == IMAGE_TEXT else ReconstructionReward(backbones[name])
-
-
-def import_reward(path: str) -> Component:
-    """The function at ``MODULE:FUNCTION``, of a module that Python finds (the working directory is on its path under
-    ``python -m``, else set PYTHONPATH).
-
-    Raises:
-        ValueError: when there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward {path}: expected an importable MODULE:FUNCTION, got {error}; is its folder in "
-                         "PYTHONPATH?") from error  # fmt: skip
-    if not callable(found):
-        raise ValueError(f"reward {path}: expected a function, got {type(found).__name__}")
-    return cast(Component, found)

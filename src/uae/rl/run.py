@@ -32,7 +32,13 @@ from uae.utils.checkpoint import (
 from uae.utils.device import autocast
 from uae.utils.metrics import MetricsLogger
 
-MAY_CHANGE = ("train.num_steps", "train.save_every", "train.micro_batch", "train.tensorboard")
+MAY_CHANGE = (
+    "train.num_steps",
+    "train.save_every",
+    "train.micro_batch",
+    "train.decoding.micro_batch",
+    "train.tensorboard",
+)
 
 
 @runtime_checkable
