@@ -17,7 +17,7 @@ import torch
 
 from uae.config import DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.tiny import build_captioner, build_decoder, build_vae
+from uae.models.tiny import build_captioner, build_decoder, build_llm_diffusion, build_vae
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import scene_at
 from uae.stages import cold_start
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
-    model = LLMDiffusion(build_captioner(), build_decoder(build_vae()))
+    model = build_llm_diffusion(build_captioner(), build_decoder(build_vae()))
     model.requires_grad_(False)
     model.decoder.transformer.requires_grad_(True)
     recomputed, rows = cold_start._recomputed, []

@@ -1,21 +1,24 @@
 """A third model family in one file: it names the colour of an image, and paints the colour it is told.
 
 Everything that ``uae`` does with a unified model, it does with this one: Unified-GRPO teaches it to name colours by the
-likeness of what it paints to what it saw. ``docs/add_a_model.md`` walks through it. Run it: ``python
-examples/third_family.py``.
+likeness of what it paints to what it saw. ``docs/add_a_model.md`` walks through it. Run it, and then any command with
+what it leaves:
+
+    cd examples && python third_family.py
+    PYTHONPATH=. uae reconstruct photo.jpg --model color_namer
 """
 
 from __future__ import annotations
 
 import copy
-import tempfile
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uae.config import CaptionSettings, DecodeSettings
@@ -34,7 +37,7 @@ PALETTE = {
     "yellow": (0.9, 0.9, 0.1),
     "cyan": (0.1, 0.8, 0.9),
 }
-NAMES = list(PALETTE)
+NAMES, UNKNOWN = list(PALETTE), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class Seen:
 class ColorNamer(nn.Module):
     """One linear layer that names a mean colour in one word; its decoder fills the picture with the word's colour."""
 
-    family = "color_namer"
-    image_size = 48
+    family = "third_family:ColorNamer"
+    captioning = CaptionSettings(temperature=0.0)  # how it is benchmarked
+    decoding = DecodeSettings()
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +124,7 @@ class ColorNamer(nn.Module):
     def generate(
         self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
-        colors = torch.tensor([PALETTE[text] for text in texts]).repeat_interleave(group_size, 0)
+        colors = torch.tensor([PALETTE.get(text, UNKNOWN) for text in texts]).repeat_interleave(group_size, 0)
         return Reconstructions(colors[:, :, None, None].expand(-1, -1, settings.height, settings.width), group_size)
 
     def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
@@ -129,6 +133,14 @@ class ColorNamer(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(self.head.state_dict(), Path(folder) / "head.safetensors")
+        (Path(folder) / "uae.json").write_text(json.dumps({"family": self.family}))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> ColorNamer:
+        model = cls()
+        model.head.load_state_dict(load_file(Path(folder) / "head.safetensors"))
+        model.start = copy.deepcopy(model.head).requires_grad_(False)
+        return model.to(dtype)
 
 
 # --- a world of plain colours, and a reward --------------------------------------------------------------------
@@ -147,7 +159,9 @@ class PlainColors:
 
 def likeness(sources: Sequence[Tensor], captions: list[str], reconstructions: Tensor) -> Tensor:
     """Minus the mean squared difference of pixels."""
-    repeated = torch.stack(list(sources)).repeat_interleave(len(reconstructions) // len(sources), 0)
+    repeated = (
+        torch.stack(list(sources)).repeat_interleave(len(reconstructions) // len(sources), 0).to(reconstructions.device)
+    )
     return -(repeated - reconstructions).square().mean((1, 2, 3))
 
 
@@ -160,7 +174,7 @@ def learn(folder: Path, num_steps: int = 80) -> ColorNamer:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        images = PlainColors().batch(0, len(NAMES))
-        print("it was shown", NAMES)
-        print("it says     ", learn(Path(folder)).caption(images, CaptionSettings(temperature=0.0)).texts)
+    images, model = PlainColors().batch(0, len(NAMES)), learn(Path("color_namer/run"))
+    print("it was shown", NAMES)
+    print("it says     ", model.caption(images, model.captioning).texts)
+    model.save_pretrained("color_namer")

@@ -45,9 +45,14 @@ def test_imports_run_one_way(path: Path):
         assert RANK[package(module)] <= RANK[own], f"{path.name} ({own}) imports {module}"
 
 
-def test_rl_knows_no_model():
-    models = {m for path in (SRC / "rl").glob("*.py") for m in imported(path) if m.startswith("uae.models")}
-    assert models <= {"uae.models.base", "uae.models.base.UnifiedModel"}
+@pytest.mark.parametrize("package", ["rl", "bench", "rewards"])
+def test_learning_and_measuring_know_no_model(package: str):
+    files = [*(SRC / package).rglob("*.py"), SRC / "autoencode.py"]
+    models = {m for path in files for m in imported(path) if m.startswith("uae.models")}
+    assert {m for m in models if not m.startswith(("uae.models.base", "uae.models.tiny_backbones"))} == set()
+    for path in files:
+        strings = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+        assert not strings & {"llm_diffusion", "autoregressive"}, f"{path.name} branches on a family"
 
 
 def test_help_is_quick_and_loads_no_torch():

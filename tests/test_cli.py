@@ -98,7 +98,8 @@ def test_dry_run_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]):
 
 
 def test_options_that_the_docs_name_exist(capsys: pytest.CaptureFixture[str]):
-    _, listed, _ = run(capsys, "train", "paper", "--help")
+    commands = (["train", "paper"], ["reconstruct"], ["bench", "unified"], ["generate"])
+    listed = "".join(run(capsys, *command, "--help")[1] for command in commands)
     named = re.findall(r"--[a-z][a-z0-9.-]*", (Path(__file__).parents[1] / "docs/real_checkpoints.md").read_text())
     assert set(named) <= set(re.findall(r"--[a-z][a-z0-9.-]*", listed))
 
@@ -108,6 +109,47 @@ def test_missing_model_is_named_before_any_work(capsys: pytest.CaptureFixture[st
     code, _, err = run(capsys, "reconstruct", str(pictures), "--model", "no/such/folder", "--out", str(out_folder))
     assert code == 2 and "no/such/folder" in err and "ENCODER+DECODER" in err
     assert not out_folder.exists()
+
+
+def test_what_stands_in_the_place_of_a_model_is_named(capsys: pytest.CaptureFixture[str], pictures: Path):
+    folder = pictures / "a+b" / "janus"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "multi_modality"}')
+    code, _, err = run(capsys, "reconstruct", str(pictures), "--model", str(folder))
+    assert code == 2 and "a+b" in err and "deepseek-community/Janus-Pro" in err
+    code, _, err = run(capsys, "reconstruct", str(pictures), "--model", "deepseek-community/Janus-Pro-1B")
+    assert code == 2 and re.search(r"(?i)connect|offline|couldn't|cached", err)  # why, in the hub's words
+
+
+def test_real_models_want_images_and_one_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    code, _, err = run(capsys, "train", "janus", "--run-dir", str(tmp_path / "run"))
+    assert code == 2 and "--data" in err and not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    code, _, err = run(capsys, "train", "tiny", "--run-dir", str(tmp_path / "run"))
+    assert code == 2 and "CUDA_VISIBLE_DEVICES" in err and not (tmp_path / "run").exists()
+
+
+def test_rewards_of_any_name_as_the_docs_say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[1] / "docs/add_a_reward.md").read_text()
+    (line,) = re.findall(r"uae train (tiny --rewards .*)", page)
+    seen = []
+    monkeypatch.setattr("uae.commands.train.train_model", seen.append)
+    with pytest.raises(AttributeError):  # nothing was trained, so there is nothing to save
+        run(capsys, "train", *line.split())
+    assert seen[0].rewards == {"clip": 0.5, "my_rewards:likeness": 0.5, "dinov2": 0.0}
+
+
+def test_backbones_are_looked_at_before_anything_is_painted(
+    capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path
+):
+    out_file = tmp_path / "bench.json"
+    code, _, err = run(
+        capsys, "bench", "unified", "--images", str(pictures), "--model", str(model_folder), "--out", str(out_file),
+        "--backbones", "clip", "tiny", "longclip", "tiny", "dinov2", "tiny", "dinov3", str(tmp_path / "none"),
+    )  # fmt: skip
+    assert code == 2 and "dinov3" in err and not (tmp_path / "bench_reconstructions").exists()
 
 
 def test_missing_reward_backbone_is_named_before_any_work(
@@ -143,6 +185,33 @@ def test_reconstruct_any_images(capsys: pytest.CaptureFixture[str], model_folder
     assert (out_folder / "report.html").read_text().count("<figure>") == 3
 
 
+def test_generate_paints_prompts_for_geneval_and_goes_on(
+    capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path
+):
+    prompts, out_folder = tmp_path / "prompts.jsonl", tmp_path / "out"
+    rows = [{"tag": "colors", "prompt": "a red circle"}, {"tag": "counting", "prompt": "two shapes"}]
+    prompts.write_text("\n".join(json.dumps(row) for row in rows))
+    wanted = [str(prompts), "--model", str(model_folder), "--out", str(out_folder), "--images-per-prompt", "2"]
+    short = ["--decoding.num-steps", "1", "--decoding.temperature", "1"]
+    assert run(capsys, "generate", *wanted, *short)[0] == 0
+    files = sorted(out_folder.glob("0000?/samples/*.png"))
+    assert [str(f.relative_to(out_folder)) for f in files] == [
+        f"0000{i}/samples/0000{k}.png" for i in range(2) for k in range(2)
+    ]
+    assert [json.loads((out_folder / f"0000{i}/metadata.jsonl").read_text()) for i in range(2)] == rows
+    before = [file.read_bytes() for file in files]
+    assert before[0] != before[1]
+    (out_folder / "00001/metadata.jsonl").unlink()  # as if it had been stopped there
+    files[3].unlink()
+    assert run(capsys, "generate", *wanted, *short)[0] == 0
+    assert [file.read_bytes() for file in files] == before
+    code, _, err = run(capsys, "generate", *wanted, *short, "--seed", "1")
+    assert code == 2 and "seed" in err
+    prompts.write_text('{"prompt": "a"}\n{"text": "b"}')
+    code, _, err = run(capsys, "generate", *wanted)
+    assert code == 2 and "line 2" in err
+
+
 def test_train_and_bench_on_own_images(
     capsys: pytest.CaptureFixture[str], model_folder: Path, pictures: Path, tmp_path: Path
 ):
@@ -169,15 +238,23 @@ def test_empty_folder_is_one_clear_line(capsys: pytest.CaptureFixture[str], mode
     assert code == 2 and "empty" in err and "Traceback" not in err
 
 
-def test_a_model_saved_and_loaded_says_and_paints_the_same(model_folder: Path):
+def test_a_model_trained_saved_and_loaded_says_and_paints_the_same(model_folder: Path, tmp_path: Path):
     from uae.autoencode import autoencode
     from uae.config import CaptionSettings, DecodeSettings
     from uae.models.loading import load_model
 
     image = torch.from_numpy(render(scene_at("test", 0))).permute(2, 0, 1) / 255
+    model = load_model(str(model_folder))
+    model.begin_training(0, captions=True, decoding=None)
+    with torch.no_grad():
+        for p in model.encoder.named_trainable_parameters().values():
+            p.copy_((p + 0.05 * torch.randn_like(p)).bfloat16())  # as it is written
+    model.save_pretrained(tmp_path / "moved")
     results = [
-        autoencode(load_model(str(model_folder)), [image], CaptionSettings(max_new_tokens=5), DecodeSettings(2))
-        for _ in range(2)
+        autoencode(m, [image], CaptionSettings(max_new_tokens=5), DecodeSettings(2))
+        for m in (model, load_model(str(tmp_path / "moved")), load_model(str(model_folder)))
     ]
-    assert results[0].captions.texts == results[1].captions.texts
+    assert results[0].captions.texts == results[1].captions.texts != results[2].captions.texts
     assert torch.equal(results[0].reconstructions.images, results[1].reconstructions.images)
+    again = load_model(str(tmp_path / "moved"))
+    assert (again.captioning, again.decoding) == (model.captioning, model.decoding)

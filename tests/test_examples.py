@@ -1,6 +1,7 @@
 """The examples learn, and the one page's loss is the project's."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 import time
@@ -9,8 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from uae import cli
+from uae.bench.unified_result import BACKBONES
+from uae.bench.world import measure
+from uae.commands.reconstruct import save_png
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
+from uae.models.loading import load_model
 from uae.models.tokens import k3_kl
 from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
@@ -44,6 +50,31 @@ def test_a_third_family_is_one_file_and_learns(tmp_path: Path):
     evaluation = after.evaluate(rollout, with_kl=True)
     torch.testing.assert_close(evaluation.log_probs, rollout.log_probs)
     assert evaluation.kl.mean() > 0.1  # it moved
+
+
+def test_a_third_family_is_taken_by_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing in the package names it: a module that Python finds is enough."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = load_example("third_family")
+    images, folder = example.PlainColors().batch(0, len(example.NAMES)), tmp_path / "model"
+    learnt = example.learn(tmp_path / "run")
+    learnt.save_pretrained(folder)
+    (tmp_path / "photos").mkdir()
+    for name, image in zip(example.NAMES, images, strict=True):
+        save_png(tmp_path / "photos" / f"{name}.png", image)
+    cli.run(["reconstruct", str(tmp_path / "photos"), "--model", str(folder), "--out", str(tmp_path / "out")])
+    for name in example.NAMES:
+        assert (tmp_path / "out" / f"{name}.txt").read_text().strip() == name
+    tiny = [word for name in BACKBONES for word in (name, "tiny")]
+    numbers = tmp_path / "bench.json"
+    cli.run(["bench", "unified", "--images", str(tmp_path / "photos"), "--model", str(folder), "--out", str(numbers),
+             "--backbones", *tiny])  # fmt: skip
+    found = json.loads(numbers.read_text())
+    assert found["statistics_by_model"]["clip"]["average_similarity"] > 0.99
+    settings = found["uae"]["settings"]
+    assert settings["model"] == str(folder) and settings["decoding"]["height"] == 48
+    again = measure(load_model(str(folder)), {}, num_scenes=4, prompts_per_tag=1, num_bootstrap=5)
+    assert again.numbers["geneval"] == 0
 
 
 def test_it_learns(grpo_loop):

@@ -9,7 +9,6 @@ and the benchmark (Unified-Bench, ``bench/unified.py``). Source: arXiv 2509.0966
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -43,10 +42,3 @@ def autoencode(
         captions, decoding, group_size=reconstructions_per_caption, seed=seed, step=step
     )
     return AutoEncoding(captions, reconstructions)
-
-
-def benchmark_settings(captioning: CaptionSettings, decoding: DecodeSettings) -> tuple[CaptionSettings, DecodeSettings]:
-    """How a model is measured before and after training: greedy captions and image tokens; of a diffusion decoder, more
-    steps than the reward can afford, without noise."""
-    measured = replace(decoding, num_steps=2 * decoding.num_steps, sampler="ode", temperature=0.0)
-    return replace(captioning, temperature=0.0), measured

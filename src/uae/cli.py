@@ -12,6 +12,7 @@ COMMANDS = {
     "quickstart": "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)",
     "train": "Unified-GRPO on the embedded world or a folder of images",
     "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
+    "generate": "paint prompts, into the folders that GenEval reads",
     "bench": "Unified-Bench: score a model on images, or two folders of images (uae bench unified --help)",
     "data": "write long captions for folders of images: the data of long-caption pretraining (uae data longcap --help)",
     "tiny": "rebuild the tiny models from nothing (uae tiny build --help)",

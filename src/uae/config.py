@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 Conditioning = Literal["text", "hidden"]
 TextEncoder = Literal["policy", "reference"]
 Sampler = Literal["ode", "sde", "cps"]
 KLForm = Literal["published", "exact"]
+
+RewardWeights = Annotated[
+    dict[str, float],
+    tyro.constructors.PrimitiveConstructorSpec(  # `--rewards clip 0.5 my_rewards:likeness 0.5`: any names
+        nargs="*",
+        metavar="NAME WEIGHT …",
+        instance_from_str=lambda words: {n: float(w) for n, w in zip(words[::2], words[1::2], strict=True)},
+        is_instance=lambda found: isinstance(found, dict),
+        str_from_instance=lambda weights: [str(word) for pair in weights.items() for word in pair],
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -50,3 +64,53 @@ class DecodeSettings:
     """Pixels."""
     micro_batch: int = 64
     """Images decoded at a time."""
+
+
+# --- what a model does by itself, and what a user wants otherwise ----------------------------------------------
+
+IN_DETAIL = CaptionSettings(instruction="Describe this image in detail.", temperature=0.0, max_new_tokens=512)
+"""How a real model is asked for captions where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """What to do otherwise than the model does by itself."""
+
+    instruction: str | None = None
+    """What the encoder is asked."""
+    temperature: float | None = None
+    """Of sampling; 0 is greedy."""
+    max_new_tokens: int | None = None
+    """The cap on caption tokens."""
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What to do otherwise than the model does by itself."""
+
+    num_steps: int | None = None
+    """Steps of a diffusion decoder."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 is none."""
+    temperature: float | None = None
+    """Of image tokens; 0 is greedy."""
+    height: int | None = None
+    """Pixels."""
+    width: int | None = None
+    """Pixels."""
+    micro_batch: int | None = None
+    """Images decoded at a time."""
+
+
+Settings = TypeVar("Settings", CaptionSettings, DecodeSettings)
+
+
+def changed(settings: Settings, options: CaptionOptions | DecodeOptions) -> Settings:
+    """The settings, but for the options that are given."""
+    return replace(settings, **{name: value for name, value in vars(options).items() if value is not None})
+
+
+def settings_in(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """``captioning`` and ``decoding``, if a model's ``uae.json`` says them."""
+    kinds = {"captioning": CaptionSettings, "decoding": DecodeSettings}
+    return {name: kind(**saved[name]) for name, kind in kinds.items() if name in saved}

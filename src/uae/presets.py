@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import IN_DETAIL, DecodeSettings, RewardWeights
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 
@@ -18,9 +18,7 @@ class RunConfig:
     """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
-    rewards: dict[str, float] = field(
-        default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
-    )
+    rewards: RewardWeights = field(default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0})
     """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text, ssim, objects, ocr, or a
     function of your own as MODULE:FUNCTION. Weight 0 is only logged: a held-out backbone."""
     backbones: str | None = "tiny"
@@ -35,7 +33,7 @@ class RunConfig:
     """The run itself."""
 
 
-_IN_DETAIL = CaptionSettings(instruction="Describe this image in detail.", max_new_tokens=512)
+_IN_DETAIL = replace(IN_DETAIL, temperature=1.0)
 _CLIP_AND_HELD_OUT = {"clip": 1.0, "dinov2": 0.0}
 
 PRESETS: dict[str, tuple[str, RunConfig]] = {

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from uae.bench.statistics import Share
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import (
-    GREEDY,
     at_world_size,
     caption_metrics,
     captions_by_instruction,
@@ -29,7 +28,7 @@ from uae.bench.world import (
 )
 from uae.bench.world_fidelity import decoder_fidelity, decoder_report, fidelity, scenes_with
 from uae.bench.world_prompts import TAGS, judge, make_prompts, overall, rows, scores
-from uae.config import DecodeSettings
+from uae.config import CaptionSettings, DecodeSettings
 from uae.rewards.backbones import Backbone
 from uae.rewards.preprocess import Preprocess
 from uae.rewards.sources import Provenance
@@ -56,7 +55,7 @@ class Perfect:
     """Sees by the detector, says everything, draws what it reads; what is unsaid it makes up."""
 
     family = "perfect"
-    image_size = 48
+    captioning, decoding = CaptionSettings(temperature=0.0), DecodeSettings()
     encoder = SimpleNamespace(device=torch.device("cpu"))
     decoder = None
 
@@ -384,7 +383,3 @@ def test_a_background_is_part_of_a_scene():
     shifted = [replace(s, background=list(BACKGROUNDS)[i - 1]) for i, s in enumerate(scenes)]
     found = fidelity(scenes, pictures(shifted))
     assert found.objects_exact.percent == 100 and found.backgrounds_exact.percent == found.scenes_exact.percent == 0
-
-
-def test_greedy_is_the_default():
-    assert GREEDY.temperature == 0

@@ -15,13 +15,13 @@ from transformers import JanusForConditionalGeneration, Qwen2_5_VLForConditional
 from uae.config import DecodeSettings
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.tiny import build_captioner, build_decoder, build_janus, build_vae
+from uae.models.tiny import build_captioner, build_decoder, build_janus, build_llm_diffusion, build_vae
 
 SDE = DecodeSettings(sampler="sde", num_steps=2)
 
 
 def umm1() -> LLMDiffusion:
-    return LLMDiffusion(build_captioner(), build_decoder(build_vae()))
+    return build_llm_diffusion(build_captioner(), build_decoder(build_vae()))
 
 
 PARTS: dict[str, tuple[Callable[[], LLMDiffusion | Janus], type, str, str]] = {

@@ -20,7 +20,8 @@ from tests.models.real_layouts import (
     write_sd3,
 )
 from tests.models.real_runs import assert_resumed_is_uninterrupted
-from uae.config import CaptionSettings, DecodeSettings
+from uae.commands.reconstruct import Arguments, reconstruct, save_png
+from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.loading import load_model
@@ -176,6 +177,25 @@ def test_captions_of_several_lengths_are_painted_with_guidance(folders):
     torch.testing.assert_close(images[:1], alone, atol=0.02, rtol=0)  # bf16
     model.negative_prompt = "A small blue square on a grey background."
     assert (model.generate(texts[:1], settings, seed=3).images - alone).abs().max() > 1e-3
+
+
+def test_reconstruct_takes_them_in_bf16_as_published(folders, tmp_path):
+    """In detail, with the paper's guidance; a stock decoder's projector is untrained, which is said."""
+    save_png(tmp_path / "noise.png", torch.rand(3, 70, 50))
+    with pytest.warns(UserWarning, match="starts untrained"):
+        made = reconstruct(
+            Arguments(
+                (str(tmp_path / "noise.png"),),
+                f"{folders['encoder']}+{folders['decoder']}",
+                tmp_path / "out",
+                CaptionOptions(max_new_tokens=6),
+                DecodeOptions(num_steps=2, height=64, width=64),
+            )
+        )
+    assert made.captioning.instruction == "Describe this image in detail." and made.captioning.temperature == 0
+    assert (made.decoding.guidance_scale, made.decoding.height) == (5.0, 64)
+    (sample,) = made.samples
+    assert sample.reconstruction.shape == (3, 64, 64) and sample.reconstruction.isfinite().all()
 
 
 def test_saved_and_loaded_again(folders, tmp_path):

@@ -23,7 +23,7 @@ NAMES = ("caption", "answer", "reconstruct", "generate", "begin_training", "save
 METHODS = dict.fromkeys(NAMES, unused)
 SCORING = {"evaluate": unused, "device": None, "named_trainable_parameters": unused}
 CAPTIONER, PAINTER = SimpleNamespace(**SCORING), SimpleNamespace(**SCORING, of="pictures")
-MODEL = SimpleNamespace(family="any", image_size=2, encoder=CAPTIONER, decoder=PAINTER, **METHODS)
+MODEL = SimpleNamespace(family="any", captioning=None, decoding=None, encoder=CAPTIONER, decoder=PAINTER, **METHODS)
 CONFIG = TrainConfig(captioning=CaptionSettings(max_new_tokens=6), objective=Objective(kl_coef=0.5))
 
 

@@ -10,7 +10,7 @@ import torch
 from uae.config import CaptionSettings, DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.tiny import build_captioner, build_decoder, build_vae
+from uae.models.tiny import build_captioner, build_decoder, build_llm_diffusion, build_vae
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
@@ -20,7 +20,7 @@ from uae.rl.train import train
 def build_model() -> LLMDiffusion:
     """The tiny architecture with random weights, as every process draws them."""
     torch.manual_seed(0)
-    model = LLMDiffusion(build_captioner(), build_decoder(build_vae()))
+    model = build_llm_diffusion(build_captioner(), build_decoder(build_vae()))
     model.begin_training(0, captions=True, decoding=DecodeSettings())
     return model
 

@@ -18,7 +18,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.loading import load_model
 from uae.models.projector import Projector
 from uae.models.sd3 import SD3Decoder
-from uae.models.tiny import LLM_WIDTH, build_captioner, build_decoder, build_scheduler, build_vae
+from uae.models.tiny import LLM_WIDTH, build_captioner, build_decoder, build_llm_diffusion, build_scheduler, build_vae
 from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask, flow_loss
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tiny() -> LLMDiffusion:
     torch.manual_seed(0)
-    return LLMDiffusion(build_captioner(), build_decoder(build_vae()))
+    return build_llm_diffusion(build_captioner(), build_decoder(build_vae()))
 
 
 def make(data: str, **changes) -> LongCaptionTask:
@@ -155,7 +155,7 @@ def test_texts_of_different_lengths_weigh_as_samples_do(tmp_path: Path):
     every = [(image, text or "nothing") for image, text in every]
     path = str(write_shards(tmp_path, "parquet", [every]))
     config = LongCaptionConfig((path,), batch_size=3, resolution=80, pool_size=20, num_held_out=1)
-    task = LongCaptionTask(LLMDiffusion(captioner, decoder), config)
+    task = LongCaptionTask(build_llm_diffusion(captioner, decoder), config)
     assert task.data.buckets == ((64, 96), (64, 112), (80, 80), (96, 64), (112, 64))
     samples = next(batch for batch in iter(task.data.next_batch, None) if len({s.caption for s in batch}) > 1)
     encoded = [task._encode(sample) for sample in samples]

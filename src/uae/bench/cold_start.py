@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,19 +17,14 @@ from uae.models.base import UnifiedModel
 from uae.rewards.backbones import load_backbone
 from uae.scenes.scene import scene_at
 
-DECODINGS = {  # by family: for UMM-1 the quickstart's reward, and its evaluation
-    "llm_diffusion": {f"{num_steps} steps": DecodeSettings(num_steps) for num_steps in (10, 20)},
-    "autoregressive": {
-        "sampled": DecodeSettings(),
-        "sampled, guidance 2": DecodeSettings(guidance_scale=2.0),
-        "greedy": DecodeSettings(temperature=0.0),
-    },
-}
 NUM_SCENES = 400  # for captions and questions
 
 
-def measure_cold_start(model: UnifiedModel, min_objects: int = 1000) -> dict[str, Any]:
-    """Codec round trip, decoder from exhaustive true captions, captioner and the world's four backbones."""
+def measure_cold_start(
+    model: UnifiedModel, decodings: Mapping[str, DecodeSettings], min_objects: int = 1000
+) -> dict[str, Any]:
+    """Codec round trip, decoder from exhaustive true captions painted in each of these ways, captioner and the world's
+    four backbones."""
     scenes = [scene_at("test", i) for i in range(NUM_SCENES)]
     return {
         "codec": codec_report(model, min_objects),
@@ -37,7 +33,7 @@ def measure_cold_start(model: UnifiedModel, min_objects: int = 1000) -> dict[str
                 case: found.to_json()
                 for case, found in decoder_report(model, min_objects=min_objects, decoding=decoding).items()
             }
-            for name, decoding in DECODINGS[model.family].items()
+            for name, decoding in decodings.items()
         },
         "captions": captions_by_instruction(model, scenes),
         "questions": shares_to_json(perception(model, scenes, num_questions=5 * NUM_SCENES)),

@@ -71,16 +71,16 @@ def run_folders(
     num_bootstrap: int = 2000,
     seed: int = 0,
     show_progress: bool = True,
+    made: Mapping[str, Any] | None = None,
 ) -> UnifiedResult:
-    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``.
+    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``; ``made``: how the
+    reconstructions were, to be recorded.
 
     ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked before any work;
     one that can't be used is an error, or with ``allow_partial`` leaves a partial result. Backbones are in memory one
     at a time.
     """
-    unusable = find_unusable(backbones)
-    if unusable and not (allow_partial and len(unusable) < len(backbones)):
-        raise BackboneError("\n".join(unusable.values()))
+    unusable = check_backbones(backbones, allow_partial)
     pairs = pair_folders(Path(source_dir), Path(recon_dir))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,11 +93,19 @@ def run_folders(
         loaders, LazyImages(pairs.sources), LazyImages(pairs.reconstructions), pairs.names,
         failures=unusable, unmatched=pairs.unmatched_sources, extra_reconstructions=pairs.unmatched_reconstructions,
         batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed, show_progress=show_progress,
-        settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir)},
+        settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir), **(made or {})},
     )  # fmt: skip
     if out is not None:
         atomic_write_json(out, result.to_json())
     return result
+
+
+def check_backbones(backbones: Mapping[str, str | Path | None], allow_partial: bool) -> dict[str, str]:
+    """Backbones that the result must do without, with the reason; an error unless it may, and has others."""
+    unusable = find_unusable(backbones)
+    if unusable and not (allow_partial and len(unusable) < len(backbones)):
+        raise BackboneError("\n".join(unusable.values()))
+    return unusable
 
 
 def find_unusable(backbones: Mapping[str, str | Path | None]) -> dict[str, str]:

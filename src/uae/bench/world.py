@@ -23,7 +23,7 @@ from uae.bench.samples import Sample
 from uae.bench.statistics import Share, shares_to_json
 from uae.bench.unified import score_pairs
 from uae.bench.unified_result import BACKBONES, UnifiedResult
-from uae.bench.world_fidelity import EVALUATION_STEPS, fidelity, paint
+from uae.bench.world_fidelity import fidelity, paint
 from uae.bench.world_prompts import Prompt, Verdict, judge, make_prompts
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.base import Captioner, UnifiedModel
@@ -44,8 +44,6 @@ from uae.scenes.language import (
 from uae.scenes.scene import IMAGE_SIZE, Scene, Split, render_batch, scene_at
 from uae.utils.device import autocast
 
-GREEDY = CaptionSettings(temperature=0.0)
-DECODING = DecodeSettings(num_steps=EVALUATION_STEPS)
 QUESTIONS_PER_SCENE = 5
 MAX_QUESTIONS = 500
 MAX_ANSWER_TOKENS = 4
@@ -78,16 +76,15 @@ def measure(
     num_scenes: int = 100,
     *,
     split: Split = "test",
-    captioning: CaptionSettings = GREEDY,
-    decoding: DecodeSettings = DECODING,
+    captioning: CaptionSettings | None = None,
     prompts_per_tag: int = 20,
     num_questions: int = MAX_QUESTIONS,
     num_samples: int = 12,
     num_bootstrap: int = 2000,
     seed: int = 0,
 ) -> WorldResult:
-    """All measures of one model. Greedy captions and fixed noise unless ``captioning`` has a temperature."""
-    decoding = at_world_size(decoding)
+    """All measures of one model, captioning and painting as it does by itself, or captioning otherwise."""
+    captioning, decoding = captioning or model.captioning, at_world_size(model.decoding)
     scenes = [scene_at(split, i) for i in range(num_scenes)]
     images = pictures(scenes)
     captions, reconstructions = round_trip(model, images, captioning, decoding, seed)
@@ -98,7 +95,7 @@ def measure(
     if_true = score_pairs(
         images, paint(model, truth, decoding, seed), backbones, batch_size=64, num_bootstrap=num_bootstrap
     )
-    verdicts = geneval(model, make_prompts(prompts_per_tag), decoding, seed=seed)
+    verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed)
     answers = perception(model, scenes, num_questions, seed=seed)
     by_tag = world_prompts.scores(verdicts)
     result.numbers.update(
@@ -123,7 +120,6 @@ def measure_ceiling(
     num_scenes: int = 100,
     *,
     split: Split = "test",
-    decoding: DecodeSettings = DECODING,
     prompts_per_tag: int = 20,
     num_samples: int = 12,
     num_bootstrap: int = 2000,
@@ -133,13 +129,13 @@ def measure_ceiling(
 
     Such a caption answers every question about its scene, so perception is 100 by construction.
     """
-    decoding = at_world_size(decoding)
+    decoding = at_world_size(model.decoding)
     scenes = [scene_at(split, i) for i in range(num_scenes)]
     images = pictures(scenes)
     texts = [exhaustive_caption(scene) for scene in scenes]
     reconstructions = paint(model, texts, decoding, seed)
     result = score_round_trip(scenes, images, texts, reconstructions, backbones, num_bootstrap=num_bootstrap, seed=seed)
-    verdicts = geneval(model, make_prompts(prompts_per_tag), decoding, seed=seed, exhaustive=True)
+    verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed, exhaustive=True)
     by_tag = world_prompts.scores(verdicts)
     result.numbers.update(
         unified_score_if_true=result.numbers["unified_score"],
@@ -293,19 +289,17 @@ def level_of(text: str) -> str:
 
 @torch.no_grad()
 def measure_captions(
-    captioner: Captioner, scenes: Sequence[Scene], captioning: CaptionSettings = GREEDY, *, seed: int = 0
+    captioner: Captioner, scenes: Sequence[Scene], captioning: CaptionSettings, *, seed: int = 0
 ) -> dict[str, Any]:
     """``caption_metrics`` of a model's captions."""
     captions = captioner.caption(list(pictures(scenes)), captioning, seed=seed)
     return caption_metrics(captions.texts, scenes, captions.truncated.tolist())
 
 
-def captions_by_instruction(
-    captioner: Captioner, scenes: Sequence[Scene], max_new_tokens: int = GREEDY.max_new_tokens
-) -> dict[str, dict[str, Any]]:
+def captions_by_instruction(captioner: Captioner, scenes: Sequence[Scene]) -> dict[str, dict[str, Any]]:
     """``caption_metrics`` of greedy captions under each instruction: open, brief, detailed."""
     return {
-        name: measure_captions(captioner, scenes, CaptionSettings(text, 0.0, max_new_tokens))
+        name: measure_captions(captioner, scenes, CaptionSettings(text, temperature=0.0))
         for name, text in INSTRUCTIONS.items()
     }
 
@@ -314,16 +308,11 @@ def captions_by_instruction(
 
 
 def geneval(
-    model: UnifiedModel,
-    prompts: Sequence[Prompt],
-    decoding: DecodeSettings = DECODING,
-    *,
-    seed: int = 0,
-    exhaustive: bool = False,
+    model: UnifiedModel, prompts: Sequence[Prompt], *, seed: int = 0, exhaustive: bool = False
 ) -> list[Verdict]:
     """One image of each prompt, judged; ``exhaustive``: of the exhaustive caption of a scene that fits it."""
     texts = [exhaustive_caption(p.scene) if exhaustive else p.text for p in prompts]
-    detections = detect(paint(model, texts, decoding, seed))
+    detections = detect(paint(model, texts, model.decoding, seed))
     return [judge(prompt, detection) for prompt, detection in zip(prompts, detections, strict=True)]
 
 

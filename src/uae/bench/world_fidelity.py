@@ -23,7 +23,6 @@ from uae.scenes.scene import SIZES, Object, Scene, Split, Word, scene_at
 from uae.utils.device import autocast
 
 ATTRIBUTES = ("cell", "shape", "color", "size")
-EVALUATION_STEPS = 20  # of decoding: twice what the quickstart's reward takes
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,13 @@ def decoder_fidelity(
     *,
     with_word: bool | None = False,
     min_objects: int = 1000,
-    decoding: DecodeSettings = DecodeSettings(num_steps=EVALUATION_STEPS),  # noqa: B008 - frozen
+    decoding: DecodeSettings | None = None,
     seed: int = 0,
 ) -> Fidelity:
-    """What the decoder makes of exhaustive true captions, over as many scenes as it takes for ``min_objects``."""
+    """What the decoder makes of exhaustive true captions, over as many scenes as it takes for ``min_objects``; painted
+    as the model does by itself unless ``decoding`` says otherwise."""
     scenes = scenes_with(min_objects, split, num_objects, with_word)
-    images = paint(model, [exhaustive_caption(scene) for scene in scenes], decoding, seed)
+    images = paint(model, [exhaustive_caption(scene) for scene in scenes], decoding or model.decoding, seed)
     return fidelity(scenes, images)
 
 
@@ -135,7 +135,7 @@ def decoder_report(
     model: UnifiedModel,
     *,
     min_objects: int = 1000,
-    decoding: DecodeSettings = DecodeSettings(num_steps=EVALUATION_STEPS),  # noqa: B008 - frozen
+    decoding: DecodeSettings | None = None,
 ) -> dict[str, Fidelity]:
     """The decoder on scenes without words, with exactly five objects, of unseen pairs, and with a word each."""
     cases = {

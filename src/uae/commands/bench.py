@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from uae.bench.unified import run_folders
+from uae.bench.unified import check_backbones, run_folders
 from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import unified_table
 from uae.commands.group import choose
 from uae.commands.reconstruct import Arguments as Reconstruct
 from uae.commands.reconstruct import reconstruct
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionOptions, DecodeOptions
+from uae.utils.device import default_device
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -31,10 +33,12 @@ class UnifiedArguments:
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
     """For --images: `tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
-    captioning: CaptionSettings = field(default_factory=lambda: Reconstruct(()).captioning)
-    """For --images: how captions are made; greedy unless a temperature is given."""
-    decoding: DecodeSettings = field(default_factory=lambda: Reconstruct(()).decoding)
-    """For --images: how they are painted; height and width 0: at the size that the model was made for."""
+    captioning: CaptionOptions = field(default_factory=CaptionOptions)
+    """For --images: how captions are made; by default as the model's uae.json says, else in detail and greedy."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    """For --images: how they are painted; by default as the model's uae.json says, else as its family was published."""
+    seed: int = 0
+    """For --images: of the noise or the draws that painting starts from."""
     backbones: dict[str, str] = field(default_factory=dict)
     """Checkpoints by backbone name (clip, longclip, dinov2, dinov3): hub id, folder, .pt, or `tiny`; by default the
     published ones."""
@@ -42,8 +46,8 @@ class UnifiedArguments:
     """Result file, with the official keys."""
     allow_partial: bool = False
     """Go on without a backbone that cannot be loaded; the result is then marked partial and has no overall score."""
-    device: str = "cpu"
-    """Where backbones run."""
+    device: str = field(default_factory=default_device)
+    """Where backbones run; a GPU if there is one."""
 
 
 COMMANDS = {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"}
@@ -54,9 +58,11 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     choose("bench", arguments, COMMANDS)
     args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
-    source, recon = folders(args)
+    backbones = sources_of(args)
+    check_backbones(backbones, args.allow_partial)
+    source, recon, made = folders(args)
     result = run_folders(
-        source, recon, sources_of(args), args.out, allow_partial=args.allow_partial, device=args.device
+        source, recon, backbones, args.out, allow_partial=args.allow_partial, device=args.device, made=made
     )
     Console().print(unified_table(result))
     print(f"numbers: {args.out}")
@@ -64,16 +70,18 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(3)
 
 
-def folders(args: UnifiedArguments) -> tuple[Path, Path]:
-    """The two folders to compare; reconstructions of ``--images`` are made beside the result file."""
+def folders(args: UnifiedArguments) -> tuple[Path, Path, dict[str, Any]]:
+    """The two folders to compare; reconstructions of ``--images`` are made beside the result file, and how they were
+    is told."""
     if args.images is not None and args.source is None and args.recon is None:
         recon = args.out.with_name(f"{args.out.stem}_reconstructions")
-        reconstruct(
-            Reconstruct((str(args.images),), args.model, recon, captioning=args.captioning, decoding=args.decoding)
+        made = reconstruct(
+            Reconstruct((str(args.images),), args.model, recon, args.captioning, args.decoding, seed=args.seed)
         )
-        return args.images, recon
+        settings = {"captioning": asdict(made.captioning), "decoding": asdict(made.decoding)}
+        return args.images, recon, {"model": args.model, **settings, "painting_seed": args.seed}
     if args.images is None and args.source is not None and args.recon is not None:
-        return args.source, args.recon
+        return args.source, args.recon, {}
     raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
 
 

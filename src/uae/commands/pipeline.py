@@ -21,7 +21,6 @@ import torch
 import tyro
 from rich.console import Console
 
-from uae.autoencode import benchmark_settings
 from uae.bench.stages_report import StageResult, sample_to_json, stages_table, write_stages_report
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
@@ -30,7 +29,7 @@ from uae.data.captions import check_datasets, find_shards
 from uae.data.images import list_images
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline, StageSettings
-from uae.presets import PRESETS, RunConfig
+from uae.presets import RunConfig
 from uae.rewards.backbones import load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
 from uae.scenes.captioned import write_captioned_scenes
@@ -93,7 +92,11 @@ def main(name: str, arguments: list[str]) -> None:
 def _changed(stage: str, old: StageSettings, args: Any) -> StageSettings:
     """A stage's settings as the command line has them."""
     new = getattr(args, stage)
-    for option in ("model", "run_dir", "dry_run"):
+    if getattr(new, "dry_run", False):
+        raise ValueError(
+            f"--{stage}.dry-run: not of a stage; expected the preset alone, as in `uae train paper --dry-run`"
+        )
+    for option in ("model", "run_dir"):
         if getattr(new, option, None) != getattr(old, option, None):
             raise ValueError(f"--{stage}.{option}: a stage takes the model of the one before it and works in the "
                              "pipeline's folder; expected --model and --run-dir of the whole")  # fmt: skip
@@ -266,8 +269,6 @@ def _start(source: str, run_dir: Path) -> dict[str, Any]:
 def measured(source: str) -> dict[str, Any]:
     """The world's numbers of a model, as it is loaded again, and what it makes of some pictures."""
     model: Any = load_model(source)
-    settings = PRESETS["tiny-ar" if model.family == "autoregressive" else "tiny"][1].train
-    captioning, decoding = benchmark_settings(settings.captioning, settings.decoding)
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
-    found = measure(model, backbones, captioning=captioning, decoding=decoding)
+    found = measure(model, backbones)
     return {"measured": found.to_json(), "samples": [sample_to_json(sample) for sample in found.samples]}

@@ -17,7 +17,6 @@ import torch
 import tyro
 from rich.console import Console
 
-from uae.autoencode import benchmark_settings
 from uae.bench.report import results_table, write_report
 from uae.bench.samples import Frame
 from uae.bench.world import WorldResult, delta, measure, measure_ceiling, split_gain
@@ -76,15 +75,15 @@ def preset(args: Arguments) -> RunConfig:
     config = PRESETS[FAMILIES[args.family]][1]
     num_steps = args.num_steps or config.train.num_steps
     train = replace(config.train, seed=args.seed, num_steps=num_steps)
-    return replace(config, train=train if args.half is None else learning(train, args.half, args.family))
+    return replace(config, train=train if args.half is None else learning(train, args.half))
 
 
-def learning(train: TrainConfig, half: Literal["both", "captions", "images"], family: str) -> TrainConfig:
+def learning(train: TrainConfig, half: Literal["both", "captions", "images"]) -> TrainConfig:
     """The settings under which this half of the model learns, from as many images as before.
 
-    Painting alone compares reconstructions of one caption. A diffusion decoder learns from two noisy steps.
+    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two noisy steps.
     """
-    if family == "diffusion" and half != "captions":
+    if half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
         train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
@@ -102,15 +101,14 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     if not args.resume:
         shutil.rmtree(run_dir, ignore_errors=True)
     print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
-    captioning, decoding = benchmark_settings(config.train.captioning, config.train.decoding)
-    before = measure(model, backbones, captioning=captioning, decoding=decoding)
-    ceiling = measure_ceiling(model, backbones, decoding=decoding)
+    before = measure(model, backbones)
+    ceiling, captioning = measure_ceiling(model, backbones), model.captioning
     if args.control == "none":
         frames = train_with_frames(model, backbones, config, run_dir)
     else:
-        frames, captioning = [], run_control(model, config, args.control, captioning)
+        frames, captioning = [], run_control(model, config, args.control)
     print("measuring the trained model")
-    after = measure(model, backbones, captioning=captioning, decoding=decoding)
+    after = measure(model, backbones, captioning=captioning)
     model.save_pretrained(args.out / "model")
     results = {
         **compare(before, after, ceiling),
@@ -142,29 +140,26 @@ def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: Run
     prepare_policy(model, config)
     reward = build_reward(config.rewards, backbones)
     images, last = image_source(config.data, config.train.decoding, config.train.seed), config.train.num_steps
-    frames = [frame(model, config, 0)]
+    frames = [frame(model, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):
         train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
-        frames.append(frame(model, config, until))
+        frames.append(frame(model, until))
     return frames
 
 
-def run_control(
-    model: Any, config: RunConfig, control: Literal["prompted", "supervised"], captioning: CaptionSettings
-) -> CaptionSettings:
+def run_control(model: Any, config: RunConfig, control: Literal["prompted", "supervised"]) -> CaptionSettings:
     """What is held against Unified-GRPO; how the model is to caption afterwards."""
     if control == "prompted":
-        return replace(captioning, instruction=INSTRUCTIONS["detailed"])
+        return replace(model.captioning, instruction=INSTRUCTIONS["detailed"])
     prepare_policy(model, config)
     imitate(model.encoder, config.train)
-    return captioning
+    return model.captioning
 
 
-def frame(model: UnifiedModel, config: RunConfig, step: int) -> Frame:
+def frame(model: UnifiedModel, step: int) -> Frame:
     """The strip's image, captioned and painted by the model as it is."""
-    captioning, decoding = benchmark_settings(config.train.captioning, config.train.decoding)
-    captions = model.caption([strip_image()], captioning)
-    painted = model.reconstruct(captions, decoding).images
+    captions = model.caption([strip_image()], model.captioning)
+    painted = model.reconstruct(captions, model.decoding).images
     return Frame(step, captions.texts[0], painted[0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +15,11 @@ from PIL import Image
 from uae.autoencode import autoencode
 from uae.bench.gallery import write_gallery
 from uae.bench.samples import Sample
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
 from uae.data.images import ImageError, list_images, read_image
 from uae.data.training import fit_to
-from uae.models.loading import SHIPPED, load_model
+from uae.models.base import UnifiedModel
+from uae.models.loading import SHIPPED, load_model, published_dtype
 from uae.utils.checkpoint import atomic_write_text
 from uae.utils.quiet import quiet_libraries
 
@@ -38,14 +39,23 @@ class Arguments:
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image and report.html."""
-    captioning: CaptionSettings = field(default_factory=lambda: CaptionSettings(temperature=0.0))
-    """How captions are made; greedy unless a temperature is given."""
-    decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=20, height=0, width=0))
-    """How they are painted; height and width 0: at the size that the model was made for."""
+    captioning: CaptionOptions = field(default_factory=CaptionOptions)
+    """How captions are made; by default as the model's uae.json says, else in detail and greedy."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    """How they are painted; by default as the model's uae.json says, else as its family was published."""
     batch_size: int = 16
     """Images at a time."""
     seed: int = 0
-    """Of the noise that painting starts from."""
+    """Of the noise or the draws that painting starts from."""
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What was made of a folder, and how."""
+
+    captioning: CaptionSettings
+    decoding: DecodeSettings
+    samples: list[Sample]
 
 
 def main(arguments: list[str]) -> None:
@@ -54,30 +64,31 @@ def main(arguments: list[str]) -> None:
     reconstruct(tyro.cli(Arguments, args=arguments, prog="uae reconstruct"))
 
 
-def reconstruct(args: Arguments) -> None:
+def reconstruct(args: Arguments) -> Reconstructed:
     """Caption and paint all images of the given paths, in batches."""
     files, num_ignored = list_images(args.paths)
     if num_ignored:
         print(f"{num_ignored} other files ignored")
-    model: Any = load_model(args.model)
-    decoding = args.decoding
-    height, width = (side or model.image_size for side in (decoding.height, decoding.width))
-    args = replace(args, decoding=replace(decoding, height=height, width=width))
+    model: Any = load_model(args.model, published_dtype(args.model))
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")
+    made = Reconstructed(changed(model.captioning, args.captioning), changed(model.decoding, args.decoding), [])
     args.out.mkdir(parents=True, exist_ok=True)
-    shown: list[Sample] = []
     for start in range(0, len(files), args.batch_size):
-        shown += reconstruct_files(model, files[start : start + args.batch_size], args, start)
-    if not shown:
+        batch = files[start : start + args.batch_size]
+        made.samples.extend(reconstruct_files(model, batch, made, args.out, seed=args.seed, step=start))
+    if not made.samples:
         raise ImageError(f"expected at least one readable image, none of {len(files)} could be read")
-    write_gallery(args.out / "report.html", shown, note=PHOTO_NOTE if args.model in SHIPPED else "")
-    print(f"{len(shown)} of {len(files)} images: {args.out / 'report.html'}")
+    write_gallery(args.out / "report.html", made.samples, note=PHOTO_NOTE if args.model in SHIPPED else "")
+    print(f"{len(made.samples)} of {len(files)} images: {args.out / 'report.html'}")
+    return made
 
 
-def reconstruct_files(model: Any, files: list[Path], args: Arguments, first: int) -> list[Sample]:
+def reconstruct_files(
+    model: UnifiedModel, files: list[Path], how: Reconstructed, out: Path, *, seed: int, step: int
+) -> list[Sample]:
     """One batch; unreadable files are named and left out."""
-    size = (args.decoding.height, args.decoding.width)
+    size = (how.decoding.height, how.decoding.width)
     images, names = [], []
     for file in files:
         try:
@@ -87,12 +98,12 @@ def reconstruct_files(model: Any, files: list[Path], args: Arguments, first: int
             print(f"left out: {error}", file=sys.stderr)
     if not images:
         return []
-    captions, reconstructions = autoencode(model, images, args.captioning, args.decoding, seed=args.seed, step=first)
+    captions, reconstructions = autoencode(model, images, how.captioning, how.decoding, seed=seed, step=step)
     for name, text, painted, cut in zip(names, captions.texts, reconstructions.images, captions.truncated, strict=True):
         remark = "  (cut at the cap: raise --captioning.max-new-tokens)" if cut else "" if text else "(empty caption)"
         print(f"{name}: {text}{remark}")
-        atomic_write_text(args.out / f"{name}.txt", f"{text}\n")
-        save_png(args.out / f"recon_{name}.png", painted)
+        atomic_write_text(out / f"{name}.txt", f"{text}\n")
+        save_png(out / f"recon_{name}.png", painted)
     return [Sample(*row) for row in zip(images, captions.texts, reconstructions.images, strict=True)]
 
 

@@ -14,6 +14,7 @@ import tyro
 
 from uae.bench.cold_start import measure_cold_start
 from uae.commands.group import choose
+from uae.config import DecodeSettings
 from uae.models.loading import ASSETS, load_model
 from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
@@ -82,6 +83,14 @@ class MeasureArguments:
     """Result file."""
 
 
+DECODINGS = {  # by family: for UMM-1 the quickstart's reward, and its evaluation
+    "llm_diffusion": {f"{num_steps} steps": DecodeSettings(num_steps) for num_steps in (10, 20)},
+    "autoregressive": {
+        "sampled": DecodeSettings(),
+        "sampled, guidance 2": DecodeSettings(guidance_scale=2.0),
+        "greedy": DecodeSettings(temperature=0.0),
+    },
+}
 COMMANDS = {"build": "train the tiny models from nothing", "measure": "what a tiny model can do, on held-out scenes"}
 
 
@@ -98,7 +107,7 @@ def main(arguments: list[str]) -> None:
 def measure(args: MeasureArguments) -> None:
     """Measure, and write the numbers."""
     model: Any = load_model(args.model)
-    results = measure_cold_start(model)
+    results = measure_cold_start(model, DECODINGS.get(model.family, {"as it paints": model.decoding}))
     atomic_write_json(args.out, results)
     print(f"codec round trip: {results['codec']['objects_exact']['percent']:.1f} % of objects exact")
     for decoding, cases in results["decoder"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +29,10 @@ from uae.utils.suggest import did_you_mean
 def main(arguments: list[str]) -> None:
     """``uae train [PRESET] [--run-dir DIR] [OPTIONS]``; the same command resumes."""
     quiet_libraries()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a run is one process on one GPU, got WORLD_SIZE "
+                         f"{os.environ['WORLD_SIZE']}: start runs of different --run-dir, each with its own "
+                         "CUDA_VISIBLE_DEVICES, without torchrun")  # fmt: skip
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "tiny"
     if name in PIPELINES:
@@ -55,6 +60,11 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
 
     model_name: what the run's record calls the model that it starts from, by default as ``config`` does.
     """
+    if config.backbones is None and not config.data:
+        raise ValueError(
+            "expected images to learn from: give --data FOLDER (the world's scenes are for the tiny models)"
+        )
+    images = image_source(config.data, config.train.decoding, config.train.seed)
     check_rewards(config.rewards, config.backbones)
     if config.train.tensorboard:
         check_tensorboard()
@@ -66,7 +76,6 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
     reward = build_reward(config.rewards, backbones)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
     recorded["model"] = model_name or config.model
-    images = image_source(config.data, config.train.decoding, config.train.seed)
     train(model, reward, images, config.train, config.run_dir, recorded)
     return model
 

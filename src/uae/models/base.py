@@ -35,11 +35,10 @@ class UnifiedModel(Captioner, Protocol):
     """Understanding (image → caption) and generation (caption → image) under one roof."""
 
     family: str
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side of the images that the decoder was made for."""
-        ...
+    captioning: CaptionSettings
+    """How it captions where nothing else is asked for, as in benchmarks."""
+    decoding: DecodeSettings
+    """How it paints then."""
 
     @property
     def encoder(self) -> Policy:

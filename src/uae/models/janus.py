@@ -10,8 +10,9 @@ loss scores again; how far the two distributions are apart is measured.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, JanusProcessor
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
-from uae.config import DecodeSettings
+from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
 from uae.models.cache import reserve
 from uae.models.captioner import CausalCaptioner, Prefix, token_evaluation
 from uae.models.tokens import draw, log_softmax, pad
@@ -47,12 +48,23 @@ class Janus(CausalCaptioner):
 
     family = "autoregressive"
 
-    def __init__(self, model: JanusForConditionalGeneration, processor: JanusProcessor) -> None:
+    def __init__(
+        self,
+        model: JanusForConditionalGeneration,
+        processor: JanusProcessor,
+        *,
+        captioning: CaptionSettings = IN_DETAIL,
+        decoding: DecodeSettings | None = None,
+    ) -> None:
+        """``decoding`` is by default the published one: temperature 1, guidance 5."""
         super().__init__(model, processor.tokenizer)  # type: ignore[attr-defined]
         self.processor = processor
         self.image_pad_id = int(model.config.image_token_id)
         self.boi_id = int(self.tokenizer.convert_tokens_to_ids(processor.image_start_token))
         self.decoder = ImageTokenPolicy(self)
+        self.image_size: int = processor.image_processor.size["height"]  # type: ignore[attr-defined]
+        size, self.captioning = self.image_size, captioning
+        self.decoding = decoding or DecodeSettings(guidance_scale=5.0, height=size, width=size, micro_batch=16)
 
     @property
     def encoder(self) -> Janus:
@@ -64,14 +76,17 @@ class Janus(CausalCaptioner):
     def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Janus:
         """From a hub id or a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out."""
         model = JanusForConditionalGeneration.from_pretrained(source, dtype=dtype)
-        return cls(model.eval(), JanusProcessor.from_pretrained(source, backend="pil"))
+        described = Path(source) / "uae.json"
+        settings = settings_in(json.loads(described.read_text())) if described.is_file() else {}
+        return cls(model.eval(), JanusProcessor.from_pretrained(source, backend="pil"), **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """As ``from_pretrained`` and the library load it, weights in bf16 with LoRA merged in; and ``uae.json``."""
         folder = Path(folder)
         self.save_model(folder)
         self.processor.save_pretrained(folder)
-        atomic_write_json(folder / "uae.json", {"family": self.family})
+        settings = {"captioning": asdict(self.captioning), "decoding": asdict(self.decoding)}
+        atomic_write_json(folder / "uae.json", {"family": self.family, **settings})
 
     # --- training ---
 
@@ -119,10 +134,6 @@ class Janus(CausalCaptioner):
 
     # --- caption → image ---
 
-    @property
-    def image_size(self) -> int:
-        return self.processor.image_processor.size["height"]  # type: ignore[attr-defined]
-
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
@@ -169,7 +180,8 @@ class Janus(CausalCaptioner):
     def image_tokens(self, images: Float[Tensor, "B 3 h w"]) -> Int[Tensor, "B L"]:
         """The VQ encoder's tokens of images in [0, 1]."""
         mean, std = self._mean_and_std(images)
-        return self.model.model.vqmodel.encode((images - mean) / std).image_tokens.view(len(images), -1)
+        pixels = ((images - mean) / std).to(self.device, self.model.dtype)
+        return self.model.model.vqmodel.encode(pixels).image_tokens.view(len(images), -1)
 
     def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.processor.image_processor  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from uae.config import CaptionSettings, Conditioning, DecodeSettings, TextEncoder
+from uae.config import IN_DETAIL, CaptionSettings, Conditioning, DecodeSettings, TextEncoder, settings_in
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
 from uae.types import Captions, Reconstructions
@@ -41,12 +42,18 @@ class LLMDiffusion(nn.Module):
         conditioning: Conditioning = "text",
         text_encoder: TextEncoder = "policy",
         negative_prompt: str = "",
+        captioning: CaptionSettings = IN_DETAIL,
+        decoding: DecodeSettings | None = None,
     ) -> None:
+        """``decoding`` is by default the paper's: 40 steps, guidance 5, at the size the transformer was made for."""
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.conditioning: Conditioning = conditioning
         self.text_encoder: TextEncoder = text_encoder
         self.negative_prompt = negative_prompt
+        size = decoder.downscale * decoder.transformer.config["sample_size"]
+        self.captioning = captioning
+        self.decoding = decoding or DecodeSettings(40, guidance_scale=5.0, height=size, width=size, micro_batch=4)
         self.decoder.requires_grad_(False)
 
     # --- image → caption ---
@@ -62,10 +69,6 @@ class LLMDiffusion(nn.Module):
         return self.encoder.answer(images, questions, max_new_tokens=max_new_tokens)
 
     # --- caption → image ---
-
-    @property
-    def image_size(self) -> int:
-        return self.decoder.downscale * self.decoder.transformer.config["sample_size"]
 
     def reconstruct(
         self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
@@ -169,6 +172,8 @@ class LLMDiffusion(nn.Module):
             "conditioning": self.conditioning,
             "text_encoder": self.text_encoder,
             "negative_prompt": self.negative_prompt,
+            "captioning": asdict(self.captioning),
+            "decoding": asdict(self.decoding),
         }
         atomic_write_json(folder / "uae.json", settings)
 
@@ -177,7 +182,7 @@ class LLMDiffusion(nn.Module):
         """What ``save_pretrained`` wrote."""
         folder = Path(folder)
         settings = json.loads((folder / "uae.json").read_text())
-        settings.pop("family")
+        settings = {name: value for name, value in settings.items() if name != "family"} | settings_in(settings)
         encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
         decoder = SD3Decoder.from_pretrained(folder / "decoder", dtype=dtype)
         return cls(encoder, decoder.eval(), **settings)

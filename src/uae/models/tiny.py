@@ -23,7 +23,9 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from uae.config import CaptionSettings, DecodeSettings
 from uae.models.janus import Janus
+from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.projector import Projector, projector_between
 from uae.models.qwen_vl import ImageSettings, QwenVL
 from uae.models.sd3 import SD3Decoder
@@ -67,6 +69,7 @@ LLM = {  # of both families
     "initializer_range": LLM_WIDTH**-0.5,  # the classes' 0.02 suits widths in the thousands
     "tie_word_embeddings": True,
 }
+CAPTIONING = CaptionSettings(temperature=0.0)
 IMAGE_SETTINGS = ImageSettings(48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # 48x48 stays as it is
 
 
@@ -146,6 +149,11 @@ def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
     )
 
 
+def build_llm_diffusion(captioner: QwenVL, decoder: SD3Decoder) -> LLMDiffusion:
+    """Both as one: asked openly, painting in 20 steps without guidance, which its decoder was not taught."""
+    return LLMDiffusion(captioner, decoder, captioning=CAPTIONING, decoding=DecodeSettings(20))
+
+
 # --- UMM-2 ---------------------------------------------------------------------------------------------------
 
 CODEBOOK_SIZE = 512
@@ -158,7 +166,8 @@ def build_janus() -> Janus:
     tokenizer = build_janus_tokenizer()
     images = JanusImageProcessorPil(size={"height": 48, "width": 48}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # type: ignore[call-arg]
     processor = JanusProcessor(images, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=IMAGE_TOKENS)
-    return Janus(build_janus_model(tokenizer), processor)
+    decoding = DecodeSettings(temperature=0.0)  # no guidance, which makes its pictures worse
+    return Janus(build_janus_model(tokenizer), processor, captioning=CAPTIONING, decoding=decoding)
 
 
 def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionSettings, DecodeSettings, RewardWeights
 from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.models.llm_diffusion import LLMDiffusion
@@ -51,7 +51,7 @@ class ColdStartConfig:
     """Steps of linear warm-up."""
     lora_rank: int = 0
     """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
-    rewards: dict[str, float] = field(default_factory=lambda: {"clip": 1.0})
+    rewards: RewardWeights = field(default_factory=lambda: {"clip": 1.0})
     """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim); 1 minus their sum is the loss."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""

@@ -19,6 +19,11 @@ def attention_to_train(device: torch.device) -> AbstractContextManager:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def can_compile() -> bool:
     """Whether ``torch.compile`` finds what it needs on a CPU."""
     return bool(shutil.which("g++") or shutil.which("clang++"))

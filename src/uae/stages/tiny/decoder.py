@@ -16,13 +16,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from uae.bench.world_fidelity import fidelity, paint
-from uae.config import DecodeSettings
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
 from uae.models.base import UnifiedModel
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.qwen_vl import QwenVL
-from uae.models.tiny import build_decoder
+from uae.models.tiny import build_decoder, build_llm_diffusion
 from uae.scenes.language import caption, exhaustive_caption
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
@@ -45,7 +44,7 @@ class JointTask:
     def __init__(self, vae_folder: Path, captioner_folder: Path, compiled: bool = True) -> None:
         torch.manual_seed(self.recipe.seed)
         vae = AutoencoderKL.from_pretrained(vae_folder)
-        self.model = LLMDiffusion(QwenVL.from_pretrained(captioner_folder), build_decoder(vae))  # type: ignore[arg-type]
+        self.model = build_llm_diffusion(QwenVL.from_pretrained(captioner_folder), build_decoder(vae))  # type: ignore[arg-type]
         self.modules = {"captioner": self.model.encoder.model, **_learning(self.model, compiled)}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -126,9 +125,9 @@ def flow_loss(
 
 
 @torch.compiler.set_stance("force_eager")
-def objects_exact(model: UnifiedModel, scenes: list[Scene], num_steps: int = 10) -> float:
+def objects_exact(model: UnifiedModel, scenes: list[Scene]) -> float:
     """Share of objects painted exactly right from exhaustive true captions."""
-    painted = paint(model, [exhaustive_caption(s) for s in scenes], DecodeSettings(num_steps=num_steps))
+    painted = paint(model, [exhaustive_caption(s) for s in scenes], model.decoding)
     return (fidelity(scenes, painted).objects_exact.percent or 0.0) / 100
 
 

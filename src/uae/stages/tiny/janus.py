@@ -24,7 +24,7 @@ from uae.scenes.scene import GRID, Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import images_of, train_scenes
-from uae.stages.tiny.decoder import NUM_CAPTIONER_IMAGES, caption_level, objects_exact
+from uae.stages.tiny.decoder import caption_level, objects_exact
 from uae.stages.tiny.vision import HEADS, NOTHING, ReadOut, cell_labels
 from uae.utils.device import can_compile
 
@@ -39,7 +39,7 @@ SAME_TOKEN = {  # in UMM-1's tokenizer
     "<end_of_image>": "<|vision_end|>",
     "<image_placeholder>": "<|image_pad|>",
 }
-SAID_COEF = 0.25  # of the captions' and answers' cross-entropy, beside the image tokens': it is known at the start
+SAID_COEF = 0.5  # of the captions' and answers' cross-entropy, beside the image tokens': it is known at the start
 BOUND_COEF = 0.2  # of what cells show
 WORDLESS_SHARE = 0.1  # of the prompts lose their words, so that guidance has something to lead away from
 
@@ -49,7 +49,7 @@ class JanusTask:
     model is frozen."""
 
     name = "janus"
-    recipe = Recipe(num_steps=1_700, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998, seed=3)
+    recipe = Recipe(num_steps=2_700, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998, seed=3)
     exhaustive_share = 0.65
 
     def __init__(self, vision_folder: Path, umm1_folder: Path, compiled: bool = True) -> None:
@@ -67,7 +67,7 @@ class JanusTask:
         rng = random.Random(f"janus {step}")
         with torch.autocast("cpu", torch.bfloat16):
             painted, bound = self.paint_losses(scenes, rng)
-            said, metrics = caption_and_answer_loss(self.model, scenes[:NUM_CAPTIONER_IMAGES], rng)
+            said, metrics = caption_and_answer_loss(self.model, scenes, rng)
         loss = painted + BOUND_COEF * bound + SAID_COEF * said
         return loss, {"paint_loss": painted.item(), "bound": bound.item(), **metrics}
 

@@ -95,7 +95,7 @@ class VqDecoderTask:
     """The VQ decoder alone, last of all: tokens stay as they are, and so does the language model that paints them."""
 
     name = "vq_decoder"
-    recipe = Recipe(num_steps=1_500, batch_size=16, num_parallel=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
+    recipe = Recipe(num_steps=1_900, batch_size=16, num_parallel=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
 
     def __init__(self, janus_folder: Path, compiled: bool = True) -> None:
         self.janus = Janus.from_pretrained(janus_folder)
