@@ -87,7 +87,7 @@ def ours(model: CausalCaptioner, images: torch.Tensor) -> Callable:
 
 def theirs(model: CausalCaptioner, inputs: dict[str, Any]) -> Callable:
     length = {"max_new_tokens": CAPTION_TOKENS, "min_new_tokens": CAPTION_TOKENS}
-    return lambda: model.model.generate(**inputs, **length, do_sample=True, num_return_sequences=GROUP_SIZE)
+    return lambda: model.model.generate(**inputs, **length, do_sample=True, num_return_sequences=GROUP_SIZE, top_k=0)
 
 
 def our_pictures(janus: Janus, texts: list[str]) -> Callable:

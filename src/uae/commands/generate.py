@@ -29,7 +29,7 @@ class Arguments:
     """Paint prompts, for GenEval, DPG-Bench and the like."""
 
     prompts: Annotated[Path, tyro.conf.Positional]
-    """A .jsonl file with a `prompt` in each line (GenEval's evaluation_metadata.jsonl), or a text file with one a line."""
+    """A .jsonl file with a `prompt` in each line, as GenEval's evaluation_metadata.jsonl, or a text file of prompts."""
     model: str = "tiny"
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("generated")
