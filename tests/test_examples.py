@@ -18,6 +18,7 @@ from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
 from uae.models.loading import load_model
 from uae.models.tokens import k3_kl
+from uae.rewards.backbones import load_backbone
 from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
 from uae.types import Evaluation, Policy
@@ -73,7 +74,8 @@ def test_a_third_family_is_taken_by_every_command(tmp_path: Path, monkeypatch: p
     assert found["statistics_by_model"]["clip"]["average_similarity"] > 0.99
     settings = found["uae"]["settings"]
     assert settings["model"] == str(folder) and settings["decoding"]["height"] == 48
-    again = measure(load_model(str(folder)), {}, num_scenes=4, prompts_per_tag=1, num_bootstrap=5)
+    world = {"clip": load_backbone("clip", "tiny")}
+    again = measure(load_model(str(folder)), world, num_scenes=4, prompts_per_tag=1, num_bootstrap=5)
     assert again.numbers["geneval"] == 0
 
 
