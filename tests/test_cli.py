@@ -139,6 +139,8 @@ def test_rewards_of_any_name_as_the_docs_say(capsys: pytest.CaptureFixture[str],
     with pytest.raises(AttributeError):  # nothing was trained, so there is nothing to save
         run(capsys, "train", *line.split())
     assert seen[0].rewards == {"clip": 0.5, "my_rewards:likeness": 0.5, "dinov2": 0.0}
+    code, out, err = run(capsys, "train", "tiny", "--rewards", "clip", "0.5", "ssim")
+    assert code == 2 and "pair by pair" in out + err
 
 
 def test_backbones_are_looked_at_before_anything_is_painted(

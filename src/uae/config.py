@@ -13,12 +13,19 @@ TextEncoder = Literal["policy", "reference"]
 Sampler = Literal["ode", "sde", "cps"]
 KLForm = Literal["published", "exact"]
 
+
+def _weights(words: list[str]) -> dict[str, float]:
+    if len(words) % 2:
+        raise ValueError(f"expected NAME WEIGHT, pair by pair, got {' '.join(words)}")
+    return {name: float(weight) for name, weight in zip(words[::2], words[1::2], strict=True)}
+
+
 RewardWeights = Annotated[
     dict[str, float],
     tyro.constructors.PrimitiveConstructorSpec(  # `--rewards clip 0.5 my_rewards:likeness 0.5`: any names
         nargs="*",
         metavar="NAME WEIGHT …",
-        instance_from_str=lambda words: {n: float(w) for n, w in zip(words[::2], words[1::2], strict=True)},
+        instance_from_str=_weights,
         is_instance=lambda found: isinstance(found, dict),
         str_from_instance=lambda weights: [str(word) for pair in weights.items() for word in pair],
     ),

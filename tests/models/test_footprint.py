@@ -100,6 +100,14 @@ def test_memory_adds_up(capsys):
     assert 24e9 < always < peak_bytes(lines) < 80e9
     assert peak_bytes(step_lines(StepShape(decoder="medium"))) < peak_bytes(lines) - 10e9
     assert peak_bytes(step_lines(StepShape(score_batch=1))) < peak_bytes(lines)
+    whole = step_lines(
+        StepShape(lora_rank=0)
+    )  # without LoRA all is loaded in fp32, and a copy is kept as the reference
+    language = [line for line in whole if "language model" in line.part]
+    assert [line.num_bytes for line in language] == [4 * line.num_parameters for line in language] and len(
+        language
+    ) == 2
+    assert 110e9 < peak_bytes(whole) < 120e9
     print_footprint(StepShape())
     assert "fits" in capsys.readouterr().out
     with pytest.raises(ValueError, match="large, medium"):

@@ -80,7 +80,7 @@ def generate(args: Arguments) -> None:
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """The lines that are not empty, each with its ``prompt``."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not lines:
         raise ValueError(f"{path}: expected a prompt in each line, the file is empty")
     if path.suffix != ".jsonl":

@@ -102,7 +102,8 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         shutil.rmtree(run_dir, ignore_errors=True)
     print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
     before = measure(model, backbones)
-    ceiling, captioning = measure_ceiling(model, backbones), model.captioning
+    ceiling = measure_ceiling(model, backbones)
+    captioning = model.captioning
     if args.control == "none":
         frames = train_with_frames(model, backbones, config, run_dir)
     else:

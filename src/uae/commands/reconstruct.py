@@ -72,23 +72,31 @@ def reconstruct(args: Arguments) -> Reconstructed:
     model: Any = load_model(args.model, published_dtype(args.model))
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")
-    made = Reconstructed(changed(model.captioning, args.captioning), changed(model.decoding, args.decoding), [])
+    captioning, decoding = changed(model.captioning, args.captioning), changed(model.decoding, args.decoding)
     args.out.mkdir(parents=True, exist_ok=True)
+    samples: list[Sample] = []
     for start in range(0, len(files), args.batch_size):
         batch = files[start : start + args.batch_size]
-        made.samples.extend(reconstruct_files(model, batch, made, args.out, seed=args.seed, step=start))
-    if not made.samples:
+        samples += reconstruct_files(model, batch, captioning, decoding, args.out, seed=args.seed, step=start)
+    if not samples:
         raise ImageError(f"expected at least one readable image, none of {len(files)} could be read")
-    write_gallery(args.out / "report.html", made.samples, note=PHOTO_NOTE if args.model in SHIPPED else "")
-    print(f"{len(made.samples)} of {len(files)} images: {args.out / 'report.html'}")
-    return made
+    write_gallery(args.out / "report.html", samples, note=PHOTO_NOTE if args.model in SHIPPED else "")
+    print(f"{len(samples)} of {len(files)} images: {args.out / 'report.html'}")
+    return Reconstructed(captioning, decoding, samples)
 
 
 def reconstruct_files(
-    model: UnifiedModel, files: list[Path], how: Reconstructed, out: Path, *, seed: int, step: int
+    model: UnifiedModel,
+    files: list[Path],
+    captioning: CaptionSettings,
+    decoding: DecodeSettings,
+    out: Path,
+    *,
+    seed: int,
+    step: int,
 ) -> list[Sample]:
     """One batch; unreadable files are named and left out."""
-    size = (how.decoding.height, how.decoding.width)
+    size = (decoding.height, decoding.width)
     images, names = [], []
     for file in files:
         try:
@@ -98,7 +106,7 @@ def reconstruct_files(
             print(f"left out: {error}", file=sys.stderr)
     if not images:
         return []
-    captions, reconstructions = autoencode(model, images, how.captioning, how.decoding, seed=seed, step=step)
+    captions, reconstructions = autoencode(model, images, captioning, decoding, seed=seed, step=step)
     for name, text, painted, cut in zip(names, captions.texts, reconstructions.images, captions.truncated, strict=True):
         remark = "  (cut at the cap: raise --captioning.max-new-tokens)" if cut else "" if text else "(empty caption)"
         print(f"{name}: {text}{remark}")

@@ -63,8 +63,9 @@ class Janus(CausalCaptioner):
         self.boi_id = int(self.tokenizer.convert_tokens_to_ids(processor.image_start_token))
         self.decoder = ImageTokenPolicy(self)
         self.image_size: int = processor.image_processor.size["height"]  # type: ignore[attr-defined]
-        size, self.captioning = self.image_size, captioning
-        self.decoding = decoding or DecodeSettings(guidance_scale=5.0, height=size, width=size, micro_batch=16)
+        self.captioning = captioning
+        published = DecodeSettings(guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16)
+        self.decoding = decoding or published
 
     @property
     def encoder(self) -> Janus:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from uae.models.base import UnifiedModel
+from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.suggest import did_you_mean
 
@@ -35,7 +36,7 @@ def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
 
 def device_for(num_parameters: int) -> str:
     """Large models are of no use on a CPU where there is a GPU; the tiny one is as fast."""
-    return "cuda" if num_parameters > 100_000_000 and torch.cuda.is_available() else "cpu"
+    return default_device() if num_parameters > 100_000_000 else "cpu"
 
 
 def published_dtype(source: str) -> torch.dtype:
