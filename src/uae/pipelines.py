@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from uae.config import CaptionSettings
 from uae.presets import PRESETS, RunConfig
+from uae.rl.losses import Objective
 from uae.stages.cold_start import ColdStartConfig
 from uae.stages.long_captions import LongCaptionConfig
 
@@ -60,20 +62,39 @@ _COLD_START = ColdStartConfig(
 # --- the embedded world --------------------------------------------------------------------------------------
 
 _TINY_LONG_CAPTIONS = LongCaptionConfig(
-    data=(), num_steps=400, batch_size=32, learning_rate=2e-4, resolution=48, num_held_out=128
+    data=(), num_steps=600, batch_size=32, learning_rate=2e-4, resolution=48, num_held_out=128, guidance_scale=3.0
 )
 _TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=1e-4)
 _TINY_ENCODER_RL = _preset("tiny")
+_NOISY = replace(_TINY_ENCODER_RL.train.decoding, sampler="sde", window_size=2)
 _TINY_DECODER_RL = _from(
-    _preset("tiny"),
-    images_per_step=8,
+    _TINY_ENCODER_RL,
+    num_steps=40,
     group_size=1,
     reconstructions_per_caption=8,
-    decoding=replace(_preset("tiny").train.decoding, sampler="sde", window_size=2),
-    objective=replace(_preset("decoder").train.objective, kl_coef=0.0),
+    decoding=replace(_NOISY, guidance_scale=3.0),
+    objective=Objective(kl_coef=0.0),
     caption_weight=0.0,
     learning_rate=1e-4,
-    num_updates=1,
+)
+_TINY_SHORT_PROMPTS = replace(
+    _from(
+        _TINY_DECODER_RL,
+        num_steps=100,
+        captioning=CaptionSettings(instruction="describe the image briefly"),
+        decoding=_NOISY,
+        learning_rate=3e-4,
+    ),
+    rewards={"caption_likelihood": 1.0, "clip": 0.0, "dinov2": 0.0},
+)
+_TINY_JOINT = _from(
+    _TINY_ENCODER_RL,
+    images_per_step=4,
+    group_size=4,
+    reconstructions_per_caption=4,
+    decoding=_NOISY,
+    image_kl_coef=0.0,
+    decoder_learning_rate=1e-4,
 )
 
 _UNDERSTANDING, _GENERATION = "generation_for_understanding", "understanding_for_generation"
@@ -118,6 +139,18 @@ PIPELINES = {
         in_world=True,
     ),
     "v5-tiny": Pipeline("v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
+    "decoder-tiny": Pipeline(
+        "decoder RL alone, from short captions, judged by the model's own understanding",
+        "tiny",
+        {_GENERATION: _TINY_SHORT_PROMPTS},
+        in_world=True,
+    ),
+    "joint-tiny": Pipeline(
+        "encoder and decoder in one step: 4 images, 4 captions each, 4 reconstructions of each caption",
+        "tiny",
+        {"joint": _TINY_JOINT},
+        in_world=True,
+    ),
     "v5-tiny-ar": Pipeline(
         "v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _preset("tiny-ar")}, in_world=True
     ),

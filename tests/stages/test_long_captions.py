@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,13 @@ def test_texts_of_different_lengths_weigh_as_samples_do(tmp_path: Path):
             velocity = decoder.velocity(add_noise(latents, noise, sigmas)[one], sigmas[one], embeds)
             by_hand.append(flow_matching_loss(velocity, latents[one], noise[one]).item())
         assert flow_loss(decoder, latents, states, sigmas, noise).item() == pytest.approx(sum(by_hand) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [None, 3.0])
+def test_the_model_is_guided_from_then_on_if_so_wanted(data: str, tmp_path: Path, wanted: float | None):
+    before = tiny().decoding
+    make(data, guidance_scale=wanted).export(tmp_path)
+    assert load_model(str(tmp_path)).decoding == replace(before, guidance_scale=wanted or before.guidance_scale)
 
 
 def test_settings_that_cannot_be():

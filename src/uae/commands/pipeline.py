@@ -41,7 +41,7 @@ from uae.utils.metrics import read_metrics
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
 START = "start"  # the name of the model that the first stage takes
-WORLD_PAIRS, NUM_WORLD_PAIRS = "captioned_scenes", 20_000  # what a world's pipeline is pretrained on
+WORLD_PAIRS, NUM_WORLD_PAIRS = "captioned_scenes", 50_000  # what a world's pipeline is pretrained on
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,8 @@ def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
         device, names = model.encoder.device, backbones_of(settings.rewards)
         backbones = {name: load_backbone(name, settings.backbones, device=device) for name in names}
         images = image_source(settings.data, settings.decoding, settings.seed)
-        task = ColdStartTask(model, build_reward(settings.rewards, backbones), images, settings)
+        reward = build_reward(settings.rewards, backbones, model.encoder, settings.captioning.instruction)
+        task = ColdStartTask(model, reward, images, settings)
     fit(task, folder, save_every=max(1, min(250, settings.num_steps // 10)))
     (folder / "export").replace(folder / "model")  # the average of the weights
 

@@ -139,7 +139,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
 def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path) -> list[Frame]:
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     prepare_policy(model, config)
-    reward = build_reward(config.rewards, backbones)
+    reward = build_reward(config.rewards, backbones, model.encoder, config.train.captioning.instruction)
     images, last = image_source(config.data, config.train.decoding, config.train.seed), config.train.num_steps
     frames = [frame(model, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):

@@ -73,7 +73,7 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
     prepare_policy(model, config)
     device, names = model.encoder.device, backbones_of(config.rewards)
     backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
-    reward = build_reward(config.rewards, backbones)
+    reward = build_reward(config.rewards, backbones, model.encoder, config.train.captioning.instruction)
     recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
     recorded["model"] = model_name or config.model
     train(model, reward, images, config.train, config.run_dir, recorded)

@@ -250,6 +250,17 @@ class CausalCaptioner(nn.Module, ABC):
         """Log-probability and entropy of each caption token now, and the k3 KL to the reference."""
         return token_evaluation(lambda: self._scores(rollout), rollout, self.reference, with_kl)
 
+    def log_likelihood(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], texts: Sequence[str], question: str
+    ) -> Float[Tensor, " B"]:
+        """Of each text as the answer to ``question`` about its image: mean log-probability of its tokens and its end,
+        in nats. Differentiable in the images."""
+        rows = [[*self.tokenize(text), self.tokenizer.eos_token_id] for text in texts]
+        ids, mask = pad(rows, self.pad_id, "right", self.device)
+        context = self.look(images, [question] * len(rows))
+        found = self.evaluate(Rollout(ids, torch.zeros(ids.shape), mask, context), with_kl=False)
+        return (found.log_probs * mask).sum(1) / mask.sum(1)
+
     def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
         prefix = self.prefill(rollout.context)
         fed = torch.cat([prefix.last_token[:, None], rollout.actions[:, :-1]], dim=1)

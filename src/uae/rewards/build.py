@@ -4,6 +4,7 @@
 |----------------------------------|----------------------------------------------------------------------|
 | clip, longclip, dinov2, dinov3   | the reconstruction comes to the source under a backbone              |
 | image_text                       | the caption comes to the source under CLIP: no picture is judged     |
+| caption_likelihood               | the reconstruction comes to its caption, by the model's own understanding |
 | ssim                             | pixels come                                                          |
 | objects                          | the world's objects come, by its detector                            |
 | ocr                              | the text in them comes, as an OCR engine reads it                    |
@@ -18,14 +19,15 @@ from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import Component, WeightedSum
 from uae.rewards.ocr import check_ocr, ocr
 from uae.rewards.pictures import objects, ssim
-from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
+from uae.rewards.reconstruction import CaptionLikelihood, ImageTextReward, ReconstructionReward, check_judge
 from uae.rewards.sources import ARCHITECTURES
 from uae.utils.importing import import_named
 from uae.utils.suggest import did_you_mean
 
 FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects, "ocr": ocr}
 IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
-KNOWN = (*ARCHITECTURES, IMAGE_TEXT, *FUNCTIONS)
+CAPTION_LIKELIHOOD = "caption_likelihood"
+KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CAPTION_LIKELIHOOD, *FUNCTIONS)
 
 
 def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
@@ -51,14 +53,19 @@ def backbones_of(weights: Mapping[str, float]) -> list[str]:
     return [name for name in dict.fromkeys(needed) if name in ARCHITECTURES]
 
 
-def build_reward(weights: Mapping[str, float], backbones: Mapping[str, Backbone]) -> WeightedSum:
-    """The rewards, of loaded backbones where they need one, summed with these weights."""
-    return WeightedSum({name: (weight, _component(name, backbones)) for name, weight in weights.items()})
+def build_reward(
+    weights: Mapping[str, float], backbones: Mapping[str, Backbone], captioner: object = None, instruction: str = ""
+) -> WeightedSum:
+    """The rewards summed with these weights, of what they need: loaded backbones, or the captioner that is trained or
+    painted for, and the instruction that captions follow."""
 
+    def component(name: str) -> Component:
+        if ":" in name:
+            return import_named(name, "reward")
+        if name == CAPTION_LIKELIHOOD:
+            return CaptionLikelihood(check_judge(captioner), instruction)
+        if name == IMAGE_TEXT:
+            return ImageTextReward(backbones[ITS_BACKBONE])
+        return FUNCTIONS.get(name) or ReconstructionReward(backbones[name])
 
-def _component(name: str, backbones: Mapping[str, Backbone]) -> Component:
-    if ":" in name:
-        return import_named(name, "reward")
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
-    return ImageTextReward(backbones[ITS_BACKBONE]) if name == IMAGE_TEXT else ReconstructionReward(backbones[name])
+    return WeightedSum({name: (weight, component(name)) for name, weight in weights.items()})

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from uae.scenes.scene import BACKGROUNDS, CELLS, COLORS, GRID, SHAPES, SIZES, WORDS, Object, Scene, Word, pick, shuffled
 
 LEVELS = ("gist", "count", "salient", "objects", "layout", "exhaustive")
+OTHER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}
+"""How often a decoder is taught from each, where not from exhaustive ones."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 SIZE_WORDS = {"small": ("small", "tiny"), "medium": ("medium",), "large": ("large", "big")}
 INSTRUCTIONS = {
@@ -50,6 +52,13 @@ def caption(scene: Scene, level: str, rng: random.Random) -> str:
         phrases.append(_word_phrase(scene.word, level, article))
     text = f" {separator} ".join(phrases)
     return _with_background(text, scene, rng) if level == "exhaustive" else text
+
+
+def caption_level(exhaustive_share: float, rng: random.Random) -> str:
+    """The level of detail that a decoder is taught from next."""
+    if rng.random() < exhaustive_share:
+        return "exhaustive"
+    return rng.choices(list(OTHER_LEVELS), list(OTHER_LEVELS.values()))[0]
 
 
 def exhaustive_caption(scene: Scene) -> str:

@@ -11,7 +11,7 @@ and states then do not depend on its batch, and are the same bits whether cached
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,6 +52,9 @@ class LongCaptionConfig:
     """Rank of LoRA on the transformer's attention (alpha is twice the rank); 0 trains it fully."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the model's negative prompt."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance that the model paints with from now on, as it has learnt what guidance leads away from;
+    None leaves its own."""
     cache: str | None = None
     """Folder where latents and text states are kept for the next pass, about 2 MB a pair; None computes them anew."""
     num_held_out: int = 64
@@ -84,6 +87,8 @@ class LongCaptionTask:
     def __init__(self, model: LLMDiffusion, config: LongCaptionConfig) -> None:
         check_paints_by_diffusion(model, self.name)
         self.model, self.config = model, config
+        if config.guidance_scale is not None:
+            model.decoding = replace(model.decoding, guidance_scale=config.guidance_scale)
         self.recipe = LongCaptionRecipe(
             num_steps=config.num_steps,
             batch_size=config.batch_size,

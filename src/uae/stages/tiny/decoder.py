@@ -22,7 +22,7 @@ from uae.models.base import UnifiedModel
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import build_decoder, build_llm_diffusion
-from uae.scenes.language import caption, exhaustive_caption
+from uae.scenes.language import caption, caption_level, exhaustive_caption
 from uae.scenes.scene import Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
@@ -30,7 +30,6 @@ from uae.stages.tiny.data import images_of, train_scenes
 from uae.utils.device import can_compile
 from uae.utils.seed import normals
 
-OTHER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}  # beside exhaustive
 NUM_CAPTIONER_IMAGES = 8  # per micro-batch, for the captioning loss
 
 
@@ -129,10 +128,3 @@ def objects_exact(model: UnifiedModel, scenes: list[Scene]) -> float:
     """Share of objects painted exactly right from exhaustive true captions."""
     painted = paint(model, [exhaustive_caption(s) for s in scenes], model.decoding)
     return (fidelity(scenes, painted).objects_exact.percent or 0.0) / 100
-
-
-def caption_level(exhaustive_share: float, rng: random.Random) -> str:
-    """The level of detail a decoder is taught from next."""
-    if rng.random() < exhaustive_share:
-        return "exhaustive"
-    return rng.choices(list(OTHER_LEVELS), list(OTHER_LEVELS.values()))[0]

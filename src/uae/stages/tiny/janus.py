@@ -19,12 +19,12 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.qwen_vl import QwenVL
 from uae.models.tiny import LLM_WIDTH, TEXT_LENGTH
 from uae.models.tokens import pad
-from uae.scenes.language import caption
+from uae.scenes.language import caption, caption_level
 from uae.scenes.scene import GRID, Scene, scene_at
 from uae.stages.fit import Recipe
 from uae.stages.tiny.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.stages.tiny.data import images_of, train_scenes
-from uae.stages.tiny.decoder import caption_level, objects_exact
+from uae.stages.tiny.decoder import objects_exact
 from uae.stages.tiny.vision import HEADS, NOTHING, ReadOut, cell_labels
 from uae.utils.device import can_compile
 
