@@ -52,8 +52,8 @@ class ColdStartConfig:
     lora_rank: int = 0
     """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
     rewards: RewardWeights = field(default_factory=lambda: {"clip": 1.0})
-    """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim, caption_likelihood); 1 minus their sum is
-    the loss."""
+    """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim, caption_likelihood); 1 minus their sum
+    is the loss."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     data: tuple[str, ...] = ()
