@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from uae.config import CaptionSettings
 from uae.presets import PRESETS, RunConfig
 from uae.rl.losses import Objective
 from uae.stages.cold_start import ColdStartConfig
@@ -77,15 +76,16 @@ _TINY_DECODER_RL = _from(
     caption_weight=0.0,
     learning_rate=1e-4,
 )
-_TINY_SHORT_PROMPTS = replace(
+_TINY_DECODER_ALONE = replace(
     _from(
         _TINY_DECODER_RL,
         num_steps=100,
-        captioning=CaptionSettings(instruction="describe the image briefly"),
+        instructions=("describe the image briefly", "describe the image", "describe the image in full detail"),
         decoding=_NOISY,
-        learning_rate=3e-4,
+        learning_rate=1.5e-3,
     ),
     rewards={"caption_likelihood": 1.0, "clip": 0.0, "dinov2": 0.0},
+    lora_rank=16,
 )
 _TINY_JOINT = _from(
     _TINY_ENCODER_RL,
@@ -140,9 +140,9 @@ PIPELINES = {
     ),
     "v5-tiny": Pipeline("v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
     "decoder-tiny": Pipeline(
-        "decoder RL alone, from short captions, judged by the model's own understanding",
+        "decoder RL alone, from captions of all lengths, judged by the model's own understanding",
         "tiny",
-        {_GENERATION: _TINY_SHORT_PROMPTS},
+        {_GENERATION: _TINY_DECODER_ALONE},
         in_world=True,
     ),
     "joint-tiny": Pipeline(

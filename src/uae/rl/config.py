@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from uae.config import CaptionSettings, DecodeSettings
@@ -23,6 +23,9 @@ class TrainConfig:
     """K; a caption's reward is their mean."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
+    instructions: tuple[str, ...] = ()
+    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: so that painting is learnt from
+    captions of any length."""
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
     objective: Objective = field(default_factory=Objective)
@@ -63,6 +66,12 @@ class TrainConfig:
     """Steps between measurements of drift: the reward of fixed captions under the text encoder as it is."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, to ``tensorboard/`` in the run's folder."""
+
+    def captioning_at(self, step: int) -> CaptionSettings:
+        """How captions are sampled in this step."""
+        if not self.instructions:
+            return self.captioning
+        return replace(self.captioning, instruction=self.instructions[step % len(self.instructions)])
 
     def __post_init__(self) -> None:
         if min(self.caption_weight, self.image_weight) < 0 or self.caption_weight + self.image_weight == 0:

@@ -72,7 +72,7 @@ def train_step(
         captions, reconstructions = autoencode(
             model,
             images,
-            config.captioning,
+            config.captioning_at(step),
             config.decoding,
             captions_per_image=config.group_size,
             reconstructions_per_caption=config.reconstructions_per_caption,
