@@ -24,7 +24,7 @@ class TrainConfig:
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     instructions: tuple[str, ...] = ()
-    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: so that painting is learnt from
+    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: painting is then learnt from
     captions of any length."""
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
