@@ -98,7 +98,7 @@ def test_sampling_and_scoring_agree(captioner: QwenVL, images: list[torch.Tensor
     context = captioner.look(images, QUESTIONS, group_size=3)
     rollout = captioner.sample(context, max_new_tokens=10, seed=5).rollout
     gap = (captioner.evaluate(rollout, with_kl=False).log_probs - rollout.log_probs)[rollout.mask]
-    assert gap.abs().max() < 2e-5
+    assert gap.abs().max() < 1e-4  # rounding: 4e-5 on some CPUs, 0 where the model is float64
 
 
 def test_a_caption_does_not_depend_on_its_batch(captioner: QwenVL, images: list[torch.Tensor]):
