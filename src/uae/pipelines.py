@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from uae.presets import PRESETS, RunConfig
 from uae.rl.losses import Objective
+from uae.scenes.language import INSTRUCTIONS
 from uae.stages.cold_start import ColdStartConfig
 from uae.stages.long_captions import LongCaptionConfig
 
@@ -80,7 +81,7 @@ _TINY_DECODER_ALONE = replace(
     _from(
         _TINY_DECODER_RL,
         num_steps=100,
-        instructions=("describe the image briefly", "describe the image", "describe the image in full detail"),
+        instructions=tuple(INSTRUCTIONS[length] for length in ("brief", "default", "detailed")),
         decoding=_NOISY,
         learning_rate=1.5e-3,
     ),

@@ -94,11 +94,13 @@ def test_log_probs_equal_the_class_forward(captioner: QwenVL, folder: Path, imag
         torch.testing.assert_close(evaluation.log_probs[b, : len(wanted)], wanted, atol=2e-5, rtol=1e-5)
 
 
-def test_sampling_and_scoring_agree(captioner: QwenVL, images: list[torch.Tensor]):
-    context = captioner.look(images, QUESTIONS, group_size=3)
+def test_sampling_and_scoring_agree(folder: Path, images: list[torch.Tensor]):
+    """In float64, as kernels for one token round otherwise than those for many: by 4e-5 in fp32 on some CPUs."""
+    captioner = QwenVL.from_pretrained(folder, torch.float64)
+    context = captioner.look([image.double() for image in images], QUESTIONS, group_size=3)
     rollout = captioner.sample(context, max_new_tokens=10, seed=5).rollout
     gap = (captioner.evaluate(rollout, with_kl=False).log_probs - rollout.log_probs)[rollout.mask]
-    assert gap.abs().max() < 1e-4  # rounding: 4e-5 on some CPUs, 0 where the model is float64
+    assert gap.abs().max() < 2e-6
 
 
 def test_a_caption_does_not_depend_on_its_batch(captioner: QwenVL, images: list[torch.Tensor]):

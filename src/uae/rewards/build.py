@@ -4,7 +4,7 @@
 |----------------------------------|----------------------------------------------------------------------|
 | clip, longclip, dinov2, dinov3   | the reconstruction comes to the source under a backbone              |
 | image_text                       | the caption comes to the source under CLIP: no picture is judged     |
-| caption_likelihood               | the reconstruction comes to its caption, by the model's own understanding |
+| caption_likelihood               | the reconstruction comes to its caption, as the model itself reads it |
 | ssim                             | pixels come                                                          |
 | objects                          | the world's objects come, by its detector                            |
 | ocr                              | the text in them comes, as an OCR engine reads it                    |
@@ -56,8 +56,10 @@ def backbones_of(weights: Mapping[str, float]) -> list[str]:
 def build_reward(
     weights: Mapping[str, float], backbones: Mapping[str, Backbone], captioner: object = None, instruction: str = ""
 ) -> WeightedSum:
-    """The rewards summed with these weights, of what they need: loaded backbones, or the captioner that is trained or
-    painted for, and the instruction that captions follow."""
+    """The rewards, summed with these weights.
+
+    backbones: loaded, those that they need. captioner, instruction: whose answer to what `caption_likelihood` judges by.
+    """
 
     def component(name: str) -> Component:
         if ":" in name:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from uae.scenes.scene import BACKGROUNDS, CELLS, COLORS, GRID, SHAPES, SIZES, WORDS, Object, Scene, Word, pick, shuffled
 
 LEVELS = ("gist", "count", "salient", "objects", "layout", "exhaustive")
-OTHER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}
+SHORTER_LEVELS = {"objects": 0.35, "layout": 0.3, "count": 0.2, "salient": 0.1, "gist": 0.05}
 """How often a decoder is taught from each, where not from exhaustive ones."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 SIZE_WORDS = {"small": ("small", "tiny"), "medium": ("medium",), "large": ("large", "big")}
@@ -58,7 +58,7 @@ def caption_level(exhaustive_share: float, rng: random.Random) -> str:
     """The level of detail that a decoder is taught from next."""
     if rng.random() < exhaustive_share:
         return "exhaustive"
-    return rng.choices(list(OTHER_LEVELS), list(OTHER_LEVELS.values()))[0]
+    return rng.choices(list(SHORTER_LEVELS), list(SHORTER_LEVELS.values()))[0]
 
 
 def exhaustive_caption(scene: Scene) -> str:
