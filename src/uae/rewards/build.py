@@ -58,7 +58,8 @@ def build_reward(
 ) -> WeightedSum:
     """The rewards, summed with these weights.
 
-    backbones: loaded, those that they need. captioner, instruction: whose answer to what `caption_likelihood` judges by.
+    backbones: loaded, those that they need. captioner, instruction: for `caption_likelihood`, who judges and as an answer
+    to what.
     """
 
     def component(name: str) -> Component:
