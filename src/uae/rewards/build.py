@@ -58,8 +58,7 @@ def build_reward(
 ) -> WeightedSum:
     """The rewards, summed with these weights.
 
-    backbones: loaded, those that they need. captioner, instruction: for `caption_likelihood`, who judges and as an answer
-    to what.
+    backbones: loaded, those that they need. captioner, instruction: who judges `caption_likelihood`, and what is asked.
     """
 
     def component(name: str) -> Component:
