@@ -62,7 +62,7 @@ _COLD_START = ColdStartConfig(
 # --- the embedded world --------------------------------------------------------------------------------------
 
 _TINY_LONG_CAPTIONS = LongCaptionConfig(
-    data=(), num_steps=600, batch_size=32, learning_rate=2e-4, resolution=48, num_held_out=128, guidance_scale=3.0
+    data=(), num_steps=1500, batch_size=32, learning_rate=5e-4, resolution=48, num_held_out=128, guidance_scale=3.0
 )
 _TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=1e-4)
 _TINY_ENCODER_RL = _preset("tiny")

@@ -7,6 +7,7 @@ varies in articles, synonyms, separators and the place of the background. Every 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from uae.scenes.scene import BACKGROUNDS, CELLS, COLORS, GRID, SHAPES, SIZES, WORDS, Object, Scene, Word, pick, shuffled
@@ -54,11 +55,11 @@ def caption(scene: Scene, level: str, rng: random.Random) -> str:
     return _with_background(text, scene, rng) if level == "exhaustive" else text
 
 
-def caption_level(exhaustive_share: float, rng: random.Random) -> str:
-    """The level of detail that a decoder is taught from next."""
+def caption_level(exhaustive_share: float, rng: random.Random, shorter: Mapping[str, float] = SHORTER_LEVELS) -> str:
+    """The level of detail that a decoder is taught from next; ``shorter`` are the weights of the other levels."""
     if rng.random() < exhaustive_share:
         return "exhaustive"
-    return rng.choices(list(SHORTER_LEVELS), list(SHORTER_LEVELS.values()))[0]
+    return rng.choices(list(shorter), list(shorter.values()))[0]
 
 
 def exhaustive_caption(scene: Scene) -> str:
