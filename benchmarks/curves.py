@@ -57,7 +57,7 @@ def svg(charts: list[Chart]) -> str:
         f'<g transform="translate({i % columns * wide},{i // columns * high + KEY_HEIGHT})">{draw(chart)}</g>'
         for i, chart in enumerate(charts)
     ]
-    box = f'viewBox="0 0 {width} {height}"'
+    box = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="sans-serif" font-size="10">'
     return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *drawn, "</svg>\n"])
 

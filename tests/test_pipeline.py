@@ -193,4 +193,5 @@ def test_published_versions_have_their_stages():
     supervised, rl = ["LongCaptionConfig"], ["RunConfig", "RunConfig"]
     assert kinds["v1"] == kinds["v1-tiny"] == [*supervised, "ColdStartConfig", *rl]
     assert kinds["v3"] == kinds["v3-tiny"] == [*supervised, *rl]
+    assert kinds["v3-tiny-ar"] == rl
     assert kinds["v5"] == kinds["v5-tiny"] == kinds["v5-ar"] == kinds["v5-tiny-ar"] == ["RunConfig"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from uae.presets import PRESETS, RunConfig
+from uae.presets import PRESETS, RunConfig, learning
 from uae.rl.losses import Objective
 from uae.scenes.language import INSTRUCTIONS
 from uae.stages.cold_start import ColdStartConfig
@@ -98,6 +98,8 @@ _TINY_JOINT = _from(
     decoder_learning_rate=1e-4,
 )
 
+_TINY_AR = _preset("tiny-ar")
+
 _UNDERSTANDING, _GENERATION = "generation_for_understanding", "understanding_for_generation"
 
 PIPELINES = {
@@ -152,7 +154,14 @@ PIPELINES = {
         {"joint": _TINY_JOINT},
         in_world=True,
     ),
-    "v5-tiny-ar": Pipeline(
-        "v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _preset("tiny-ar")}, in_world=True
+    "v5-tiny-ar": Pipeline("v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _TINY_AR}, in_world=True),
+    "v3-tiny-ar": Pipeline(
+        "v3 of the tiny UMM-2, captions and then image tokens; it was pretrained on long captions as it is shipped",
+        "tiny-ar",
+        {
+            _UNDERSTANDING: replace(_TINY_AR, train=learning(_TINY_AR.train, "captions")),
+            _GENERATION: replace(_TINY_AR, train=learning(_TINY_AR.train, "images")),
+        },
+        in_world=True,
     ),
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from uae.config import IN_DETAIL, DecodeSettings, RewardWeights
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
+
+Half = Literal["both", "captions", "images"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,16 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
     ),
 }
+
+
+def learning(train: TrainConfig, half: Half) -> TrainConfig:
+    """The settings under which this half of the model learns, from as many images as before.
+
+    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two noisy steps.
+    """
+    if half != "captions":
+        train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
+    if half == "images":
+        train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
+    caption_weight, image_weight = train.caption_weight * (half != "images"), train.image_weight * (half != "captions")
+    return replace(train, caption_weight=caption_weight, image_weight=image_weight)

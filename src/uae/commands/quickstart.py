@@ -24,10 +24,9 @@ from uae.commands.train import image_source, prepare_policy
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
 from uae.models.loading import load_model
-from uae.presets import PRESETS, RunConfig
+from uae.presets import PRESETS, Half, RunConfig, learning
 from uae.rewards.backbones import Backbone, load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
-from uae.rl.config import TrainConfig
 from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
@@ -49,7 +48,7 @@ class Arguments:
     """Folder for results.json, report.html, the run and the trained model."""
     family: Literal["diffusion", "ar"] = "diffusion"
     """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive model."""
-    half: Literal["both", "captions", "images"] | None = None
+    half: Half | None = None
     """What learns; by default what the preset says: captions in UMM-1, both in UMM-2."""
     seed: int = 0
     """Of the training data and all draws."""
@@ -76,19 +75,6 @@ def preset(args: Arguments) -> RunConfig:
     num_steps = args.num_steps or config.train.num_steps
     train = replace(config.train, seed=args.seed, num_steps=num_steps)
     return replace(config, train=train if args.half is None else learning(train, args.half))
-
-
-def learning(train: TrainConfig, half: Literal["both", "captions", "images"]) -> TrainConfig:
-    """The settings under which this half of the model learns, from as many images as before.
-
-    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two noisy steps.
-    """
-    if half != "captions":
-        train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
-    if half == "images":
-        train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
-    caption_weight, image_weight = train.caption_weight * (half != "images"), train.image_weight * (half != "captions")
-    return replace(train, caption_weight=caption_weight, image_weight=image_weight)
 
 
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:
