@@ -64,7 +64,7 @@ _COLD_START = ColdStartConfig(
 _TINY_LONG_CAPTIONS = LongCaptionConfig(
     data=(), num_steps=1500, batch_size=32, learning_rate=5e-4, resolution=48, num_held_out=128, guidance_scale=3.0
 )
-_TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=1e-4)
+_TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=2e-5)
 _TINY_ENCODER_RL = _preset("tiny")
 _NOISY = replace(_TINY_ENCODER_RL.train.decoding, sampler="sde", window_size=2)
 _TINY_DECODER_RL = _from(
@@ -160,7 +160,7 @@ PIPELINES = {
         "tiny-ar",
         {
             _UNDERSTANDING: replace(_TINY_AR, train=learning(_TINY_AR.train, "captions")),
-            _GENERATION: replace(_TINY_AR, train=learning(_TINY_AR.train, "images")),
+            _GENERATION: _from(replace(_TINY_AR, train=learning(_TINY_AR.train, "images")), learning_rate=5e-5),
         },
         in_world=True,
     ),
