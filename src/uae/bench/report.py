@@ -45,6 +45,8 @@ _CURVES = {  # title: metrics of one chart
     "Caption length (tokens)": ("caption/tokens",),
     "Entropy per token": ("rl/entropy",),
     "KL from the reference": ("rl/kl",),
+    "Entropy per image token": ("rl_image/entropy",),
+    "KL from the reference, images": ("rl_image/kl",),
     "Gradient norm": ("rl/grad_norm",),
     "Reward spread within groups": ("reward/group_std",),
 }
