@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from uae.presets import PRESETS, RunConfig, learning
+from uae.presets import PRESETS, Half, RunConfig, learning
 from uae.rl.losses import Objective
 from uae.scenes.language import INSTRUCTIONS
 from uae.stages.cold_start import ColdStartConfig
@@ -43,6 +43,10 @@ def _from(settings: RunConfig, **train) -> RunConfig:
     return replace(settings, train=replace(settings.train, **train))
 
 
+def _half(settings: RunConfig, half: Half) -> RunConfig:
+    return replace(settings, train=learning(settings.train, half))
+
+
 # --- real checkpoints ----------------------------------------------------------------------------------------
 
 _ENCODER_RL = _preset("paper")
@@ -66,15 +70,13 @@ _TINY_LONG_CAPTIONS = LongCaptionConfig(
 )
 _TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=2e-5)
 _TINY_ENCODER_RL = _preset("tiny")
-_NOISY = replace(_TINY_ENCODER_RL.train.decoding, sampler="sde", window_size=2)
+_TINY_PAINTING = _half(_TINY_ENCODER_RL, "images")
+_NOISY = _TINY_PAINTING.train.decoding
 _TINY_DECODER_RL = _from(
-    _TINY_ENCODER_RL,
+    _TINY_PAINTING,
     num_steps=40,
-    group_size=1,
-    reconstructions_per_caption=8,
     decoding=replace(_NOISY, guidance_scale=3.0),
     objective=Objective(kl_coef=0.0),
-    caption_weight=0.0,
     learning_rate=1e-4,
 )
 _TINY_DECODER_ALONE = replace(
@@ -159,8 +161,8 @@ PIPELINES = {
         "v3 of the tiny UMM-2, captions and then image tokens; it was pretrained on long captions as it is shipped",
         "tiny-ar",
         {
-            _UNDERSTANDING: replace(_TINY_AR, train=learning(_TINY_AR.train, "captions")),
-            _GENERATION: _from(replace(_TINY_AR, train=learning(_TINY_AR.train, "images")), learning_rate=5e-5),
+            _UNDERSTANDING: _half(_TINY_AR, "captions"),
+            _GENERATION: _from(_half(_TINY_AR, "images"), learning_rate=5e-5),
         },
         in_world=True,
     ),

@@ -21,6 +21,7 @@ from uae.scenes.scene import MAX_OBJECTS, render, scene_at
 PAIRS_PER_SHARD = 5_000
 EXHAUSTIVE_SHARE = 0.4
 SHORT_LEVELS = {"objects": 0.6, "layout": 0.15, "count": 0.25}
+"""How often short captions name one or two objects, say where they are as well, or say how many there are."""
 
 
 def write_captioned_scenes(folder: Path, num_pairs: int, *, seed: int = 0) -> None:
