@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from uae.utils.checkpoint import disk_error, json_ready
+from uae.utils.progress import clock, show_phases
 
 
 class MetricsLogger:
@@ -88,7 +90,8 @@ class PhaseTimer:
 
 
 class TrainProgress:
-    """A bar with live values and the time left; plain lines every ``every_sec`` where stdout is no terminal."""
+    """A bar with live values and the time left, above what the current step is at; plain lines every ``every_sec``
+    where stdout is no terminal."""
 
     def __init__(
         self, label: str, total: int, start: int = 0, every_sec: float = 15.0, console: Console | None = None
@@ -97,34 +100,42 @@ class TrainProgress:
         self._console = console or Console()
         self._began = time.monotonic()
         self._last_line = -float("inf")
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[live]}"),
-        )
-        self._bar = Progress(*columns, console=self._console) if self._console.is_terminal else None
-        self._task = self._bar.add_task(label, total=total, completed=start, live="") if self._bar else None
 
     def __enter__(self) -> TrainProgress:
+        self._context = show_phases(self._console)
+        self._display = self._context.__enter__()
+        self._bar = _bar(self._console) if self._display.is_live else None
         if self._bar:
-            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._start, live="")
+            self._display.add_bar(self._bar)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._bar:
-            self._bar.stop()
+            self._display.remove_bar(self._bar)
+        self._context.__exit__(*exception)
 
     def update(self, num_done: int, **live: float) -> None:
         """``num_done`` of ``total`` steps are finished; ``live`` values are shown by name."""
         seconds = (time.monotonic() - self._began) / max(num_done - self._start, 1)
         values = [f"{name} {value:.3f}" for name, value in live.items()]
-        text = "  ".join([*values, f"{seconds:.1f} s/step", f"ETA {_clock(seconds * (self._total - num_done))}"])
-        if self._bar and self._task is not None:
+        text = "  ".join([*values, f"{seconds:.1f} s/step", f"ETA {clock(seconds * (self._total - num_done))}"])
+        if self._bar:
             self._bar.update(self._task, completed=num_done, live=text)
         elif num_done == self._total or time.monotonic() - self._last_line >= self._every_sec:
             self._last_line = time.monotonic()
+            self._display.said_something()
             print(f"{self._label} {num_done}/{self._total}  {text}", file=self._console.file, flush=True)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[live]}"),
+    )
+    return Progress(*columns, console=console, auto_refresh=False)
 
 
 def _truncate_after(path: Path, last_step: int) -> None:
@@ -166,9 +177,3 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -1,0 +1,226 @@
+"""Signs of life: what is being done now, how much of it is done, and how long the rest will take.
+
+Code that may take long says so, and need not know whether anyone looks:
+
+    for t in track(range(64), "captioning", "tokens"): ...
+    with phase("loading transformer"): ...
+
+``show_phases`` opens the display, once for a whole command. On a terminal it is a live line, under the bar of a run if
+there is one; elsewhere a plain line every ``EVERY_SEC`` at most. Where none is open, both do nothing. Counts are those
+of the Python loop: work may still be queued on a GPU, as waiting for it would cost time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+EVERY_SEC = 30.0  # without a terminal; what ends sooner is never named
+
+
+@dataclass(eq=False)  # two of one name are two
+class Phase:
+    """A part of the work, and how many of its units are done; without ``total`` they are not counted."""
+
+    name: str
+    total: int | None
+    unit: str
+    began: float
+    done: int = 0
+
+
+class Display:
+    """The phases under way, outermost first, shown where the user looks."""
+
+    def __init__(self, console: Any) -> None:
+        self.console = console
+        self.process = os.getpid()
+        self._phases: list[Phase] = []
+        self._bars: list[Any] = []
+        self._lock = threading.RLock()
+        self._last_line = time.monotonic()
+        self._over = threading.Event()
+        self._live = _live(console, self._rows) if console.is_terminal and not console.is_dumb_terminal else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is drawn on a terminal."""
+        return self._live is not None
+
+    def open(self) -> None:
+        """Watch the phases: the watcher speaks of one that is long in a single unit."""
+        if self._live is None:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def close(self) -> None:
+        self._over.set()
+        if self._live is not None:
+            self._live.stop()
+
+    def begin(self, name: str, total: int | None, unit: str) -> Phase:
+        with self._lock:
+            entered = Phase(name, total, unit, time.monotonic())
+            self._phases.append(entered)
+        if self._live is not None:
+            self._live.start()  # nothing, if it was
+        return entered
+
+    def advance(self, entered: Phase) -> None:
+        """One unit more is done."""
+        entered.done += 1
+        if self._live is None:
+            self._speak_if_due()
+
+    def end(self, entered: Phase) -> None:
+        """The phase is over, and with it those within it that were left by an exception."""
+        with self._lock:
+            if entered in self._phases:
+                del self._phases[self._phases.index(entered) :]
+
+    def add_bar(self, bar: Any) -> None:
+        """Draw the bar of a run above the line of its phase."""
+        assert self._live is not None
+        self._bars.append(bar)
+        self._live.start()
+
+    def remove_bar(self, bar: Any) -> None:
+        """The bar is over; it stays on the terminal as it is."""
+        assert self._live is not None
+        self._bars.remove(bar)
+        self._live.refresh()
+        self.console.print(bar)
+
+    def said_something(self) -> None:
+        """A line was written, which is a sign of life too."""
+        self._last_line = time.monotonic()
+
+    def text(self) -> str:
+        """``painting 8/32 images, denoising 3/10 steps  ETA 0m40s``, or nothing."""
+        with self._lock:
+            return _described(self._phases, time.monotonic()) if self._phases else ""
+
+    def _rows(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        text = self.text()
+        return Group(*self._bars, *([Text(text, overflow="ellipsis", no_wrap=True)] if text else []))
+
+    def _speak_if_due(self) -> None:
+        with self._lock:
+            if self._phases and time.monotonic() - self._last_line >= EVERY_SEC:
+                self.said_something()
+                print(self.text(), file=self.console.file, flush=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self._speak_if_due()
+            except (OSError, ValueError):  # nobody reads any more; the command notices at its own next line
+                return
+
+
+_display: ContextVar[Display | None] = ContextVar("display", default=None)
+
+
+@contextmanager
+def show_phases(console: Any = None) -> Iterator[Display]:
+    """Show phases for as long as the context lasts; inside another one, that one is the display."""
+    if (outer := _shown()) is not None:
+        yield outer
+        return
+    if console is None:
+        from rich.console import Console
+
+        console = Console()
+    display = Display(console)
+    token = _display.set(display)
+    display.open()
+    try:
+        yield display
+    finally:
+        _display.reset(token)
+        display.close()
+
+
+@contextmanager
+def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[], None]]:
+    """A part of the work that may take long; what it yields is called after each of its ``total`` units."""
+    display = _shown()
+    if display is None:
+        yield _nothing
+        return
+    entered = display.begin(name, total, unit)
+    try:
+        yield lambda: display.advance(entered)
+    finally:
+        display.end(entered)
+
+
+def track(items: Collection[Item], name: str, unit: str = "") -> Iterator[Item]:
+    """The items, as a phase with one unit for each."""
+    with phase(name, len(items), unit) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+def clock(seconds: float) -> str:
+    """``0m40s``, ``2h46m``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def _shown() -> Display | None:
+    """The display of this process; a forked one has no part in its parent's."""
+    display = _display.get()
+    return display if display is not None and display.process == os.getpid() else None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _described(phases: list[Phase], now: float) -> str:
+    counts = (f"{p.name} {p.done}/{p.total} {p.unit}".rstrip() if p.total else p.name for p in phases)
+    return f"{', '.join(counts)}  {_time_left(phases, now)}"
+
+
+def _time_left(phases: list[Phase], now: float) -> str:
+    """By the outermost phase that is counted; the time so far where there is nothing to go by."""
+    counted = [i for i, p in enumerate(phases) if p.total]
+    share = _share_done(phases[counted[0] :]) if counted else 0.0
+    if not share:
+        return clock(now - phases[0].began)
+    return f"ETA {clock((now - phases[counted[0]].began) * (1 - share) / share)}"
+
+
+def _share_done(phases: list[Phase]) -> float:
+    """Of the first; those within it are a part of its current unit."""
+    share = 0.0
+    for p in reversed(phases):
+        if p.total:
+            share = min(1.0, (p.done + share) / p.total)
+    return share
+
+
+def _live(console: Any, rows: Callable[[], Any]) -> Any:
+    """What is printed meanwhile appears above; a stream that does not lead to this terminal is left alone."""
+    from rich.live import Live
+
+    return Live(
+        console=console,
+        get_renderable=rows,
+        transient=True,
+        redirect_stdout=console.file is sys.stdout,
+        redirect_stderr=console.file is sys.stdout and sys.stderr.isatty(),
+    )
