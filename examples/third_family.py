@@ -10,6 +10,9 @@ what it leaves:
 
 from __future__ import annotations
 
+import uae  # noqa: F401 - before torch, which reads how its threads are to wait
+
+# isort: split
 import copy
 import json
 from collections.abc import Iterator, Sequence

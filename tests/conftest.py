@@ -1,5 +1,8 @@
 """Test set-up: shapes checked at run time, no network, two threads, fixed seeds, fast tests first."""
 
+import uae  # noqa: F401 - first: it says how OpenMP's threads wait, and torch reads that as it is loaded
+
+# isort: split
 import os
 import random
 
