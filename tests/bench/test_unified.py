@@ -300,7 +300,7 @@ def test_run_folders_reports_every_file(folders, loaded_fakes, tmp_path):
     (recons / "3.png").write_text("not an image")
     save(recons / "stray.png")
     out = tmp_path / "deep" / "result.json"
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), out, batch_size=2, show_progress=False)
+    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), out, batch_size=2)
     assert loaded_fakes == list(BACKBONES)
     assert (result.total_images, result.valid_pairs) == (5, 3)
     assert set(result.unscored) == {"3.jpg", "4.jpg"}
@@ -329,9 +329,7 @@ def test_run_folders_names_unusable_backbones_before_work(folders, loaded_fakes,
     assert loaded_fakes == []
     assert not (tmp_path / "out.json").exists()
 
-    result = run_folders(
-        sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json", allow_partial=True, show_progress=False
-    )
+    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json", allow_partial=True)
     assert result.status == "partial (3/4: missing dinov3 - backbone dinov3: gated)"
     assert json.loads((tmp_path / "out.json").read_text())["uae"]["unified_score"] is None
     with pytest.raises(BackboneError, match="did you mean clip"):
@@ -348,7 +346,7 @@ def test_run_folders_on_unreadable_or_missing_folders(folders, loaded_fakes, tmp
     for file in recons.iterdir():
         file.write_bytes(b"")
     with pytest.raises(ValueError, match="no pair could be read, all 3 failed"):
-        run_folders(sources, recons, dict.fromkeys(BACKBONES), show_progress=False)
+        run_folders(sources, recons, dict.fromkeys(BACKBONES))
 
 
 def test_images_are_read_a_batch_at_a_time(folders, four):
@@ -376,7 +374,7 @@ def test_values_survive_a_real_file(folders, loaded_fakes):
         for file in folder.iterdir():
             file.unlink()
         Image.fromarray(image).save(folder / "a.png")
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), show_progress=False)
+    result = run_folders(sources, recons, dict.fromkeys(BACKBONES))
     tensors = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
     expected = score_pairs(tensors[:1], tensors[1:], {name: fake_backbone(name) for name in BACKBONES})
     assert result.unified_score == pytest.approx(expected.unified_score, abs=1e-6)

@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from uae.bench.pairing import LazyImages, pair_folders
@@ -29,6 +27,7 @@ from uae.data.images import ImageError
 from uae.rewards.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
 from uae.rewards.sources import architecture_of
 from uae.utils.checkpoint import atomic_write_json
+from uae.utils.progress import track
 
 CONFIDENCE = 0.95
 Images = Tensor | Sequence  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
@@ -43,7 +42,6 @@ def score_pairs(
     batch_size: int = 16,
     num_bootstrap: int = 2000,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> UnifiedResult:
     """Score N reconstructions against their sources: ``[N 3 h w]``, or sequences of ``[3 h w]`` of any sizes.
 
@@ -55,7 +53,7 @@ def score_pairs(
     names = [str(i) for i in range(len(sources))] if names is None else list(names)
     return score_with(
         loaders, sources, reconstructions, names,
-        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed, show_progress=show_progress,
+        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed,
     )  # fmt: skip
 
 
@@ -70,7 +68,6 @@ def run_folders(
     batch_size: int = 16,
     num_bootstrap: int = 2000,
     seed: int = 0,
-    show_progress: bool = True,
     made: Mapping[str, Any] | None = None,
 ) -> UnifiedResult:
     """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``; ``made``: how the
@@ -92,7 +89,7 @@ def run_folders(
     result = score_with(
         loaders, LazyImages(pairs.sources), LazyImages(pairs.reconstructions), pairs.names,
         failures=unusable, unmatched=pairs.unmatched_sources, extra_reconstructions=pairs.unmatched_reconstructions,
-        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed, show_progress=show_progress,
+        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed,
         settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir), **(made or {})},
     )  # fmt: skip
     if out is not None:
@@ -129,7 +126,6 @@ def score_with(
     batch_size: int,
     num_bootstrap: int,
     seed: int,
-    show_progress: bool,
     failures: Mapping[str, str] | None = None,
     unmatched: Sequence[str] = (),
     extra_reconstructions: Sequence[str] = (),
@@ -144,7 +140,7 @@ def score_with(
             failures.setdefault(name, "not asked for")
             continue
         try:
-            measured[name] = measure(loaders[name](), sources, reconstructions, names, batch_size, show_progress)
+            measured[name] = measure(loaders[name](), sources, reconstructions, names, batch_size)
         except NoPairsError:
             raise
         except Exception as error:  # out of memory, NaN …: the result says so and is partial
@@ -197,7 +193,6 @@ def measure(
     reconstructions: Images,
     names: list[str],
     batch_size: int,
-    show_progress: bool,
 ) -> Measurement:
     """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
 
@@ -206,9 +201,7 @@ def measure(
     similarities: dict[str, float] = {}
     broken: dict[str, str] = {}
     source_sum = recon_sum = torch.zeros((), dtype=torch.float64)
-    batches = range(0, len(names), batch_size)
-    console = Console(stderr=True)
-    for start in track(batches, f"scoring with {backbone.name}", console=console, disable=not show_progress):
+    for start in track(range(0, len(names), batch_size), f"scoring with {backbone.name}", "batches"):
         pairs = read_batch(sources, reconstructions, names[start : start + batch_size], start, broken)
         if not pairs:
             continue

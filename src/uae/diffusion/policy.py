@@ -15,6 +15,7 @@ from uae.config import KLForm
 from uae.diffusion.sampling import ConditionalVelocity, Velocity, guided
 from uae.diffusion.stochastic import Gaussian, Stochastic, gaussian_kl, log_prob, step_distribution
 from uae.types import Evaluation, Rollout
+from uae.utils.progress import track
 
 KEPT_STEPS = 2  # up to so many steps keep their activations for the backward pass; of more, each is run again
 
@@ -59,7 +60,8 @@ def evaluate_path(
     for rows, embeds in context.of_one_length():
         field = guided(velocity, embeds, context.negative, context.guidance_scale, detach_unconditional=True)
         path = rollout.actions[rows]
-        steps = [_step(field, path, t, context) for t in range(path.shape[1] - 1)]
+        times = range(path.shape[1] - 1)
+        steps = [_step(field, path, t, context) for t in track(times, "scoring", "steps")]
         log_probs.append(torch.stack([log_prob(path[:, t + 1], s, context.how.kind) for t, s in enumerate(steps)], 1))
         if with_kl:
             with torch.no_grad(), reference():

@@ -14,6 +14,8 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.utils.progress import track
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 ConditionalVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, sigma, prompt_embeds
 
@@ -23,7 +25,7 @@ def sample_ode(
 ) -> Float[Tensor, "N c h w"]:
     """Euler's method on ``dx = v dσ``: ``x ← x + (σ_next − σ) v(x, σ)``. Deterministic: no log-probabilities."""
     latents = noise.float()
-    for sigma, next_sigma in pairwise(sigmas.to(latents)):
+    for sigma, next_sigma in track(list(pairwise(sigmas.to(latents))), "denoising", "steps"):
         latents = latents + (next_sigma - sigma) * velocity(latents, sigma.expand(len(latents))).float()
     return latents
 

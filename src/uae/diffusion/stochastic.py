@@ -26,6 +26,7 @@ from torch import Tensor
 
 from uae.config import KLForm
 from uae.diffusion.sampling import Velocity
+from uae.utils.progress import track
 
 StepKind = Literal["sde", "cps"]
 NEAR_ONE = 0.995  # above it, σ counts as 1
@@ -121,7 +122,7 @@ def sample_stochastic(
     levels, is_random = sigmas.tolist(), how.is_random(sigmas.cpu())
     latents = noise.float()
     path, log_probs = [latents], []
-    for t, random in enumerate(is_random.tolist()):
+    for t, random in enumerate(track(is_random.tolist(), "denoising", "steps")):
         v = velocity(latents, sigmas[t].to(latents).expand(len(latents))).float()
         if random:
             step = step_distribution(latents, v, levels[t], levels[t + 1], how)

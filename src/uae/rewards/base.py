@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.utils.progress import phase, track
+
 Images = Tensor | Sequence[Tensor]  # [P, 3, h, w], or P images [3, h, w] of mixed sizes
 Component = Callable[..., Tensor]  # the signature of ``uae.types.Reward``
 
@@ -43,8 +45,9 @@ class WeightedSum:
     ) -> Float[Tensor, " B"]:
         check_groups(len(sources), len(captions), len(reconstructions))
         total, self.breakdown = torch.zeros(len(reconstructions), device=reconstructions.device), {}
-        for name, (weight, reward) in self.components.items():
-            values = checked(name, reward, sources, captions, reconstructions)
+        for name, (weight, reward) in track(self.components.items(), "scoring", "rewards"):
+            with phase(name):
+                values = checked(name, reward, sources, captions, reconstructions)
             self.breakdown[name] = values.detach()
             total = total + weight * values
         return total

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -73,9 +74,9 @@ class Display:
             self._live.start()  # nothing, if it was
         return entered
 
-    def advance(self, entered: Phase) -> None:
-        """One unit more is done."""
-        entered.done += 1
+    def advance(self, entered: Phase, num_units: int = 1) -> None:
+        """So many more units are done."""
+        entered.done += num_units
         if self._live is None:
             self._speak_if_due()
 
@@ -152,25 +153,29 @@ def show_phases(console: Any = None) -> Iterator[Display]:
 
 
 @contextmanager
-def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[], None]]:
-    """A part of the work that may take long; what it yields is called after each of its ``total`` units."""
+def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+    """A part of the work that may take long; what it yields is called after each of its ``total`` units, or with the
+    number of those that are done."""
     display = _shown()
     if display is None:
         yield _nothing
         return
     entered = display.begin(name, total, unit)
     try:
-        yield lambda: display.advance(entered)
+        yield partial(display.advance, entered)
     finally:
         display.end(entered)
 
 
-def track(items: Collection[Item], name: str, unit: str = "") -> Iterator[Item]:
-    """The items, as a phase with one unit for each."""
-    with phase(name, len(items), unit) as advance:
+def track(
+    items: Collection[Item], name: str, unit: str = "", *, size: Callable[[Item], int] | None = None
+) -> Iterator[Item]:
+    """The items, as a phase with one unit for each, or as many as its ``size``."""
+    total = len(items) if size is None else sum(size(item) for item in items)
+    with phase(name, total, unit) as advance:
         for item in items:
             yield item
-            advance()
+            advance(1 if size is None else size(item))
 
 
 def clock(seconds: float) -> str:
@@ -186,7 +191,7 @@ def _shown() -> Display | None:
     return display if display is not None and display.process == os.getpid() else None
 
 
-def _nothing() -> None:
+def _nothing(num_units: int = 1) -> None:
     pass
 
 
