@@ -12,6 +12,7 @@ from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rl.config import TrainConfig
+from uae.rl.run import Run
 from uae.rl.train import train
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
@@ -81,13 +82,59 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, lora_rank: int):
     assert left and all(torch.equal(p, average[name]) for name, p in left.items())  # a finished run leaves the average
 
 
-def test_an_average_of_one_update_is_half_way(tmp_path: Path):
-    start = {name: p.clone() for name, p in build_model().encoder.named_trainable_parameters().items()}
-    run(tmp_path, config(1, ema_decay=0.5, ema_every=1, save_every=1))
-    checkpoint = load_latest(tmp_path / "checkpoints")
+def averaged_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int, until: int | None = None):
+    """A weight at the start and after each step, and as the run left it; the average is updated every two steps."""
+    seen, finish_step = [], Run.finish_step
+
+    def watched(self, metrics):
+        seen.append(value(self.parameters))
+        finish_step(self, metrics)
+
+    def value(parameters) -> torch.Tensor:
+        return next(p for name, p in parameters.items() if name.endswith("q_proj.weight")).detach().clone()
+
+    start = value(build_model().encoder.named_trainable_parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish_step", watched)
+        model = run(folder, config(num_steps, ema_decay=0.9, ema_every=2, probe_every=100), until)
+    return [start, *seen], value(model.encoder.named_trainable_parameters())
+
+
+def test_a_run_shorter_than_the_averages_interval_leaves_its_last_weights(tmp_path, monkeypatch):
+    weights, left = averaged_run(tmp_path, monkeypatch, 1)
+    assert torch.equal(left, weights[1]) and not torch.equal(left, weights[0])
+
+
+def test_the_average_warms_up(tmp_path, monkeypatch):
+    """By hand: its first update has decay 1/10, the second 2/11, the third 3/12."""
+    weights, left = averaged_run(tmp_path, monkeypatch, 4)
+    first = 0.1 * weights[0] + 0.9 * weights[2]
+    torch.testing.assert_close(left, 2 / 11 * first + 9 / 11 * weights[4], atol=1e-7, rtol=0)
+
+
+def test_the_last_steps_count_where_they_are_no_whole_interval(tmp_path, monkeypatch):
+    """Of five steps the fifth is in what is left; the average that a longer run goes on with is that of four."""
+    weights, left = averaged_run(tmp_path / "a", monkeypatch, 5)
+    first = 0.1 * weights[0] + 0.9 * weights[2]
+    second = 2 / 11 * first + 9 / 11 * weights[4]
+    torch.testing.assert_close(left, 0.25 * second + 0.75 * weights[5], atol=1e-7, rtol=0)
+    checkpoint = load_latest(tmp_path / "a/checkpoints")
     assert checkpoint is not None
-    for name, value in checkpoint.weights["average"].items():
-        torch.testing.assert_close(value, (start[name] + checkpoint.weights["policy"][name]) / 2, atol=1e-6, rtol=0)
+    kept = next(value for name, value in checkpoint.weights["average"].items() if name.endswith("q_proj.weight"))
+    torch.testing.assert_close(kept, second, atol=1e-7, rtol=0)
+
+
+def test_an_average_in_pieces_is_the_average_in_one(tmp_path, monkeypatch):
+    _, whole = averaged_run(tmp_path / "whole", monkeypatch, 5)
+    pieces = [averaged_run(tmp_path / "pieces", monkeypatch, 5, until)[1] for until in (1, 3, 5)]
+    assert torch.equal(pieces[-1], whole)
+
+
+def test_the_averages_decay_is_reached():
+    settings = config(1, ema_decay=0.9)
+    model = build_model()
+    decays = [Run(Path(), model, settings, {})._average_decay(index) for index in (0, 1, 79, 80, 81, 1000)]
+    assert decays == pytest.approx([0.1, 2 / 11, 80 / 89, 0.9, 0.9, 0.9])
 
 
 def test_nothing_to_learn_is_refused(tmp_path: Path):

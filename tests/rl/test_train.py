@@ -204,3 +204,38 @@ def test_the_learning_rate_warms_up_and_falls(tmp_path: Path):
 
     assert rates("constant", warmup_steps=2) == pytest.approx([0.5, 1, 1, 1])
     assert rates("linear", lr_scheduler_type="linear") == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+def test_a_run_of_another_length_has_the_rates_of_that_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each step's rate is what the settings of now say of it, in both groups."""
+    noisy = {"decoding": DecodeSettings(num_steps=2, sampler="sde", window_size=1), "decoder_learning_rate": 1e-4}
+    painted = []
+
+    def rates(num_steps: int, until: int | None = None, **changes) -> list[float]:
+        model, settings = build_model(), config(num_steps, lr_scheduler_type="linear", **(noisy | changes))
+        model.begin_training(0, captions=True, decoding=settings.decoding)
+        step = torch.optim.AdamW.step
+
+        def watched(self, *arguments):
+            painted.append(self.param_groups[1]["lr"])
+            return step(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", watched)
+            train(model, reward(), SceneImages(), settings, tmp_path, {"model": "test"}, until=until)
+        return [line["rl/lr"] / 1e-3 for line in read_metrics(tmp_path / "metrics.jsonl")]
+
+    assert rates(2) == pytest.approx([1, 1 / 2])
+    assert rates(8, until=4) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8])  # longer
+    assert rates(5) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8, 1 / 5])  # shorter
+    assert painted == pytest.approx([1e-4 * factor for factor in (1, 1 / 2, 6 / 8, 5 / 8, 1 / 5)])
+    with pytest.raises(ValueError, match=r"num_steps of at least 5.*got 4"):
+        rates(4)
+
+
+def test_a_longer_run_that_warmed_up_stays_at_its_rate(tmp_path: Path):
+    for num_steps in (2, 4):
+        settings = config(num_steps, warmup_steps=2, probe_every=100)
+        train(build_model(), reward(), SceneImages(), settings, tmp_path, {"model": "test"})
+    rates = [line["rl/lr"] / settings.learning_rate for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rates == pytest.approx([0.5, 1, 1, 1])

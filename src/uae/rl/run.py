@@ -2,13 +2,16 @@
 
 A run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``probe.json``. Data and draws are functions of
 the step number, so the weights that are trained, the optimiser and the step are all there is to save.
+
+A step is whole or it was not: whatever fails in it, its updates are taken back, and the steps before it are saved.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,8 +22,10 @@ from torch import Tensor, nn
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
+from uae.rl.snapshot import Snapshot
 from uae.types import Policy
 from uae.utils.checkpoint import (
+    Checkpoint,
     atomic_write_json,
     capture_rng,
     check_same_config,
@@ -62,18 +67,18 @@ class Run:
         spoken, painted = trainable_parameters(model)
         self.parameters = spoken | painted
         rate = config.learning_rate if config.decoder_learning_rate is None else config.decoder_learning_rate
-        groups = [{"params": list(spoken.values())}, {"params": list(painted.values()), "lr": rate}]
+        groups = [(list(spoken.values()), config.learning_rate), (list(painted.values()), rate)]
+        self.rates = [rate for parameters, rate in groups if parameters]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=config.learning_rate,
+            [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters],
             weight_decay=config.weight_decay,
             betas=(0.9, 0.999),
         )
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema_decay else {}
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, config)
-        )
-        self.step = 0
+        self.step = self._saved_step = 0
+        self._before = Snapshot([*self.parameters.values(), *self.average.values()], self.optimizer)
+        self._is_between_steps = True
         self.logger: MetricsLogger
 
     @classmethod
@@ -89,30 +94,55 @@ class Run:
             atomic_write_json(folder / "config.json", run.settings)
         else:
             check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
-            run._restore(checkpoint.weights, checkpoint.state)
+            if checkpoint.step > config.num_steps:
+                raise ValueError(f"--train.num-steps: the run in {folder} has done {checkpoint.step}; expected num_steps "
+                                 f"of at least {checkpoint.step}, got {config.num_steps}")  # fmt: skip
+            run._restore(checkpoint)
         run.logger = MetricsLogger(folder, last_step=run.step - 1, use_tensorboard=config.tensorboard)
         return run
 
-    def finish_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the step; checkpoint where one is due."""
-        self.schedule.step()
-        self.step = step + 1
-        if self.step % self.config.ema_every == 0:
+    @contextmanager
+    def whole_step(self) -> Iterator[None]:
+        """What is done in this context is done wholly, or taken back: weights, optimiser, average and generators are
+        then those of the step's beginning, bit for bit."""
+        self._set_learning_rates()
+        self._before.take()
+        step, self._is_between_steps = self.step, False
+        try:
+            yield
+        except BaseException:
+            self._before.put_back()
+            self.step, self._is_between_steps = step, True
+            raise
+        self._is_between_steps = True
+
+    def finish_step(self, metrics: dict[str, float]) -> None:
+        """Log the step and count it; the last thing that is done in it."""
+        self.logger.log(self.step, metrics)
+        self.step += 1
+        if self.average and self.step % self.config.ema_every == 0:
+            decay = self._average_decay(self.step // self.config.ema_every - 1)
             for name, value in self.average.items():
-                value.lerp_(self.parameters[name].detach(), 1 - self.config.ema_decay)
-        self.logger.log(step, metrics)
+                value.lerp_(self.parameters[name].detach(), 1 - decay)
+
+    def save_if_due(self) -> None:
+        """A checkpoint every so many steps, and of the last."""
         if self.step % self.config.save_every == 0 or self.step == self.config.num_steps:
             self.save()
 
     @contextmanager
     def kept_on_failure(self) -> Iterator[None]:
-        """A failing reward or gradient stops the run, and the steps before it are saved first."""
+        """Whatever ends the run, Ctrl-C too, the steps that are finished are saved first."""
         try:
             yield
-        except Exception:
-            is_between_updates = self.config.num_updates == 1  # a single update is the last thing a step does
-            if is_between_updates and self.step % self.config.save_every:
-                self.save()
+        except BaseException:
+            if self._is_between_steps and self.step > self._saved_step:
+                try:
+                    self.save()
+                except Exception as error:  # the disk's, say; what ended the run is the one to raise
+                    warnings.warn(f"the steps after {self._saved_step} were not saved: {error}", stacklevel=2)
+            with suppress(OSError):
+                self.logger.close()
             raise
 
     def save(self) -> None:
@@ -121,29 +151,44 @@ class Run:
         weights = {"policy": {name: p.detach() for name, p in self.parameters.items()}}
         if self.average:
             weights["average"] = self.average
-        state = {
-            "settings": self.settings,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch},
-            "rng": capture_rng(),
-        }
+        state = {"settings": self.settings, "optimizer": self.optimizer.state_dict(), "rng": capture_rng()}
         save_checkpoint(self.folder / "checkpoints", self.step, weights, state)
+        self._saved_step = self.step
 
     def close(self) -> None:
         """End here, saving what the last regular checkpoint lacks; the model is left with the average, if there is
         one."""
-        if self.step % self.config.save_every and self.step != self.config.num_steps:
+        if self.step > self._saved_step:
             self.save()
         self.logger.close()
-        self._assign(self.average)
+        self._assign(self.averaged())
 
-    def _restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        self._assign(weights["policy"])
+    def averaged(self) -> dict[str, Tensor]:
+        """The average with the last weights in it, which are its next update where the last step brought none; empty
+        before its first update: the weights themselves are then what the run has learnt."""
+        num_updates, num_since = divmod(self.step, self.config.ema_every)
+        if not num_updates or not num_since:
+            return self.average if num_updates else {}
+        share = 1 - self._average_decay(num_updates)
+        return {name: value.lerp(self.parameters[name].detach(), share) for name, value in self.average.items()}
+
+    def _average_decay(self, index: int) -> float:
+        """Of an update of the average, by its number from 0: what was before the run is soon forgotten."""
+        return min(self.config.ema_decay, (1 + index) / (10 + index))
+
+    def _set_learning_rates(self) -> None:
+        """From the settings and the step alone, so that a run may be made longer."""
+        factor = learning_rate_factor(self.step, self.config)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._assign(checkpoint.weights["policy"])
         for name, value in self.average.items():
-            value.copy_(weights["average"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        restore_rng(state["rng"])
+            value.copy_(checkpoint.weights["average"][name])
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        self.step = self._saved_step = checkpoint.step
+        restore_rng(checkpoint.state["rng"])
 
     @torch.no_grad()
     def _assign(self, weights: dict[str, Tensor]) -> None:

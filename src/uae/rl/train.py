@@ -26,6 +26,7 @@ from uae.rl.segments import Segment, trained_segments
 from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
+from uae.utils.progress import track
 
 
 def train(
@@ -45,14 +46,15 @@ def train(
     run = Run.open(run_dir, model, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)
     alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
-    with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
+    with run.kept_on_failure(), TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
         for step in range(run.step, until):
-            batch = images.batch(step, config.images_per_step)
-            with run.kept_on_failure():
+            with run.whole_step():
+                batch = images.batch(step, config.images_per_step)
                 metrics = train_step(model, reward, batch, config, run.optimizer, step)
-            if step % config.probe_every == 0 or step + 1 == config.num_steps:
-                metrics |= probe.measure()
-            run.finish_step(step, metrics)
+                if step % config.probe_every == 0 or step + 1 == config.num_steps:
+                    metrics |= probe.measure()
+                run.finish_step(metrics)
+            run.save_if_due()
             alarm.observe(metrics)
             progress.update(step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"])
     run.close()
@@ -108,7 +110,7 @@ def _backward(segment: Segment, old_log_probs: Tensor | None, config: TrainConfi
     """Add the gradient of one segment's loss; its metrics."""
     collected = []
     with autocast(segment.policy.device, config.use_bf16):  # anew for each update: it keeps its casts of the weights
-        for part in torch.arange(len(segment.rollout)).split(config.micro_batch):
+        for part in track(torch.arange(len(segment.rollout)).split(config.micro_batch), "updating", "micro-batches"):
             actions = segment.rollout.select(part)
             evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
             old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
@@ -130,7 +132,7 @@ def _backward(segment: Segment, old_log_probs: Tensor | None, config: TrainConfi
 @torch.no_grad()
 def _score(segment: Segment, config: TrainConfig) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    parts = torch.arange(len(segment.rollout)).split(config.micro_batch)
+    parts = track(torch.arange(len(segment.rollout)).split(config.micro_batch), "scoring", "micro-batches")
     with autocast(segment.policy.device, config.use_bf16):
         return torch.cat([segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs for p in parts])
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
 from uae.utils.device import attention_to_train
 from uae.utils.metrics import MetricsLogger, TrainProgress
+from uae.utils.progress import phase, track
 from uae.utils.seed import seed_everything
 
 
@@ -95,6 +96,7 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
     """
     recipe, parameters, is_first = task.recipe, _named_parameters(task.modules), _rank() == 0
     optimizer = _optimizer(parameters, recipe)
+    optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
     average = {name: p.detach().clone() for name, p in parameters.items()}
     start = _resume(task, run_dir, optimizer, average)
     if not is_first:
@@ -111,7 +113,7 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
             done = step + 1
             is_measured = done % eval_every == 0 or done == recipe.num_steps
             if is_measured:
-                with swapped(parameters, average):
+                with swapped(parameters, average), phase("measuring"):
                     results = task.evaluate()
                     task.export(run_dir / "export")
                 metrics |= {f"eval/{name}": value for name, value in results.items()}
@@ -176,7 +178,7 @@ def _accumulate(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[s
         raise ValueError(f"expected 1 or {num} processes for {task.name}, got {processes}")
     total: dict[str, float] = {}
     with attention_to_train(parameters[0].device):
-        for part in range(_rank(), num, processes):
+        for part in track(range(_rank(), num, processes), "updating", "micro-batches"):
             loss, metrics = task.loss(step * num + part)
             (loss / num).backward()
             for name, value in {"loss": loss.item(), **metrics}.items():
