@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from uae.data.images import list_images, read_image
+from uae.data.folders import list_images
+from uae.data.images import read_image
 
 PREFIX = "recon_"
 

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from uae.commands.group import choose
-from uae.data.images import list_images
+from uae.data.folders import list_images
 from uae.data.longcap.ask import Asking
 from uae.data.longcap.captioners import Captioner, endpoint_captioner, local_captioner, need
 from uae.data.longcap.filters import Filters
@@ -84,12 +84,12 @@ def longcap(args: Arguments) -> None:
     """Look through the folders, ask for what is missing, write shards, and say what became of each image."""
     check(args)
     model = args.model or args.local or ""
-    files, num_ignored = list_images(args.folders)
-    if num_ignored:
-        print(f"{num_ignored} other files ignored")
+    listing = list_images(args.folders)
+    for remark in listing.remarks():
+        print(remark)
     filters = Filters(args.min_words, args.max_repeated)
     with Journal(args.out, model, args.prompt, filters, args.attempts) as journal:
-        found = survey(files, args.out)
+        found = survey(listing.files, args.out)
         twice = find_duplicates(found.pictures, args.near_bits)
         once = [p for p in found.pictures if p.file not in twice.equal and p.file not in twice.near]
         unanswered = ask_for_missing(once, journal, args)

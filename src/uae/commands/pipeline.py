@@ -26,7 +26,7 @@ from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
 from uae.commands.train import image_source, train_model
 from uae.data.captions import check_datasets, find_shards
-from uae.data.images import list_images
+from uae.data.folders import list_images
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline, StageSettings
 from uae.presets import RunConfig

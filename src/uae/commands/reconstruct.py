@@ -16,7 +16,8 @@ from uae.autoencode import autoencode
 from uae.bench.gallery import write_gallery
 from uae.bench.samples import Sample
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
-from uae.data.images import ImageError, list_images, read_image
+from uae.data.folders import list_images
+from uae.data.images import ImageError, read_image
 from uae.data.training import fit_to
 from uae.models.base import UnifiedModel
 from uae.models.loading import SHIPPED, load_model, published_dtype
@@ -66,9 +67,10 @@ def main(arguments: list[str]) -> None:
 
 def reconstruct(args: Arguments) -> Reconstructed:
     """Caption and paint all images of the given paths, in batches."""
-    files, num_ignored = list_images(args.paths)
-    if num_ignored:
-        print(f"{num_ignored} other files ignored")
+    listing = list_images(args.paths)
+    for remark in listing.remarks():
+        print(remark)
+    files = listing.files
     model: Any = load_model(args.model, published_dtype(args.model))
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")

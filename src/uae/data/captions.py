@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uae.data.images import ImageError, folder_files, image_size, one_line
+from uae.data.folders import folder_files
+from uae.data.images import ImageError, image_size, one_line
 from uae.utils.seed import make_generator
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".jsonl": "json"}  # names in the datasets library

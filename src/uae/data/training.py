@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from uae.data.images import ImageError, list_images, read_image
+from uae.data.folders import list_images
+from uae.data.images import ImageError, read_image
 from uae.rewards.preprocess import resize_like_pil
 from uae.scenes.scene import render_batch, scene_at
 from uae.utils.seed import make_generator
@@ -37,7 +38,7 @@ class FolderImages:
     """
 
     def __init__(self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0) -> None:
-        files, _ = list_images(paths)
+        files = list_images(paths).files
         num_probe = min(16, max(1, len(files) // 10))
         self.files, self.probe_files = files[: len(files) - num_probe] or files, files[-num_probe:]
         self.size, self.seed = size, seed
