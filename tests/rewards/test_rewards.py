@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from uae.rewards.backbones import Backbone, BackboneError
@@ -9,6 +10,7 @@ from uae.rewards.base import RewardError, WeightedSum
 from uae.rewards.preprocess import Preprocess
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
 from uae.rewards.sources import Provenance
+from uae.rl.statistics import reward_metrics
 
 P, G, K = 2, 3, 2
 SOURCES, RECONSTRUCTIONS = torch.rand(P, 3, 8, 8), torch.rand(P * G * K, 3, 8, 8)
@@ -67,10 +69,31 @@ BROKEN = {
     "raising": (raising, r"reward broken raised KeyError: 'no such colour'"),
     "wrong shape": (lambda s, c, r: torch.zeros(P, G, K), r"shape \(12,\).*got \(2, 3, 2\)"),
     "per caption": (lambda s, c, r: torch.zeros(P * G), r"got \(6,\)"),
+    "one column": (lambda s, c, r: torch.zeros(12, 1), r"shape \(12,\).*got \(12, 1\)"),
+    "a mean": (lambda s, c, r: torch.tensor(0.5), r"shape \(12,\).*got \(\)"),
+    "nothing": (lambda s, c, r: None, "got NoneType"),
+    "complex": (lambda s, c, r: torch.zeros(12, dtype=torch.complex64), "expected real values, got torch.complex64"),
+    "too large for fp32": (lambda s, c, r: torch.full((12,), 1e300, dtype=torch.float64), "got inf"),
     "not a tensor": (lambda s, c, r: [0.0] * len(r), "got list"),
     "nan": (lambda s, c, r: torch.tensor([0.0] * 11 + [torch.nan]), r"got nan for reconstruction 11 \(1 of 12"),
     "infinite": (lambda s, c, r: torch.full((12,), torch.inf), "got inf"),
 }
+
+
+NUMBERS = [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_truth_values_and_counts_are_numbers(dtype: torch.dtype):
+    """Two of every four reconstructions are bright: what is logged and what is learnt from are fp32 means of them."""
+    is_bright = torch.arange(P * G * K) % 4 < 2
+    reward = WeightedSum({"bright": (0.5, lambda s, c, r: is_bright.to(dtype)), "half": (0.5, brightness)})
+    total = reward(SOURCES, CAPTIONS, torch.full((P * G * K, 3, 8, 8), 0.5))
+    assert total.tolist() == [0.75, 0.75, 0.25, 0.25] * 3
+    assert total.dtype == reward.breakdown["bright"].dtype == torch.float32
+    metrics = reward_metrics(rearrange(total, "(p g k) -> p g k", p=P, g=G), reward.breakdown)
+    assert metrics["reward/bright"] == 0.5 and metrics["reward/total"] == 0.5
+    assert metrics["reward/group_std"] == pytest.approx(12**-0.5)  # of 3/4, 1/4, 3/4
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -228,3 +228,51 @@ def test_missing_kl_and_bad_settings_are_refused():
         object.__setattr__(objective, name, value)  # so that run-time type checks, where on, do not come first
         with pytest.raises(ValueError, match=f"{name} must be one of .*; got '{value}'"):
             objective.__post_init__()
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize("nats", [20.5, 100.0, 1e4, math.inf])
+def test_a_ratio_that_would_overflow_is_bounded_and_counted(level, advantage, nats):
+    """Two sequences of one action: the first has run away, the second is where it was."""
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    log_probs = torch.tensor([[0.0], [-1.0]], requires_grad=True)
+    objective = Objective(kl_coef=0.0, ratio_level=level, clip_eps_low=1e9, clip_eps_high=1e9)
+    old = torch.tensor([[-nats], [-1.0]])
+    loss, metrics = grpo_loss(Evaluation(log_probs, None), old, torch.tensor([advantage, 1.0]), mask, objective)
+    loss.backward()
+    largest = math.exp(20)
+    assert loss.item() == pytest.approx(-(largest * advantage + 1) / 2)
+    assert log_probs.grad is not None and log_probs.grad.tolist() == [[0.0], [-0.5]]
+    assert metrics["ratio_bounded_frac"] == 0.5
+    assert metrics["ratio_max"] == pytest.approx(largest)
+    assert metrics["kl_old"] == pytest.approx((largest - 21) / 2)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_a_ratio_below_the_bound_is_as_it_was():
+    """So is one that falls by however much: its exp is 0."""
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    log_probs = torch.tensor([[19.5], [-100.0]], requires_grad=True)
+    objective = Objective(kl_coef=0.0, clip_eps_low=1e9, clip_eps_high=1e9)
+    loss, metrics = grpo_loss(Evaluation(log_probs, None), torch.zeros(2, 1), torch.ones(2), mask, objective)
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.exp(19.5) / 2)
+    assert log_probs.grad is not None and log_probs.grad[:, 0].tolist() == pytest.approx([-math.exp(19.5) / 2, 0.0])
+    assert metrics["ratio_bounded_frac"] == 0.0
+    assert metrics["kl_old"] == pytest.approx((math.exp(19.5) - 20.5 + 99) / 2)
+
+
+@pytest.mark.parametrize("nats", [21.0, 100.0, math.inf])
+def test_the_kl_to_a_far_reference_is_bounded_and_counted(nats):
+    log_probs = torch.tensor([[-nats, -2.0], [-1.0, -1.0]], requires_grad=True)
+    kl = k3_kl(log_probs, torch.tensor([[0.0, -2.0], [-1.0, -101.0]]))
+    assert kl.tolist() == [[pytest.approx(math.exp(20) - 21), 0.0], [0.0, pytest.approx(99.0)]]
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    objective = Objective(kl_coef=1.0)
+    loss, metrics = grpo_loss(Evaluation(log_probs, None, kl), log_probs.detach(), torch.zeros(2), mask, objective)
+    assert metrics["kl_bounded_frac"] == 0.25 and metrics["ratio_bounded_frac"] == 0.0
+    if math.isfinite(nats):
+        loss.backward()
+        assert log_probs.grad is not None
+        assert log_probs.grad.tolist() == [[0.0, 0.0], [0.0, pytest.approx(0.25)]]

@@ -229,7 +229,7 @@ def test_a_run_of_another_length_has_the_rates_of_that_length(tmp_path: Path, mo
     assert rates(8, until=4) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8])  # longer
     assert rates(5) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8, 1 / 5])  # shorter
     assert painted == pytest.approx([1e-4 * factor for factor in (1, 1 / 2, 6 / 8, 5 / 8, 1 / 5)])
-    with pytest.raises(ValueError, match=r"num_steps of at least 5.*got 4"):
+    with pytest.raises(ValueError, match=r"num-steps: expected at least 5.*got 4"):
         rates(4)
 
 

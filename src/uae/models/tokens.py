@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,9 +23,18 @@ def draw(log_probs: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[T
     return token.clamp_max(log_probs.shape[-1] - 1)
 
 
+MAX_LOG_RATIO = 20.0  # nats; exp overflows at 88
+ALMOST_LARGEST_K3 = 0.99 * math.exp(MAX_LOG_RATIO)  # more is only found where the log-ratio was bounded
+
+
+def bounded(log_ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """Safe to take ``exp`` of: what is above ``MAX_LOG_RATIO`` counts as that, and has no gradient."""
+    return log_ratio.clamp(max=MAX_LOG_RATIO)
+
+
 def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Schulman's k3 estimate of KL(π || π_ref) from actions of π: e^d - d - 1 with d = log π_ref - log π."""
-    log_ratio = ref_log_probs - log_probs
+    log_ratio = bounded(ref_log_probs - log_probs)
     return torch.expm1(log_ratio) - log_ratio
 
 

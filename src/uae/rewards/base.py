@@ -1,7 +1,8 @@
 """Rewards composed: a weighted sum that keeps each component's values and stops on the first failure.
 
 ``R = Σ_c w_c R_c``. A reward is any callable of the ``Reward`` signature (``uae.types``); one that raises, answers in
-the wrong shape or with a value that is not finite stops the run with its name, it never counts as zero.
+the wrong shape or with a value that is not finite stops the run with its name, it never counts as zero. Truth values
+and counts are numbers, whatever device they come on.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class WeightedSum:
 
 
 def checked(name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor) -> Tensor:
-    """The reward's values, or a ``RewardError`` that names it."""
+    """The reward's values as fp32 numbers where the pictures are, or a ``RewardError`` that names it."""
     try:
         values = reward(sources, captions, reconstructions)
     except Exception as error:
@@ -64,6 +65,9 @@ def checked(name: str, reward: Component, sources: Images, captions: list[str], 
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise RewardError(f"reward {name}: expected a tensor of shape {expected}, one value for each reconstruction, "
                           f"got {got}")  # fmt: skip
+    if values.is_complex():
+        raise RewardError(f"reward {name}: expected real values, got {values.dtype}")
+    values = values.to(reconstructions.device, torch.float32)  # from truth values and counts too
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise RewardError(f"reward {name}: expected finite values, got {values[bad[0]].item()} for reconstruction "

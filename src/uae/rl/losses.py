@@ -10,6 +10,9 @@ tokens, closed form for denoising steps. Variants, by their TRL names: ``dapo`` 
 (arXiv 2503.20783) replace the weight 1/(B |y_i|) of an action, GSPO (arXiv 2507.18071) replaces ρ_it by one
 ratio per sequence.
 
+Deviation: a log-ratio above 20 nats counts as 20, as its exp would overflow. Such an action is no gradient's reason, as
+where dual-clip PPO clips it (arXiv 1912.09729), and is counted. The k3 KL is bounded alike (``models/tokens.py``).
+
 Suffixes: B = P*G sequences, T actions. ``mask`` is True where an action was the policy's own.
 """
 
@@ -23,6 +26,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from uae.models.tokens import ALMOST_LARGEST_K3, MAX_LOG_RATIO, bounded
 from uae.rl.advantages import RewardScale
 from uae.types import Evaluation
 
@@ -100,7 +104,7 @@ def grpo_loss(
     log_ratio_BT = torch.where(mask_BT, evaluation.log_probs.float() - old_log_probs_BT.float(), 0.0)
     if objective.ratio_level == "sequence":
         log_ratio_BT = _sequence_mean(log_ratio_BT, mask_BT).expand_as(log_ratio_BT)
-    ratio_BT = log_ratio_BT.exp()
+    ratio_BT = bounded(log_ratio_BT).exp()
     clipped_BT = ratio_BT.clamp(1 - objective.clip_eps_low, 1 + objective.clip_eps_high)
     gain_BT = torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
     if objective.kl_coef > 0:
@@ -153,7 +157,8 @@ def _metrics(
     def share(values_BT: Tensor) -> Tensor:
         return torch.where(mask_BT, values_BT.float(), 0.0).sum() / max(counts.num_actions, 1)
 
-    ratio_BT = log_ratio_BT.exp()
+    bounded_BT = bounded(log_ratio_BT)
+    ratio_BT = bounded_BT.exp()
     is_low_BT = (ratio_BT < 1 - objective.clip_eps_low) & (advantages_B1 < 0)
     is_high_BT = (ratio_BT > 1 + objective.clip_eps_high) & (advantages_B1 > 0)
     metrics = {
@@ -163,11 +168,13 @@ def _metrics(
         "clip_frac_high": share(is_high_BT),
         "ratio_mean": share(ratio_BT),
         "ratio_max": torch.where(mask_BT, ratio_BT, 0.0).max(),
-        "kl_old": share(torch.expm1(log_ratio_BT) - log_ratio_BT),
+        "kl_old": share(torch.expm1(bounded_BT) - bounded_BT),
+        "ratio_bounded_frac": share(log_ratio_BT > MAX_LOG_RATIO),
     }
     if evaluation.entropy is not None:
         metrics["entropy"] = share(evaluation.entropy)
     if evaluation.kl is not None:
         metrics["kl"] = share(evaluation.kl)
+        metrics["kl_bounded_frac"] = share(evaluation.kl > ALMOST_LARGEST_K3)
     values = torch.stack(list(metrics.values())).tolist()  # one transfer from the device
     return dict(zip(metrics, values, strict=True))

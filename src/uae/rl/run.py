@@ -95,8 +95,8 @@ class Run:
         else:
             check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
             if checkpoint.step > config.num_steps:
-                raise ValueError(f"--train.num-steps: the run in {folder} has done {checkpoint.step}; expected num_steps "
-                                 f"of at least {checkpoint.step}, got {config.num_steps}")  # fmt: skip
+                raise ValueError(f"--train.num-steps: expected at least {checkpoint.step}, as the run in {folder} has "
+                                 f"done so many, got {config.num_steps}")  # fmt: skip
             run._restore(checkpoint)
         run.logger = MetricsLogger(folder, last_step=run.step - 1, use_tensorboard=config.tensorboard)
         return run
