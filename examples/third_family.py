@@ -31,7 +31,7 @@ from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
-from uae.utils.seed import uniforms
+from uae.utils.seed import sequence_keys, uniforms
 
 PALETTE = {
     "red": (0.9, 0.1, 0.1),
@@ -82,13 +82,20 @@ class ColorNamer(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def caption(
-        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        images: Sequence[Tensor],
+        settings: CaptionSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Captions:
         colors = torch.stack([image.mean((1, 2)) for image in images]).repeat_interleave(group_size, 0)
         context = Seen(colors, settings.temperature)
         with torch.no_grad():
             scores = self.scores(context)[:, 0]
-        draws = uniforms(seed, step, range(len(colors)), "caption", 1)[:, 0]
+        draws = uniforms(seed, step, sequence_keys(keys, len(images), group_size), "caption", 1)[:, 0]
         tokens = scores.argmax(-1) if settings.temperature == 0 else draw(scores, draws)
         log_probs = scores.gather(-1, tokens[:, None])
         rollout = Rollout(tokens[:, None], log_probs, torch.ones_like(log_probs, dtype=torch.bool), context)
@@ -120,7 +127,14 @@ class ColorNamer(nn.Module):
         return None
 
     def reconstruct(
-        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        captions: Captions,
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
         return self.generate(captions.texts, settings, group_size=group_size)
 

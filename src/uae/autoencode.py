@@ -35,10 +35,14 @@ def autoencode(
     reconstructions_per_caption: int = 1,
     seed: int = 0,
     step: int = 0,
+    keys: Sequence[int] | None = None,
 ) -> AutoEncoding:
-    """Encode images (``[3, h, w]`` in [0, 1]) to captions and decode these to images again."""
-    captions = model.caption(images, captioning, group_size=captions_per_image, seed=seed, step=step)
+    """Encode images (``[3, h, w]`` in [0, 1]) to captions and decode these to images again.
+
+    keys: what draws are keyed by beside seed and step, one for each image; by default its place.
+    """
+    captions = model.caption(images, captioning, group_size=captions_per_image, seed=seed, step=step, keys=keys)
     reconstructions = model.reconstruct(
-        captions, decoding, group_size=reconstructions_per_caption, seed=seed, step=step
+        captions, decoding, group_size=reconstructions_per_caption, seed=seed, step=step, keys=keys
     )
     return AutoEncoding(captions, reconstructions)

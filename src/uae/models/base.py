@@ -16,11 +16,19 @@ from uae.types import Captions, Policy, Reconstructions
 class Captioner(Protocol):
     """Understanding: image → caption, image and question → answer.
 
-    Draws are keyed by ``(seed, step)`` and the sequence's index, so they do not depend on how a batch is split.
+    Draws are keyed by ``(seed, step)``, the image's key (by default its place) and the sequence's place among those of
+    its image, so they do not depend on how a batch is split.
     """
 
     def caption(
-        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        images: Sequence[Tensor],
+        settings: CaptionSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Captions:
         """``group_size`` captions of each image (``[3, h, w]`` in [0, 1], any sizes)."""
         ...
@@ -51,7 +59,14 @@ class UnifiedModel(Captioner, Protocol):
         ...
 
     def reconstruct(
-        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        captions: Captions,
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
         """``group_size`` images of each caption; where decoding starts from noise, that of one image is the same."""
         ...

@@ -28,7 +28,7 @@ from uae.models.cache import reserve
 from uae.models.lora import add_lora, merged
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
 from uae.types import Captions, Evaluation, Rollout
-from uae.utils.seed import uniforms
+from uae.utils.seed import sequence_keys, uniforms
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,22 @@ class CausalCaptioner(nn.Module, ABC):
 
     @torch.no_grad()
     def caption(
-        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        images: Sequence[Tensor],
+        settings: CaptionSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Captions:
         """``group_size`` captions of each image; vision tower and prompt run once per image."""
         questions = [settings.instruction] * len(images)
         context = self.look(images, questions, group_size=group_size, temperature=settings.temperature)
-        return self.sample(context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size)
+        draws_of = sequence_keys(keys, len(images), group_size)
+        return self.sample(
+            context, max_new_tokens=settings.max_new_tokens, seed=seed, step=step, group_size=group_size, keys=draws_of
+        )
 
     @torch.no_grad()
     def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
@@ -205,16 +215,23 @@ class CausalCaptioner(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(
-        self, context: CaptionContext, *, max_new_tokens: int, seed: int = 0, step: int = 0, group_size: int = 1
+        self,
+        context: CaptionContext,
+        *,
+        max_new_tokens: int,
+        seed: int = 0,
+        step: int = 0,
+        group_size: int = 1,
+        keys: Int[Tensor, " B"] | None = None,
     ) -> Captions:
         """One caption for each entry of ``context.image_of``; temperature 0 is greedy.
 
-        Token draws are keyed by (seed, step, sequence), so they do not depend on how a batch is split.
+        Token draws are keyed by (seed, step, key), a sequence's place by default: how a batch is split is all the same.
         """
         prefix = self.prefill(context)
         reserve(prefix.cache, max_new_tokens)
         num = len(context.image_of)
-        draws = uniforms(seed, step, range(num), "caption", max_new_tokens).to(self.device)
+        draws = uniforms(seed, step, range(num) if keys is None else keys, "caption", max_new_tokens).to(self.device)
         end_ids = torch.tensor(self.end_ids, device=self.device)
         tokens = torch.full((num, max_new_tokens), self.pad_id, device=self.device)
         log_probs = torch.zeros(num, max_new_tokens, device=self.device)

@@ -28,7 +28,7 @@ from uae.models.tokens import draw, log_softmax, pad
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
 from uae.utils.checkpoint import atomic_write_json
-from uae.utils.seed import uniforms
+from uae.utils.seed import sequence_keys, uniforms
 
 
 @dataclass(frozen=True)
@@ -136,20 +136,35 @@ class Janus(CausalCaptioner):
     # --- caption → image ---
 
     def reconstruct(
-        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        captions: Captions,
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
         """``group_size`` images of each caption, each from draws of its own."""
-        return self.generate(captions.texts, settings, group_size=group_size, seed=seed, step=step)
+        draws_of = sequence_keys(sequence_keys(keys, len(captions) // captions.group_size, captions.group_size),
+                                 len(captions), group_size)  # fmt: skip
+        return self._paint(captions.texts, settings, draws_of, group_size, seed, step)
 
-    @torch.no_grad()
     def generate(
         self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Reconstructions:
-        """``group_size`` images of each text; equal texts share one prompt.
+        """``group_size`` images of each text.
 
         Raises:
             ValueError: when other pixels are asked for than the VQ decoder paints.
         """
+        return self._paint(texts, settings, sequence_keys(None, len(texts), group_size), group_size, seed, step)
+
+    @torch.no_grad()
+    def _paint(
+        self, texts: Sequence[str], settings: DecodeSettings, keys: Tensor, group_size: int, seed: int, step: int
+    ) -> Reconstructions:
+        """Draws are keyed by ``keys``, one for each image; equal texts share one prompt."""
         size = self.image_size
         if (settings.height, settings.width) != (size, size):
             raise ValueError(f"this model paints {size}x{size} pixels, got {settings.height}x{settings.width}")
@@ -158,7 +173,7 @@ class Janus(CausalCaptioner):
         prompts = tuple(self.paint_prompt(text) for text in row)
         context = PaintContext(prompts, prompt_of, settings.temperature)
         parts = [
-            self.decoder.sample(context.select(index), settings.guidance_scale, index, seed=seed, step=step)
+            self.decoder.sample(context.select(index), settings.guidance_scale, keys[index], seed=seed, step=step)
             for index in torch.arange(len(prompt_of)).split(settings.micro_batch)
         ]
         images = torch.cat([self.pixels(rollout.actions) for rollout, _ in parts])

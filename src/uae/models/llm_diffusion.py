@@ -26,7 +26,7 @@ from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
 from uae.types import Captions, Reconstructions
 from uae.utils.checkpoint import atomic_write_json
-from uae.utils.seed import normals
+from uae.utils.seed import normals, sequence_keys
 
 
 class LLMDiffusion(nn.Module):
@@ -59,10 +59,17 @@ class LLMDiffusion(nn.Module):
     # --- image → caption ---
 
     def caption(
-        self, images: Sequence[Tensor], settings: CaptionSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        images: Sequence[Tensor],
+        settings: CaptionSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Captions:
         """``group_size`` captions of each image; vision tower and prompt run once per image."""
-        return self.encoder.caption(images, settings, group_size=group_size, seed=seed, step=step)
+        return self.encoder.caption(images, settings, group_size=group_size, seed=seed, step=step, keys=keys)
 
     def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
         """A greedy answer to one question about each image."""
@@ -71,20 +78,30 @@ class LLMDiffusion(nn.Module):
     # --- caption → image ---
 
     def reconstruct(
-        self, captions: Captions, settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        captions: Captions,
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
         """``group_size`` images of each caption. All captions of one image start from the same noise, so by the ODE
         equal ones have equal pictures and are painted once. Random samplers return their steps as a rollout."""
-        image_of = torch.arange(len(captions)) // captions.group_size
+        per_image = captions.group_size
+        draws_of = sequence_keys(keys, len(captions) // per_image, per_image)
+        noise_of = draws_of // per_image  # the image's key
         if self.conditioning == "hidden" or settings.sampler != "ode":  # each differs, even where the words do not
             with torch.no_grad():
                 states, mask = self.condition(captions)
-            return self._paint(states, mask, image_of, settings, group_size, seed, step)
-        said = list(zip(image_of.tolist(), captions.texts, strict=True))
+            return self._paint(states, mask, noise_of, draws_of, settings, group_size, seed, step)
+        said = list(zip(noise_of.tolist(), captions.texts, strict=True))
         row = {key: i for i, key in enumerate(dict.fromkeys(said))}
         with torch.no_grad():
             states, mask = self.text_states([text for _, text in row])
-        painted = self._paint(states, mask, torch.tensor([image for image, _ in row]), settings, group_size, seed, step)
+        noise_of = torch.tensor([image for image, _ in row])
+        painted = self._paint(states, mask, noise_of, noise_of, settings, group_size, seed, step)
         each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[[row[key] for key in said]]
         return Reconstructions(rearrange(each, "n k c h w -> (n k) c h w"), group_size)
 
@@ -94,7 +111,8 @@ class LLMDiffusion(nn.Module):
         """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
         with torch.no_grad():
             states, mask = self.text_states(texts)
-        return self._paint(states, mask, torch.arange(len(texts)), settings, group_size, seed, step)
+        place = torch.arange(len(texts))
+        return self._paint(states, mask, place, place, settings, group_size, seed, step)
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""
@@ -117,23 +135,25 @@ class LLMDiffusion(nn.Module):
         states: Tensor,
         mask: Tensor,
         noise_of: Tensor,
+        draws_of: Tensor,
         settings: DecodeSettings,
         per_text: int,
         seed: int,
         step: int,
     ) -> Reconstructions:
-        """Noise is keyed by ``noise_of`` and the image's place among those of its text."""
+        """Start noise is keyed by ``noise_of``, that of random steps by ``draws_of``, and either by the image's place
+        among those of its text."""
         shape = self.decoder.noise_shape(settings.height, settings.width)
-        keys = (noise_of[:, None] * per_text + torch.arange(per_text)).flatten()
-        unique, row = keys.unique(return_inverse=True)
+        unique, row = sequence_keys(noise_of, len(states), per_text).unique(return_inverse=True)
         noise = normals(seed, step, unique.tolist(), "decode", shape)[row].to(states.device)
         negative = None
         if settings.guidance_scale != 1:
             negative, _ = self.text_states([self.negative_prompt])
         if settings.sampler != "ode":
+            draws_of = sequence_keys(draws_of, len(states), per_text)
 
             def draws(index: Tensor) -> Tensor:
-                return normals(seed, step, index.tolist(), "denoise", (settings.num_steps, *shape))
+                return normals(seed, step, draws_of[index.cpu()], "denoise", (settings.num_steps, *shape))
 
             images, rollout = self.decoder.sample(states, mask, noise, draws, settings, negative)
             return Reconstructions(images, per_text, rollout)

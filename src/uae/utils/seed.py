@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -59,6 +59,12 @@ def normals(
     probabilities = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     values = _inverse_normal(probabilities).astype(np.float32)
     return torch.from_numpy(values).reshape(len(indices), *shape)
+
+
+def sequence_keys(keys: Sequence[int] | Tensor | None, num: int, group_size: int) -> Int[Tensor, " B"]:
+    """Of the ``group_size`` sequences of each of ``num`` items; an item's key is by default its place."""
+    first = torch.arange(num) if keys is None else torch.as_tensor(keys)
+    return (first[:, None] * group_size + torch.arange(group_size)).flatten()
 
 
 def _hash64(*keys: int | str) -> int:
