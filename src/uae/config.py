@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Range, check_ranges, refuse_if
+
 Conditioning = Literal["text", "hidden"]
 TextEncoder = Literal["policy", "reference"]
 Sampler = Literal["ode", "sde", "cps"]
 KLForm = Literal["published", "exact"]
+
+CAPTION_RANGES: dict[str, Range] = {"temperature": AT_LEAST_0, "max_new_tokens": AT_LEAST_1}
+DECODE_RANGES: dict[str, Range] = {
+    "num_steps": AT_LEAST_1,
+    "guidance_scale": AT_LEAST_0,
+    "temperature": AT_LEAST_0,
+    "height": AT_LEAST_1,
+    "width": AT_LEAST_1,
+    "micro_batch": AT_LEAST_1,
+}
 
 
 def _weights(words: list[str]) -> dict[str, float]:
@@ -32,6 +45,18 @@ RewardWeights = Annotated[
 ]
 
 
+def check_reward_weights(weights: Mapping[str, float]) -> None:
+    """A ValueError where there is no reward to learn from."""
+    wrong = [name for name, weight in weights.items() if not math.isfinite(weight)]
+    refuse_if(
+        (bool(wrong), f"rewards: expected finite weights, got {', '.join(f'{n} {weights[n]}' for n in wrong)}"),
+        (
+            not any(weights.values()),
+            f"rewards: expected one of a weight other than 0 to learn from, got {dict(weights)}",
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class CaptionSettings:
     """How captions are made."""
@@ -42,6 +67,9 @@ class CaptionSettings:
     """Of sampling; 0 is greedy."""
     max_new_tokens: int = 40
     """The cap on caption tokens; captions it cuts are counted as truncated."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, CAPTION_RANGES)
 
 
 @dataclass(frozen=True)
@@ -72,6 +100,22 @@ class DecodeSettings:
     micro_batch: int = 64
     """Images decoded at a time."""
 
+    def __post_init__(self) -> None:
+        noise = {"noise_level": AT_LEAST_0 if self.sampler == "ode" else ABOVE_0}
+        check_ranges(self, DECODE_RANGES | noise | {"window_start": AT_LEAST_0, "window_size": AT_LEAST_1})
+        num_noisy = self.num_steps - (self.sampler == "cps")  # whose last step draws none
+        refuse_if(
+            (
+                self.sampler != "ode" and self.window_start >= num_noisy,
+                f"window-start: expected below {num_noisy}, as no later of {self.num_steps} steps draws noise by "
+                f"{self.sampler}, got {self.window_start}",
+            ),
+            (
+                self.sampler == "cps" and self.noise_level > 1,
+                f"noise-level: expected at most 1 for cps, got {self.noise_level}",
+            ),
+        )
+
 
 # --- what a model does by itself, and what a user wants otherwise ----------------------------------------------
 
@@ -90,6 +134,9 @@ class CaptionOptions:
     max_new_tokens: int | None = None
     """The cap on caption tokens."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, CAPTION_RANGES)
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
@@ -107,6 +154,9 @@ class DecodeOptions:
     """Pixels."""
     micro_batch: int | None = None
     """Images decoded at a time."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, DECODE_RANGES)
 
 
 Settings = TypeVar("Settings", CaptionSettings, DecodeSettings)

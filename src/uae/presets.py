@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from uae.config import IN_DETAIL, DecodeSettings, RewardWeights
+from uae import catalog
+from uae.config import IN_DETAIL, DecodeSettings, RewardWeights, TextEncoder, check_reward_weights
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
+from uae.utils.ranges import AT_LEAST_0, check_ranges
 
 Half = Literal["both", "captions", "images"]
 
@@ -28,6 +30,11 @@ class RunConfig:
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     lora_rank: int = 0
     """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains it fully."""
+    text_encoder: TextEncoder | None = None
+    """Who encodes captions for a diffusion decoder: the `policy`, which learns (the paper), or the frozen `reference`,
+    which is saved with the model; None leaves it as the model says."""
+    self_contained: bool = False
+    """Save the base's weights beside a LoRA run's adapters, where else the folder names its base."""
     run_dir: Path = Path("runs/train")
     """Where the run lives; an unfinished run there is resumed."""
     dry_run: bool = False
@@ -35,17 +42,21 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     """The run itself."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, {"lora_rank": AT_LEAST_0})
+        check_reward_weights(self.rewards)
+
 
 _IN_DETAIL = replace(IN_DETAIL, temperature=1.0)
 _CLIP_AND_HELD_OUT = {"clip": 1.0, "dinov2": 0.0}
 
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "tiny": (
-        "the shipped tiny model: 80 steps in 6 minutes on two cores",
+        catalog.PRESETS["tiny"],
         RunConfig(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear")),
     ),
     "tiny-ar": (
-        "the shipped tiny autoregressive model: captions and image tokens together",
+        catalog.PRESETS["tiny-ar"],
         RunConfig(
             model="tiny-ar",
             train=TrainConfig(
@@ -59,7 +70,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
     ),
     "paper": (
-        "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",
+        catalog.PRESETS["paper"],
         RunConfig(
             model="Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-large",
             backbones=None,
@@ -78,7 +89,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
     ),
     "decoder": (
-        "SD3.5-medium learns to paint what Qwen2.5-VL-3B says, with the settings of Flow-GRPO",
+        catalog.PRESETS["decoder"],
         RunConfig(
             model="Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-medium",
             backbones=None,
@@ -105,7 +116,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
     ),
     "janus": (
-        "Janus-Pro-1B, captions and image tokens together, with the settings of T2I-R1",
+        catalog.PRESETS["janus"],
         RunConfig(
             model="deepseek-community/Janus-Pro-1B",
             backbones=None,
@@ -133,6 +144,5 @@ def learning(train: TrainConfig, half: Half) -> TrainConfig:
     if half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
-        train = replace(train, group_size=1, reconstructions_per_caption=train.group_size)
-    caption_weight, image_weight = train.caption_weight * (half != "images"), train.image_weight * (half != "captions")
-    return replace(train, caption_weight=caption_weight, image_weight=image_weight)
+        return replace(train, group_size=1, reconstructions_per_caption=train.group_size, caption_weight=0.0)
+    return replace(train, image_weight=train.image_weight * (half != "captions"))

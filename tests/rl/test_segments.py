@@ -93,5 +93,5 @@ def test_a_frozen_decoder_leaves_the_captions_alone():
 
 
 def test_nothing_to_train_is_refused():
-    with pytest.raises(ValueError, match="not both 0"):
+    with pytest.raises(ValueError, match="caption-weight and image-weight: nothing is learnt"):
         TrainConfig(caption_weight=0.0, image_weight=0.0)

@@ -7,6 +7,26 @@ from typing import Literal
 
 from uae.config import CaptionSettings, DecodeSettings
 from uae.rl.losses import Objective
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges, refuse_if
+
+COUNTS = (
+    "num_steps",
+    "images_per_step",
+    "group_size",
+    "reconstructions_per_caption",
+    "ema_every",
+    "num_updates",
+    "micro_batch",
+    "save_every",
+    "probe_every",
+)
+WEIGHTS = ("caption_weight", "image_weight", "image_kl_coef", "warmup_steps", "weight_decay")
+RANGES = {
+    **dict.fromkeys(COUNTS, AT_LEAST_1),
+    **dict.fromkeys(WEIGHTS, AT_LEAST_0),
+    **dict.fromkeys(("learning_rate", "decoder_learning_rate", "max_grad_norm"), ABOVE_0),
+    "ema_decay": BELOW_1,
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +94,33 @@ class TrainConfig:
         return replace(self.captioning, instruction=self.instructions[step % len(self.instructions)])
 
     def __post_init__(self) -> None:
-        if min(self.caption_weight, self.image_weight) < 0 or self.caption_weight + self.image_weight == 0:
-            raise ValueError(
-                "caption_weight and image_weight must be at least 0 and not both 0, got "
-                f"{self.caption_weight} and {self.image_weight}"
-            )
+        check_ranges(self, RANGES)
+        learns_captions = self.caption_weight > 0
+        refuse_if(
+            (
+                not learns_captions and self.image_weight == 0,
+                "caption-weight and image-weight: nothing is learnt where both are 0; raise one",
+            ),
+            (
+                self.group_size == self.reconstructions_per_caption == 1,
+                "group-size and reconstructions-per-caption: nothing is compared where both are 1; raise one",
+            ),
+            (
+                learns_captions and self.group_size == 1,
+                "group-size: a single caption of an image has no other to be compared with; expected at least 2, or "
+                "caption-weight 0 to learn painting alone",
+            ),
+            (
+                learns_captions and self.captioning.temperature == 0,
+                "captioning.temperature: at 0 the captions of an image are all the same, so none is better; expected "
+                "above 0, or caption-weight 0 to learn painting alone",
+            ),
+            (
+                self.warmup_steps > self.num_steps,
+                f"warmup-steps: expected at most num-steps, {self.num_steps}, got {self.warmup_steps}",
+            ),
+            (
+                not all(text.strip() for text in self.instructions),
+                f"instructions: expected words in each, got {self.instructions}",
+            ),
+        )

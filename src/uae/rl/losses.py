@@ -29,6 +29,7 @@ from torch import Tensor
 from uae.models.tokens import ALMOST_LARGEST_K3, MAX_LOG_RATIO, bounded
 from uae.rl.advantages import RewardScale
 from uae.types import Evaluation
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, check_ranges
 
 Normalization = Literal["grpo", "dapo", "dr_grpo"]
 RatioLevel = Literal["token", "sequence"]
@@ -56,8 +57,8 @@ class Objective:
     """Advantages are clamped to ± this value (Flow-GRPO: 5)."""
 
     def __post_init__(self) -> None:
-        if self.clip_eps_low <= 0 or self.clip_eps_high <= 0 or self.kl_coef < 0:
-            raise ValueError(f"clip_eps_low and clip_eps_high must be above 0, kl_coef at least 0; got {self}")
+        positive = dict.fromkeys(("clip_eps_low", "clip_eps_high", "advantage_clamp"), ABOVE_0)
+        check_ranges(self, positive | {"kl_coef": AT_LEAST_0})
         for name, kind in (
             ("normalization", Normalization),
             ("ratio_level", RatioLevel),

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uae.config import CaptionSettings, DecodeSettings, RewardWeights
+from uae.config import CaptionSettings, DecodeSettings, RewardWeights, check_reward_weights
 from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.models.llm_diffusion import LLMDiffusion
@@ -31,9 +31,15 @@ from uae.stages.fit import Recipe
 from uae.stages.long_captions import check_paints_by_diffusion, decoder_learning
 from uae.utils.checkpoint import json_ready
 from uae.utils.device import autocast
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.seed import normals
 
 NUM_EVALUATED = 16  # images
+RANGES = {
+    **dict.fromkeys(("num_steps", "images_per_step"), AT_LEAST_1),
+    **dict.fromkeys(("warmup_steps", "lora_rank"), AT_LEAST_0),
+    "learning_rate": ABOVE_0,
+}
 DIFFERENTIABLE = ("clip", "longclip", "dinov2", "dinov3", "ssim", "caption_likelihood")
 
 
@@ -68,6 +74,10 @@ class ColdStartConfig:
     """Of data order and draws."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
+        check_reward_weights(self.rewards)
+        if self.decoding.sampler != "ode":
+            raise ValueError(f"decoding.sampler: cold start learns through the ode, got {self.decoding.sampler}")
         without = [name for name, weight in self.rewards.items() if weight and name not in DIFFERENTIABLE]
         if without:
             raise ValueError(f"cold start: expected rewards with a gradient ({', '.join(DIFFERENTIABLE)}), got "

@@ -26,7 +26,15 @@ from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
 from uae.utils.device import attention_to_train
 from uae.utils.metrics import MetricsLogger, TrainProgress
 from uae.utils.progress import phase, track
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.seed import seed_everything
+
+RANGES = {
+    **dict.fromkeys(("num_steps", "batch_size"), AT_LEAST_1),
+    **dict.fromkeys(("learning_rate", "max_grad_norm"), ABOVE_0),
+    **dict.fromkeys(("warmup_steps", "weight_decay"), AT_LEAST_0),
+    "ema_decay": BELOW_1,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Recipe:
     """Of data order, noise and initial weights."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
         if self.num_parallel not in (1, 2):
             raise ValueError(f"num_parallel must be 1 or 2, got {self.num_parallel}")
 

@@ -27,9 +27,16 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.sd3 import SD3Decoder
 from uae.stages.fit import Recipe
 from uae.utils.device import autocast
+from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.seed import normals, uniforms
 
 EVAL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+RANGES = {
+    **dict.fromkeys(("num_steps", "batch_size", "resolution", "pool_size", "num_held_out"), AT_LEAST_1),
+    **dict.fromkeys(("lora_rank", "guidance_scale"), AT_LEAST_0),
+    "learning_rate": ABOVE_0,
+    "caption_dropout": BELOW_1,
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,7 @@ class LongCaptionConfig:
     """Of data order, noise, noise levels and dropped captions."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError(f"caption_dropout must be at least 0 and below 1, got {self.caption_dropout}")
-        if self.num_held_out < 1:
-            raise ValueError(f"num_held_out must be at least 1, to measure the loss on, got {self.num_held_out}")
+        check_ranges(self, RANGES)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,8 @@ def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module
     if lora_rank:
         decoder.add_lora(lora_rank)
     else:
-        decoder.transformer.float().requires_grad_(True)
+        decoder.transformer.float()
+        decoder.train_transformer(with_reference=False)
     learning = {name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()}
     return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
 
