@@ -97,6 +97,7 @@ def test_every_layout_gives_every_pair_once_a_pass(tmp_path: Path, layout: str):
     assert passes[0] != passes[1]  # the shards' order
 
 
+@pytest.mark.filterwarnings("ignore:passed over")
 def test_columns_that_are_missing_are_named_beside_those_found(tmp_path: Path):
     pq.write_table(pa.table({"url": ["a"], "alt": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet.*long_caption.*found url, alt"):
@@ -139,10 +140,22 @@ def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     with pytest.warns(UserWarning, match="left out") as warned:
         captions = [row[0] for batch in drawn(data, 4) for row in batch]
     assert sorted(captions) == [caption for _, caption in good]
-    assert len(warned) == 1
     assert data.stream.num_skipped >= 2
     drawn(data, 3)
     assert data.stream.num_skipped >= 3
+    messages = [str(warning.message) for warning in warned]
+    assert [message.split(".parquet ")[1].split(":")[0] for message in messages] == ["row 2", "row 3", "row 4"]
+    assert "is none" in messages[0] and "empty or blank" in messages[1] and "truncated" in messages[2]
+
+
+def test_many_unusable_pairs_are_counted_and_twenty_are_named(tmp_path: Path):
+    write_shards(tmp_path, "parquet", [[*pairs(2), *[(png(9), " ")] * 50]])
+    stream = CaptionStream(tmp_path)
+    with pytest.warns(UserWarning, match="left out") as warned:
+        captions = [row.caption for _ in range(2) for row in iter(stream.read, None)]
+    assert captions == ["picture 0", "picture 1"] * 2
+    assert stream.num_skipped == 100 and len(warned) == 21
+    assert "more than 20 pairs" in str(warned[-1].message)
 
 
 def test_an_image_beside_a_json_that_names_it():
@@ -153,16 +166,6 @@ def test_an_image_beside_a_json_that_names_it():
         with pytest.raises(ImageError, match="image") as error:
             read_row({"image": name, "caption": "a"}, Path("a.parquet"))
         assert len(str(error.value)) < 300
-
-
-def test_a_tar_that_cannot_be_read_on_is_named(tmp_path: Path):
-    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
-        for name, content in (("0.png", png(1)), ("0.txt", "caf\xe9".encode("latin-1"))):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(ValueError, match=r"bad\.tar: datasets cannot read on.*UnicodeDecodeError.*mend this file"):
-        CaptionStream(tmp_path).read()
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path):
@@ -265,8 +268,41 @@ def test_other_files_or_settings_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="pool_size: was 7, now 8"):
         batches(tmp_path, pool_size=8).load_state_dict(state)
     write_parquet(tmp_path / "more.parquet", pairs(6, first=6))
-    with pytest.raises(ValueError, match="shards"):
+    with pytest.raises(
+        ValueError, match=r"the shards and images are not those .* added: more\.parquet\. Put them back"
+    ):
         batches(tmp_path).load_state_dict(state)
+    (tmp_path / "more.parquet").unlink()
+    batches(tmp_path).load_state_dict(state)
+
+
+def test_a_checkpoint_of_before_resumes_where_it_was(tmp_path: Path):
+    """It holds a place of ``datasets``, the shards' names among the settings, no inventory and no names of rows."""
+    chunks = {"shard_idx": 0, "shard_example_idx": 0, "type": "ArrowExamplesIterable"}
+    arrow = {
+        "examples_iterable": {**chunks, "shard_example_idx": 6}, "previous_state": {**chunks, "shard_example_idx": 3},
+        "batch_idx": 5, "num_chunks_since_previous_state": 2, "cropped_chunk_length": 0,
+        "type": "RebatchedArrowExamplesIterable",
+    }  # fmt: skip
+    places = {
+        "parquet": {"examples_iterable": arrow, "epoch": 0}, "metadata": {"examples_iterable": arrow, "epoch": 0},
+        "webdataset": {"examples_iterable": {"shard_idx": 0, "shard_example_idx": 5, "type": "ExamplesIterable"}},
+    }  # fmt: skip
+    for layout, place in places.items():
+        path = write_shards(tmp_path / layout, layout, [pairs(9)])
+        whole = batches(path, batch_size=1, pool_size=4)
+        drawn(whole, 2)
+        state = whole.state_dict()
+        assert state["stream"]["within"] == 5
+        state["stream"]["within"] = place
+        state["settings"]["shards"] = ["/".join(shard.parts[-2:]) for shard in whole.stream.shards]
+        del state["files"], state["pool_names"]
+        resumed = batches(path, batch_size=1, pool_size=4)
+        resumed.load_state_dict(state)
+        assert drawn(resumed, 9) == drawn(whole, 9)
+        state["settings"]["shards"] = ["other/000.parquet"]
+        with pytest.raises(ValueError, match="shards: was"):
+            resumed.load_state_dict(state)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

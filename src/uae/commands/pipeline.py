@@ -25,8 +25,9 @@ from uae.bench.stages_report import StageResult, sample_to_json, stages_table, w
 from uae.bench.unified_result import BACKBONES
 from uae.bench.world import measure
 from uae.commands.train import image_source, train_model
-from uae.data.captions import check_datasets, find_shards
+from uae.data.captions import check_pyarrow, find_shards
 from uae.data.folders import list_images
+from uae.data.training import check_same_files
 from uae.models.loading import load_model
 from uae.pipelines import PIPELINES, Pipeline, StageSettings
 from uae.presets import RunConfig
@@ -173,7 +174,7 @@ def _with(settings: StageSettings, args: PipelineArguments, in_world: bool) -> S
 def _check_data(settings: StageSettings, in_world: bool) -> None:
     """What the stage learns from is there, and can be read; the world's is drawn."""
     if isinstance(settings, LongCaptionConfig):
-        check_datasets()
+        check_pyarrow()
         if not settings.data:
             raise ValueError("expected captioned images for long-caption pretraining: give --captions (parquet, tar or "
                              "a folder with metadata.jsonl); `uae data longcap` makes them")  # fmt: skip
@@ -235,6 +236,7 @@ def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
         device, names = model.encoder.device, backbones_of(settings.rewards)
         backbones = {name: load_backbone(name, settings.backbones, device=device) for name in names}
         images = image_source(settings.data, settings.decoding, settings.seed)
+        check_same_files(images, folder)
         reward = build_reward(settings.rewards, backbones, model.encoder, settings.captioning.instruction)
         task = ColdStartTask(model, reward, images, settings)
     fit(task, folder, save_every=max(1, min(250, settings.num_steps // 10)))

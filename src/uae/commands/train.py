@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from uae.config import DecodeSettings
-from uae.data.training import FolderImages, SceneImages
+from uae.data.training import FolderImages, SceneImages, check_same_files
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape, print_footprint
 from uae.models.loading import SHIPPED, load_model
@@ -66,6 +66,7 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
         )
     images = image_source(config.data, config.train.decoding, config.train.seed)
     check_rewards(config.rewards, config.backbones)
+    check_same_files(images, config.run_dir)
     if config.train.tensorboard:
         check_tensorboard()
     is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32

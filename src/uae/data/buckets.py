@@ -15,14 +15,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.data.captions import CaptionStream, Row
+from uae.data.captions import CaptionStream, Row, data_files
 from uae.data.images import ImageError, read_image_bytes
+from uae.data.inventory import Inventory
 from uae.data.training import fit_to
 from uae.utils.checkpoint import check_same_config
 from uae.utils.seed import make_generator
@@ -41,6 +42,14 @@ class Sample:
     """As it is stored."""
     digest: str
     """Of image file, size and caption."""
+
+
+class Pooled(NamedTuple):
+    """A row that waits to be drawn."""
+
+    row: Row
+    name: str
+    """Its file, and where it is in there."""
 
 
 def aspect_buckets(resolution: int, divisor: int, largest: int) -> tuple[Bucket, ...]:
@@ -79,10 +88,11 @@ class CaptionBatches:
             raise ValueError(f"expected a pool of at least {needed} rows for batches of {batch_size}, each of one of "
                              f"{len(buckets)} sizes, got {pool_size}; make it larger or batches smaller")  # fmt: skip
         self.buckets, self.batch_size, self.pool_size, self.seed = tuple(buckets), batch_size, pool_size, seed
+        self.files = data_files(paths)
         self.held_out, self._held_out_images = self._hold_out(CaptionStream(paths, seed), num_held_out)
         self.stream = CaptionStream(paths, seed)
         self.num_batches = 0
-        self._pool: list[list[Row]] = [[] for _ in buckets]
+        self._pool: list[list[Pooled]] = [[] for _ in buckets]
         self._is_draining = False  # the stream is between two passes
 
     def next_batch(self) -> list[Sample]:
@@ -101,7 +111,7 @@ class CaptionBatches:
             row = self.stream.read()
             self._is_draining = row is None
             if row is not None and _digest(row.image) not in self._held_out_images:
-                self._pool[nearest_bucket(row.size, self.buckets)].append(row)
+                self._pool[nearest_bucket(row.size, self.buckets)].append(Pooled(row, self.stream.name))
                 num_rows += 1
 
     def _fills_a_batch(self) -> bool:
@@ -114,7 +124,7 @@ class CaptionBatches:
         rows, samples, corrupt = self._pool[bucket], {}, set()
         for index in torch.randperm(len(rows), generator=generator).tolist():
             try:
-                samples[index] = to_sample(rows[index], self.buckets[bucket])
+                samples[index] = to_sample(rows[index].row, rows[index].name, self.buckets[bucket])
             except ImageError as error:
                 self.stream.skip(error)
                 corrupt.add(index)
@@ -131,7 +141,7 @@ class CaptionBatches:
         images: set[str] = set()
         while (row := stream.read()) is not None:
             try:
-                sample = to_sample(row, self.buckets[nearest_bucket(row.size, self.buckets)])
+                sample = to_sample(row, stream.name, self.buckets[nearest_bucket(row.size, self.buckets)])
             except ImageError as error:
                 stream.skip(error)
                 continue
@@ -146,10 +156,12 @@ class CaptionBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Stream position, pool and counters, as plain data and tensors."""
-        rows = [row for bucket in self._pool for row in bucket]
+        pooled = [each for bucket in self._pool for each in bucket]
+        rows = [row for row, _ in pooled]
         content = bytearray().join(row.image for row in rows)
         return {
             "settings": self._settings(),
+            "files": self.files.pack(),
             "stream": self.stream.state_dict(),
             "num_batches": self.num_batches,
             "is_draining": self._is_draining,
@@ -158,21 +170,32 @@ class CaptionBatches:
             "pool_lengths": [len(row.image) for row in rows],
             "pool_captions": [row.caption for row in rows],
             "pool_sizes": [list(row.size) for row in rows],
+            "pool_names": [name for _, name in pooled],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state_dict`` was taken; a ValueError if that was with other files or settings."""
-        check_same_config(state["settings"], self._settings())
+        self._check_same(state)
         self.stream.load_state_dict(state["stream"])
         self.num_batches, self._is_draining = state["num_batches"], state["is_draining"]
         images = (part.numpy().tobytes() for part in state["pool_images"].split(state["pool_lengths"]))
         sizes = ((height, width) for height, width in state["pool_sizes"])
         rows = map(Row, images, state["pool_captions"], sizes)
-        self._pool = [[next(rows) for _ in range(number)] for number in state["pool_buckets"]]
+        names = state.get("pool_names") or ["a pair's image"] * len(state["pool_lengths"])  # not in older checkpoints
+        pooled = map(Pooled, rows, names)
+        self._pool = [[next(pooled) for _ in range(number)] for number in state["pool_buckets"]]
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        """Older checkpoints have the shards' names among the settings instead of an inventory."""
+        if "files" in state:
+            self.files.check(Inventory.unpack(state["files"]), "shards and images")
+            check_same_config(state["settings"], self._settings())
+        else:
+            shards = ["/".join(shard.parts[-2:]) for shard in self.stream.shards]
+            check_same_config(state["settings"], {"shards": shards, **self._settings()})
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "shards": ["/".join(shard.parts[-2:]) for shard in self.stream.shards],
             "buckets": [list(bucket) for bucket in self.buckets],
             "batch_size": self.batch_size,
             "pool_size": self.pool_size,
@@ -181,9 +204,9 @@ class CaptionBatches:
         }
 
 
-def to_sample(row: Row, bucket: Bucket) -> Sample:
-    """Decode a row; an ImageError if it is corrupt."""
-    image = fit_to(read_image_bytes(row.image, "a pair's image"), bucket)
+def to_sample(row: Row, name: str, bucket: Bucket) -> Sample:
+    """Decode a row; an ImageError by its name if it is corrupt."""
+    image = fit_to(read_image_bytes(row.image, name), bucket)
     return Sample(image, row.caption, _digest(row.image, str(bucket).encode(), row.caption.encode()))
 
 

@@ -1,14 +1,17 @@
 """Image-caption pairs streamed from files that need not fit in memory, in an order a resumed run takes up exactly.
 
-Three layouts, told by what a path holds: parquet files; WebDataset tars (``0001.jpg`` beside ``0001.txt`` or
-``0001.json``); folders with a ``metadata.jsonl`` of file names and captions. Each file is a shard. Shards come in a new
-random order each pass, keyed by (seed, pass), and are read from end to end by Hugging Face ``datasets``, whose stream
-tells where in a shard it is. Rows are shuffled by the pool of ``uae.data.buckets``.
+Three layouts, told by a file's name and read by ``uae.data.layouts``: parquet files; WebDataset tars (``0001.jpg``
+beside ``0001.txt`` or ``0001.json``); folders with a ``metadata.jsonl`` of file names and captions. Each file is a
+shard. Shards come in a new random order each pass, keyed by (seed, pass), and are read from end to end. Rows are
+shuffled by the pool of ``uae.data.buckets``.
+
+A caption is a text, taken exactly as it is written; of what is anything else the row is left out. A shard that is
+damaged is read up to there.
 """
 
 from __future__ import annotations
 
-import glob
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -18,13 +21,23 @@ from typing import Any, NamedTuple
 import torch
 
 from uae.data.folders import folder_files
-from uae.data.images import ImageError, image_size, one_line
+from uae.data.images import IMAGE_SUFFIXES, ImageError, image_size, one_line
+from uae.data.inventory import Inventory
+from uae.data.layouts import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    NESTED,
+    SUFFIXES,
+    Found,
+    encoding_of,
+    kind_of,
+    no_columns,
+    rows_of,
+)
 from uae.utils.seed import make_generator
 
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".jsonl": "json"}  # names in the datasets library
 METADATA = "metadata.jsonl"
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "file_name")
-CAPTION_COLUMNS = ("long_caption", "caption", "text", "txt")  # the first that says anything
+MAX_NAMED = 20  # rows that are left out; further ones are counted
 
 
 class Row(NamedTuple):
@@ -45,30 +58,52 @@ def find_shards(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: expected image-caption pairs, found nothing there")
-        shards += [file for file in (folder_files(path) if path.is_dir() else [path]) if _is_shard(file)]
+        shards += _shards_of(path)
     if not shards:
         raise ValueError(f"{', '.join(map(str, paths)) or 'no path given'}: expected image-caption pairs as .parquet "
                          f"files, WebDataset .tar files or a folder with {METADATA}, found none of them")  # fmt: skip
     return list(dict.fromkeys(shards))
 
 
+def _shards_of(path: Path) -> list[Path]:
+    """A file given by name may be any ``.jsonl``; a link that leads nowhere is named and passed over."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in SUFFIXES else []
+    shards = [file for file in folder_files(path) if _is_shard(file)]
+    for file in shards:
+        if not file.exists():
+            warnings.warn(f"passed over: {file} is a link that leads nowhere", stacklevel=3)
+    return [file for file in shards if file.exists()]
+
+
+def data_files(paths: Sequence[str | Path] | str | Path) -> Inventory:
+    """What pairs are read from: shards, and the images in a folder of a ``.jsonl``."""
+    roots = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    shards = find_shards(paths)
+    folders = dict.fromkeys(shard.parent for shard in shards if shard.suffix.lower() == ".jsonl")
+    images = (file for folder in folders for file in folder_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return Inventory.of(list(dict.fromkeys([*shards, *images])), roots)
+
+
 def _is_shard(file: Path) -> bool:
-    return file.suffix in (".parquet", ".tar") or file.name == METADATA
+    return file.suffix.lower() in (".parquet", ".tar") or file.name.lower() == METADATA
 
 
 class CaptionStream:
-    """Rows of all shards, pass after pass; one that cannot be read is left out, counted, and the first is named."""
+    """Rows of all shards, pass after pass; what cannot be read is left out, counted and named."""
 
     def __init__(self, paths: Sequence[str | Path] | str | Path, seed: int = 0) -> None:
-        check_datasets()
+        check_pyarrow()
         self.shards, self.seed = find_shards(paths), seed
         self.pass_number = 0
         self.num_skipped = 0
+        self.name = ""  # of the last row: its file, and where it is in there
         self._place = 0  # of the shard being read, in this pass's order
         self._num_read = 0  # usable rows of this pass so far
-        self._within: dict | None = None  # where to begin in that shard; None for its start
-        self._dataset: Any = None
-        self._examples: Iterator[dict] | None = None
+        self._within = 0  # rows of that shard so far
+        self._rows: Iterator[Found] | None = None
+        self._named: list[str] = []
+        self._num_rows_named = 0
 
     def read(self) -> Row | None:
         """The next row; None once at the end of each pass."""
@@ -77,50 +112,73 @@ class CaptionStream:
                 self._begin_pass()
                 return None
             shard = self._shard()
-            example = self._next_example(shard)
-            if example is None:
-                self._place, self._within, self._examples = self._place + 1, None, None
+            found = self._next_row(shard)
+            if found is None:
+                self._place, self._within, self._rows = self._place + 1, 0, None
                 continue
+            self._within += 1
+            self.name = f"{shard} {found.name}"
             try:
-                row = read_row(example, shard)
+                if found.problem:
+                    raise ImageError(f"{self.name}: {found.problem}")
+                row = read_row(found.fields, shard, self.name)
             except ImageError as error:
                 self.skip(error)
                 continue
             self._num_read += 1
             return row
 
-    def _next_example(self, shard: Path) -> dict | None:
+    def _next_row(self, shard: Path) -> Found | None:
+        """The shard's next row; None at its end, which is where it is damaged."""
         try:
-            return next(self._open(shard), None)
-        except Exception as error:
-            why = f"{type(error).__name__}: {one_line(error)}"
-            raise ValueError(f"{shard}: datasets cannot read on here, {why}. In a tar each sample must have the same "
-                             "extensions, and texts be UTF-8: mend this file or leave it out") from error  # fmt: skip
+            if self._rows is None:
+                self._rows = rows_of(shard, self._within)
+            found = next(self._rows, None)
+        except MemoryError:
+            raise
+        except Exception as error:  # pyarrow and tarfile raise whatever a damaged file leads them to
+            self._rows = None
+            if isinstance(error, OSError) and error.errno is not None:
+                raise ValueError(f"{shard}: cannot be read now ({error.strerror}); when it can, the same command goes "
+                                 "on from the last checkpoint") from error  # fmt: skip
+            self._pass_over(shard, error)
+            return None
+        if found is None and self._within == 0:
+            self._name(f"passed over: {shard}: holds no rows")
+        return found
+
+    def _pass_over(self, shard: Path, error: Exception) -> None:
+        self.num_skipped += 1
+        rest = f"what follows its first {self._within:,} rows" if self._within else "the whole file"
+        self._name(f"passed over: {shard}: cannot be read ({one_line(error):.400})",
+                   f". The run goes on without {rest}; leave the file as it is until the run is finished, and mend it "
+                   "for a new one")  # fmt: skip
 
     def skip(self, reason: ImageError) -> None:
         """Count a row that cannot be used."""
         self.num_skipped += 1
-        if self.num_skipped == 1:
-            warnings.warn(f"left out, as every such pair from now on: {reason}", stacklevel=3)
+        self._num_rows_named += 1
+        if self._num_rows_named <= MAX_NAMED:
+            self._name(f"left out: {reason}")
+        elif self._num_rows_named == MAX_NAMED + 1:
+            self._name(f"left out: more than {MAX_NAMED} pairs; from now on they are counted, not named")
+
+    def _name(self, what: str, advice: str = "") -> None:
+        """Warn, once."""
+        if what not in self._named:
+            self._named.append(what)
+            warnings.warn(what + advice, stacklevel=4)
 
     def _begin_pass(self) -> None:
         if self._num_read == 0:
+            first = f"; {self._named[0]}" if self._named else ""
             raise ValueError(f"expected image-caption pairs in {self.shards[0]} … ({len(self.shards)} files), found "
-                             f"none that can be used ({self.num_skipped} left out)")  # fmt: skip
+                             f"none that can be used ({self.num_skipped} left out){first}")  # fmt: skip
         self.pass_number, self._place, self._num_read = self.pass_number + 1, 0, 0
 
     def _shard(self) -> Path:
         order = torch.randperm(len(self.shards), generator=make_generator(self.seed, self.pass_number, "shards"))
         return self.shards[int(order[self._place])]
-
-    def _open(self, shard: Path) -> Iterator[dict]:
-        if self._examples is not None:
-            return self._examples
-        self._dataset = open_shard(shard)
-        if self._within is not None:
-            self._dataset.load_state_dict(self._within)
-        self._examples = examples = iter(self._dataset)
-        return examples
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, as plain data."""
@@ -129,60 +187,82 @@ class CaptionStream:
             "place": self._place,
             "num_read": self._num_read,
             "num_skipped": self.num_skipped,
-            "within": self._within if self._examples is None else self._dataset.state_dict(),
+            "within": self._within,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state_dict`` was taken."""
         self.pass_number, self._place = state["pass_number"], state["place"]
         self._num_read, self.num_skipped = state["num_read"], state["num_skipped"]
-        self._within, self._examples = state["within"], None
+        self._within, self._rows = num_rows_before(state["within"]), None
 
 
-def open_shard(shard: Path) -> Any:
-    """One file as a ``datasets.IterableDataset`` whose images stay as they are stored."""
-    import datasets
-    from pyarrow.dataset import ParquetFragmentScanOptions
-
-    builder, options = BUILDERS[shard.suffix], {}
-    if builder == "parquet":  # else the whole file is read ahead
-        options["fragment_scan_options"] = ParquetFragmentScanOptions(pre_buffer=False)
-    file = glob.escape(str(shard.absolute()))
-    rows: Any = datasets.load_dataset(builder, data_files=[file], split="train", streaming=True, **options)
-    return rows.decode(False)
+def num_rows_before(within: int | dict[str, Any] | None) -> int:
+    """How many rows of its shard a stream had passed; older checkpoints hold a place of ``datasets`` instead."""
+    if not isinstance(within, dict):
+        return within or 0
+    place = within["examples_iterable"]
+    if "previous_state" in place:
+        return place["previous_state"]["shard_example_idx"] + place["num_chunks_since_previous_state"]
+    return place["shard_example_idx"]
 
 
-def check_datasets() -> None:
-    """A ValueError that says what to do when ``datasets`` is not installed."""
-    if find_spec("datasets") is None:
-        raise ValueError("streaming image-caption pairs needs the datasets library: "
+def check_pyarrow() -> None:
+    """A ValueError that says what to do when ``pyarrow`` is not installed."""
+    if find_spec("pyarrow") is None:
+        raise ValueError("streaming image-caption pairs needs the pyarrow library: "
                          "pip install unified-autoencoder[data]")  # fmt: skip
 
 
-def read_row(example: dict[str, Any], shard: Path) -> Row:
-    """A row of any layout.
+def read_row(example: dict[str, Any], shard: Path, name: str = "") -> Row:
+    """A row of any layout. ``name`` is what messages call it, by default its file.
 
     Raises:
-        ImageError: when the caption is blank or the image cannot be read.
-        ValueError: when there is no column of images or none of captions.
+        ImageError: when there is no column of images or of captions, no caption that says anything, or no image that
+            can be read.
     """
-    inner = example.get("json")
-    fields = {
-        name.lower(): value for name, value in ({**inner, **example} if isinstance(inner, dict) else example).items()
-    }
-    images = [fields[name] for name in IMAGE_COLUMNS if name in fields]
-    captions = [fields[name] for name in CAPTION_COLUMNS if name in fields]
+    inner, where = example.get(NESTED), name or str(shard)
+    fields = [
+        (key.lower(), value)
+        for part in (example, inner if isinstance(inner, dict) else {})
+        for key, value in part.items()
+    ]
+    images = [value for column in IMAGE_COLUMNS for key, value in fields if key == column]
+    captions = [value for column in CAPTION_COLUMNS for key, value in fields if key == column]
     if not images or not captions:
-        raise ValueError(f"{shard}: expected a column of images ({', '.join(IMAGE_COLUMNS)}) and one of captions "
-                         f"({', '.join(CAPTION_COLUMNS)}), found {', '.join(fields)}; rename them")  # fmt: skip
-    caption = next((text for text in captions if isinstance(text, str) and text.strip()), None)
-    if caption is None:
-        raise ImageError(f"{shard}: a pair's caption is empty or no text")
-    image = _content(images, shard)
-    return Row(image, caption, image_size(image, shard))
+        raise ImageError(f"{where}: {no_columns(dict.fromkeys(key for key, _ in fields))}")
+    caption = _caption(captions, where)
+    image = _content(images, shard, where)
+    return Row(image, caption, image_size(image, where))
 
 
-def _content(images: list[Any], shard: Path) -> bytes:
+def _caption(values: list[Any], where: str) -> str:
+    """The first that says anything."""
+    problems = []
+    for value in values:
+        text, problem = _text(value)
+        if not problem:
+            return text
+        problems.append(problem)
+    raise ImageError(f"{where}: expected a text as caption, got {problems[0]}")
+
+
+def _text(value: Any) -> tuple[str, str]:
+    """A text as it is written, or why it is no caption. Some writers of parquet store texts as plain bytes."""
+    try:
+        text = value.decode(encoding_of(value)) if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            return "", kind_of(value) + ("" if value is None else f": {value!r:.60}")
+        text.encode()
+    except UnicodeDecodeError as error:
+        return "", f"bytes that are no UTF-8 ({error})"
+    except UnicodeEncodeError as error:
+        return "", f"a text with half a character or a byte that is no UTF-8 ({error})"
+    is_blank = all(char.isspace() or not char.isprintable() for char in text)
+    return text, "one that is empty or blank" if is_blank else ""
+
+
+def _content(images: list[Any], shard: Path, where: str) -> bytes:
     """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a file beside the shard.
 
     A sample of a tar may have both: ``0001.jpg``, and a JSON whose ``image`` names it.
@@ -191,10 +271,16 @@ def _content(images: list[Any], shard: Path) -> bytes:
     content = next((value for value in values if isinstance(value, bytes)), None)
     if content is not None:
         return content
-    for value in values:
-        try:
-            if isinstance(value, str) and (shard.parent / value).is_file():
-                return (shard.parent / value).read_bytes()
-        except (OSError, ValueError) as error:  # a name too long, or with a null
-            raise ImageError(f"{shard}: cannot read an image's file: {one_line(error):.200}") from error
-    raise ImageError(f"{shard}: expected an image's content or the path of a file, got {values!r:.80}")
+    try:
+        for file in (shard.parent / form for value in values if isinstance(value, str) for form in _forms(value)):
+            if file.is_file():
+                return file.read_bytes()
+    except (OSError, ValueError) as error:  # a name too long, or with a null
+        raise ImageError(f"{where}: cannot read an image's file: {one_line(error):.200}") from error
+    shown = ", ".join(f"{value!r:.80}" for value in values)
+    raise ImageError(f"{where}: expected an image's content or the path of a file, got {shown:.200}")
+
+
+def _forms(name: str) -> list[str]:
+    """A name as it is written, and composed or decomposed, as another system may have stored it."""
+    return list(dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]))

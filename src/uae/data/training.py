@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uae.data.folders import list_images
 from uae.data.images import ImageError, read_image
+from uae.data.inventory import Inventory, check_unchanged
 from uae.rewards.preprocess import resize_like_pil
 from uae.scenes.scene import render_batch, scene_at
 from uae.utils.seed import make_generator
@@ -38,7 +39,10 @@ class FolderImages:
     """
 
     def __init__(self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0) -> None:
-        files = list_images(paths).files
+        listing = list_images(paths)
+        for reason in listing.unreadable:
+            warnings.warn(f"left out: {reason}", stacklevel=2)
+        files, self._roots = listing.files, [Path(path) for path in paths]
         num_probe = min(16, max(1, len(files) // 10))
         self.files, self.probe_files = files[: len(files) - num_probe] or files, files[-num_probe:]
         self.size, self.seed = size, seed
@@ -50,6 +54,10 @@ class FolderImages:
     def probe(self, num_images: int) -> list[Tensor]:
         images = [image for file in self.probe_files if (image := self._read(file)) is not None]
         return images[:num_images] or self.batch(0, 1)
+
+    def inventory(self) -> Inventory:
+        """All files, those of the probe too, as they are now."""
+        return Inventory.of(list(dict.fromkeys([*self.files, *self.probe_files])), self._roots)
 
     def _image(self, position: int) -> Tensor:
         """The first readable image from ``position`` on, in the order of its pass."""
@@ -64,12 +72,18 @@ class FolderImages:
     def _read(self, file: Path) -> Tensor | None:
         try:
             image = read_image(file)
-        except ImageError as error:
+        except (ImageError, FileNotFoundError) as error:  # the latter of a link that leads nowhere
             if file not in self._unreadable:
                 self._unreadable.add(file)
                 warnings.warn(f"left out: {error}", stacklevel=2)
             return None
         return image if self.size is None else fit_to(image, self.size)
+
+
+def check_same_files(images: object, run_dir: Path) -> None:
+    """A ValueError that names what changed in a folder of images since the run in ``run_dir`` was started."""
+    if isinstance(images, FolderImages):
+        check_unchanged(run_dir, images.inventory(), "images")
 
 
 def fit_to(image: Tensor, size: tuple[int, int]) -> Tensor:
