@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from typing import Any, NoReturn
 
+from uae.commands.group import CHOICES
+from uae.utils.failures import describe
+from uae.utils.progress import show_phases
+from uae.utils.quiet import plain_warnings
 from uae.utils.suggest import did_you_mean
 
 COMMANDS = {
     "quickstart": "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)",
-    "train": "Unified-GRPO on the embedded world or a folder of images",
+    "train": "Unified-GRPO on the embedded world or a folder of images (uae train --help lists presets and pipelines)",
     "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
     "generate": "paint prompts, into the folders that GenEval reads",
+    "export": "merge a trained model's adapters into its weights, and say what survives",
     "bench": "Unified-Bench: score a model on images, or two folders of images (uae bench unified --help)",
     "data": "write long captions for folders of images: the data of long-caption pretraining (uae data longcap --help)",
     "tiny": "rebuild the tiny models from nothing (uae tiny build --help)",
@@ -34,15 +41,26 @@ start here:
   uae train --data my_images/ --run-dir runs/mine  train on your own images
   uae bench unified --source DIR --recon DIR       score reconstructions made elsewhere
 """
+AFTER_A_STOP = "what is finished stays, and a run resumes when started again (a quickstart by --resume)"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what is open is closed first."""
 
 
 def main() -> None:
-    """Run the command named first; errors meant for the user are one message, without a traceback."""
+    """Run the command named first; whatever goes wrong is one message, without a traceback."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Terminated:
+        print(f"error: terminated; {AFTER_A_STOP}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)  # whoever sent it sees that it was heeded
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(arguments: list[str]) -> None:
@@ -54,21 +72,37 @@ def run(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         print(importlib.import_module("uae").__version__)
         return
-    command = arguments[0]
+    command, *options = arguments
     if command not in COMMANDS:
         _fail(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\nuae --help lists the commands")
+    _check_name(command, options)
     try:
-        importlib.import_module(f"uae.commands.{command}").main(arguments[1:])
-    except BrokenPipeError:
+        with plain_warnings(), show_phases():
+            importlib.import_module(f"uae.commands.{command}").main(options)
+    except (BrokenPipeError, Terminated):
         raise
-    except (ValueError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {AFTER_A_STOP}", code=130)
+    except Exception as error:
         if os.environ.get("UAE_DEBUG"):
             raise
-        _fail(f"{error}\n(UAE_DEBUG=1 shows where)")
-    except KeyboardInterrupt:
-        _fail("interrupted; a run resumes from its last checkpoint when started again", code=130)
+        _fail(*describe(error, command))
 
 
-def _fail(message: str, code: int = 2) -> None:
+def _check_name(command: str, options: list[str]) -> None:
+    """List what the command goes on with, or name the nearest, before its module loads torch."""
+    try:
+        if command in CHOICES:
+            CHOICES[command](options)
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _terminate(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+    raise Terminated
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from uae.scenes.captioned import write_captioned_scenes
 from uae.stages.cold_start import ColdStartConfig, ColdStartTask
 from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask
-from uae.utils.checkpoint import atomic_write_json, check_same_config, json_ready
+from uae.utils.checkpoint import appear, atomic_write_json, check_same_config, json_ready
 from uae.utils.metrics import read_metrics
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
@@ -62,6 +61,8 @@ class PipelineArguments:
     of its folder."""
     only: str | None = None
     """Run this stage alone; those before it must be finished."""
+    self_contained: bool = False
+    """Save the base's weights beside the adapters of stages that train by LoRA."""
     redo: bool = False
     """With `only`: begin it anew. Later stages were trained from the old one: redo them too."""
 
@@ -138,7 +139,7 @@ def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, 
         if args.only in (None, name):
             if args.redo:
                 shutil.rmtree(folder, ignore_errors=True)
-            records.append(finish_stage(name, settings, source, folder, pipeline.in_world))
+            records.append(finish_stage(name, settings, source, folder, pipeline.in_world, args.self_contained))
         elif (folder / FINISHED).exists():
             records.append(_finished(folder))
         elif list(stages).index(args.only) >= number:
@@ -186,15 +187,18 @@ def _check_data(settings: StageSettings, in_world: bool) -> None:
         raise ValueError("expected images to learn from: give --data FOLDER")
 
 
-def finish_stage(name: str, settings: StageSettings, source: str, folder: Path, in_world: bool) -> dict[str, Any]:
+def finish_stage(
+    name: str, settings: StageSettings, source: str, folder: Path, in_world: bool, self_contained: bool = False
+) -> dict[str, Any]:
     """The stage's record; it is trained first unless it is finished."""
     recorded = {**asdict(settings), "data": [_in_run(path, folder.parent) for path in settings.data]}
+    recorded.pop("self_contained", None)
     _check_settings({"name": name, "source": _in_run(source, folder.parent), "settings": recorded}, folder)
     if (folder / FINISHED).exists():
         print(f"{name}: finished before, {folder}")
         return _finished(folder)
     print(f"{name}: from {source}, in {folder}")
-    train_stage(settings, source, folder)
+    train_stage(settings, source, folder, self_contained)
     record = {"stage": name} | (measured(str(folder / "model")) if in_world else {})
     atomic_write_json(folder / FINISHED, record)
     return _finished(folder)
@@ -221,15 +225,17 @@ def _in_run(path: str, run_dir: Path) -> str:
     return f"RUN/{place.relative_to(run)}" if place.is_relative_to(run) else path
 
 
-def train_stage(settings: StageSettings, source: str, folder: Path) -> None:
+def train_stage(settings: StageSettings, source: str, folder: Path, self_contained: bool = False) -> None:
     """Train, or resume, and leave ``folder/model``."""
     if (folder / "model").exists():
         return
     if isinstance(settings, RunConfig):
-        model = train_model(replace(settings, model=source, run_dir=folder), _in_run(source, folder.parent))
-        _appear(folder / "model", model.save_pretrained)
+        settings = replace(settings, model=source, run_dir=folder, self_contained=self_contained)
+        model = train_model(settings, _in_run(source, folder.parent))
+        appear(folder / "model", model.save_pretrained)
         return
-    model: Any = load_model(source, torch.bfloat16 if settings.lora_rank else torch.float32)
+    model: Any = load_model(source, None if settings.lora_rank else torch.float32)
+    model.is_self_contained = self_contained
     if isinstance(settings, LongCaptionConfig):
         task: Any = LongCaptionTask(model, settings)
     else:
@@ -248,16 +254,7 @@ def _draw_world(stages: dict[str, StageSettings], folder: Path) -> None:
     is_read = any(isinstance(stage, LongCaptionConfig) and stage.data == (str(folder),) for stage in stages.values())
     if is_read and not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _appear(folder, lambda unfinished: write_captioned_scenes(unfinished, NUM_WORLD_PAIRS))
-
-
-def _appear(folder: Path, write: Callable[[Path], Any]) -> None:
-    """A folder that is there whole or not at all."""
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
+        appear(folder, lambda unfinished: write_captioned_scenes(unfinished, NUM_WORLD_PAIRS))
 
 
 def _start(source: str, run_dir: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from uae.rl.train import train
 from uae.scenes.language import INSTRUCTIONS
 from uae.scenes.scene import render_batch, scene_at
 from uae.stages.tiny.imitation import imitate
-from uae.utils.checkpoint import atomic_write_json
+from uae.utils.checkpoint import appear, atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 
@@ -96,7 +96,7 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
         frames, captioning = [], run_control(model, config, args.control)
     print("measuring the trained model")
     after = measure(model, backbones, captioning=captioning)
-    model.save_pretrained(args.out / "model")
+    appear(args.out / "model", model.save_pretrained)
     results = {
         **compare(before, after, ceiling),
         "family": model.family,

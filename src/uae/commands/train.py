@@ -10,48 +10,45 @@ from typing import Any
 import torch
 import tyro
 
+from uae.commands.group import choose_run
 from uae.config import DecodeSettings
 from uae.data.training import FolderImages, SceneImages, check_same_files
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape, print_footprint
-from uae.models.loading import SHIPPED, load_model
+from uae.models.loading import load_model
 from uae.pipelines import PIPELINES
 from uae.presets import PRESETS, RunConfig
 from uae.rewards.backbones import load_backbone
 from uae.rewards.build import backbones_of, build_reward, check_rewards
 from uae.rl.run import ImageSource
 from uae.rl.train import train
+from uae.utils.checkpoint import appear
 from uae.utils.metrics import check_tensorboard
 from uae.utils.quiet import quiet_libraries
-from uae.utils.suggest import did_you_mean
+
+UNRECORDED = ("train", "run_dir", "dry_run", "self_contained")  # of a run's settings, beside its data
 
 
 def main(arguments: list[str]) -> None:
-    """``uae train [PRESET] [--run-dir DIR] [OPTIONS]``; the same command resumes."""
+    """``uae train [NAME] [--run-dir DIR] [OPTIONS]``; the same command resumes."""
     quiet_libraries()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a run is one process on one GPU, got WORLD_SIZE "
                          f"{os.environ['WORLD_SIZE']}: start runs of different --run-dir, each with its own "
                          "CUDA_VISIBLE_DEVICES, without torchrun")  # fmt: skip
-    named = bool(arguments) and not arguments[0].startswith("-")
-    name = arguments[0] if named else "tiny"
+    name, options = choose_run(arguments)
     if name in PIPELINES:
         from uae.commands import pipeline  # which trains its stages by this module
 
-        pipeline.main(name, arguments[1:])
+        pipeline.main(name, options)
         return
-    if name not in PRESETS:
-        known = (*PRESETS, *PIPELINES)
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     description, preset = PRESETS[name]
-    config = tyro.cli(
-        RunConfig, default=preset, args=arguments[named:], prog=f"uae train {name}", description=description
-    )
+    config = tyro.cli(RunConfig, default=preset, args=options, prog=f"uae train {name}", description=description)
     if config.dry_run:
         print_footprint(step_shape(config))
         return
     model = train_model(config)
-    model.save_pretrained(config.run_dir / "model")
+    appear(config.run_dir / "model", model.save_pretrained)
     print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
 
 
@@ -69,13 +66,13 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
     check_same_files(images, config.run_dir)
     if config.train.tensorboard:
         check_tensorboard()
-    is_frozen_stock = config.lora_rank > 0 and config.model not in SHIPPED  # bf16, as published; adapters are fp32
-    model: Any = load_model(config.model, torch.bfloat16 if is_frozen_stock else torch.float32)
+    model: Any = load_model(config.model, None if config.lora_rank else torch.float32)  # what learns is fp32
+    model.is_self_contained = config.self_contained
     prepare_policy(model, config)
     device, names = model.encoder.device, backbones_of(config.rewards)
     backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
     reward = build_reward(config.rewards, backbones, model.encoder, config.train.captioning.instruction)
-    recorded = {name: value for name, value in asdict(config).items() if name not in ("train", "run_dir", "dry_run")}
+    recorded = {name: value for name, value in asdict(config).items() if name not in UNRECORDED}
     recorded["model"] = model_name or config.model
     train(model, reward, images, config.train, config.run_dir, recorded)
     return model
@@ -83,6 +80,11 @@ def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedMode
 
 def prepare_policy(model: UnifiedModel, config: RunConfig) -> None:
     """Choose what learns, by the weights of the two halves: vision tower and codec never do."""
+    if config.text_encoder is not None:
+        if not hasattr(model, "text_encoder"):
+            raise ValueError(f"--text-encoder: expected a model that paints by diffusion, got {type(model).__name__}, "
+                             "whose captions need none; leave it out")  # fmt: skip
+        model.text_encoder = config.text_encoder  # type: ignore[attr-defined]
     run = config.train
     decoding = run.decoding if run.image_weight else None
     model.begin_training(config.lora_rank, captions=run.caption_weight > 0, decoding=decoding)

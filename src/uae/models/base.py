@@ -39,6 +39,21 @@ class Captioner(Protocol):
 
 
 @runtime_checkable
+class Limited(Protocol):
+    """A family that cannot do all that settings can say; the others need no such method."""
+
+    def check_settings(self, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
+        """A ValueError that names the option: to be raised before any work."""
+        ...
+
+
+def check_settings(model: object, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
+    """A ValueError where this model cannot caption or paint so."""
+    if isinstance(model, Limited):
+        model.check_settings(captioning, decoding)
+
+
+@runtime_checkable
 class UnifiedModel(Captioner, Protocol):
     """Understanding (image → caption) and generation (caption → image) under one roof."""
 

@@ -11,24 +11,35 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
 from uae.models.cache import reserve
-from uae.models.lora import add_lora, merged
+from uae.models.finite import require_finite
+from uae.models.lora import ADAPTER, Adapters, linear_layers
+from uae.models.storage import save_exactly
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
+from uae.models.user_text import UserText
+from uae.models.weights import TEMPLATE_FILES, naming_files
 from uae.types import Captions, Evaluation, Rollout
+from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
+
+PROBE = "a red circle"  # a question that a template is tried with
+
+
+def question_about_image(question: str) -> dict:
+    """The message of somebody who shows an image."""
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,12 @@ class CausalCaptioner(nn.Module, ABC):
         super().__init__()
         self.model: Any = model  # the library annotates its configurations more loosely than they are
         self.tokenizer: Any = tokenizer
+        self.user_text = UserText(tokenizer)
         self.end_ids = _end_ids(model, tokenizer)
-        self._frozen_copy: nn.Module | None = None
-        self._adapter: PeftModel | None = None
+        self.adapters = Adapters(self.model)
+        self._frozen_copy: nn.ModuleList | None = None
+        self.is_whole = False
+        """Trained fully since it was loaded: there is no base to name."""
 
     # --- what a family says of itself --------------------------------------------------------------------------
 
@@ -90,23 +104,18 @@ class CausalCaptioner(nn.Module, ABC):
     def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
         """Position ids of left-padded prompts, ``[..., B, L]``."""
 
-    @abstractmethod
-    def save_pretrained(self, folder: str | Path) -> None:
-        """As the family's ``from_pretrained`` loads it."""
-
     def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
         """Position ids of tokens after the prompt, ``[..., B, T]``."""
         return position
 
-    def save_model(self, folder: Path) -> None:
-        """Model and tokenizer as their classes save them, weights in bf16 with LoRA merged in; LoRA in ``lora/``."""
-        if self._adapter is None:
-            model = copy.deepcopy(self.model)
-        else:
-            self._adapter.save_pretrained(str(folder / "lora"))
-            model = merged(self._adapter)
-        model.to(torch.bfloat16).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+    def save_weights(self, folder: Path, *, whole: bool) -> None:
+        """Model and tokenizer as their classes save them, and the adapters that lie on it, unmerged, in ``adapter``;
+        these alone unless ``whole``."""
+        base = folder if whole else Path(self.model.name_or_path)
+        if whole:
+            save_exactly(self.adapters.without(), folder)
+            self.tokenizer.save_pretrained(folder)
+        self.adapters.save(folder / ADAPTER, base)
 
     # --- what is trained, and what it is held to ---------------------------------------------------------------
 
@@ -127,27 +136,38 @@ class CausalCaptioner(nn.Module, ABC):
 
     def train_language_model(self) -> None:
         """Full fine-tuning of the language model and its head alone; a frozen copy stays as the reference."""
+        self.merge_adapters()
+        self.is_whole = True
         self.model.requires_grad_(False)
         self.language_model.requires_grad_(True)
         self.model.lm_head.requires_grad_(True)
         self._frozen_copy = copy.deepcopy(nn.ModuleList([self.language_model, self.model.lm_head]))
         self._frozen_copy.requires_grad_(False)
 
+    def merge_adapters(self) -> None:
+        """Add them to the weights, in the dtype of these."""
+        self.adapters.merge()
+
     def add_lora(self, rank: int) -> None:
         """LoRA on all linear layers of the language model."""
-        linear = [n for n, m in self.language_model.named_modules() if isinstance(m, nn.Linear)]
-        adapter = add_lora(self.model, rank, [f"model.language_model.{name}" for name in linear])
-        object.__setattr__(self, "_adapter", adapter)
+        self._frozen_copy = None
+        self.adapters.learn(rank, [f"model.language_model.{name}" for name in linear_layers(self.language_model)])
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """In this context the model answers as it was before training: adapters off, or the frozen copy."""
+        """In this context the model answers as it was before training: without what learns, or by the frozen copy."""
         if self._frozen_copy is None:
-            with self._adapter.disable_adapter() if self._adapter is not None else nullcontext():
+            with self.adapters.only(self.adapters.before):
                 yield
             return
+        with self.instead(*self._frozen_copy):
+            yield
+
+    @contextmanager
+    def instead(self, language_model: nn.Module, lm_head: nn.Module | None = None) -> Iterator[None]:
+        """In this context these answer in the place of the model's own."""
         current = self.language_model, self.model.lm_head
-        self.model.model.language_model, self.model.lm_head = self._frozen_copy  # type: ignore[assignment,misc]
+        self.model.model.language_model, self.model.lm_head = language_model, lm_head or current[1]
         try:
             yield
         finally:
@@ -181,11 +201,45 @@ class CausalCaptioner(nn.Module, ABC):
         return replace(context, prompts=tuple(p[:end] for p, end in zip(context.prompts, ends, strict=True)))
 
     def tokenize(self, text: str) -> list[int]:
+        """Token ids of text of ours, in which names of control tokens stand for these."""
         return self.tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[return-value]
 
+    def tokenize_answer(self, text: str) -> list[int]:
+        """Token ids of an answer that somebody wrote, and its end."""
+        return [*self.user_text.encode(self.user_text.hide(text)), self.tokenizer.eos_token_id]
+
     def chat(self, messages: list[dict]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenize(text)  # type: ignore[arg-type]
+        """Token ids of messages and what opens the answer to them; texts in them are text, see ``user_text``."""
+        return self.user_text.encode(self.fill_template(messages))
+
+    def fill_template(self, messages: list[dict]) -> str:
+        """The messages as the model's template writes them, texts hidden."""
+        hidden = [message | {"content": self._hide(message["content"])} for message in messages]
+        return self.templates.apply_chat_template(hidden, tokenize=False, add_generation_prompt=True)
+
+    def _hide(self, content: str | list[dict]) -> str | list[dict]:
+        if isinstance(content, str):
+            return self.user_text.hide(content)
+        return [part | {"text": self.user_text.hide(part["text"])} if "text" in part else part for part in content]
+
+    @property
+    def templates(self) -> Any:
+        """What fills in the chat template."""
+        return self.tokenizer
+
+    def check_prompts(self, folder: Path) -> None:
+        """Refuse a folder whose tokenizer or template can't write a prompt: as good as any, but without the image.
+
+        Raises:
+            ModelFileError: naming the files.
+        """
+        with naming_files(folder, "a chat template and a tokenizer", *TEMPLATE_FILES):
+            missing = [name for name in ("pad_token", "eos_token") if getattr(self.tokenizer, name) is None]
+            if missing:
+                raise ValueError(f"no {' and no '.join(missing)}")
+            filled = self.fill_template([question_about_image(PROBE)])
+            if PROBE not in filled or self.prompt(PROBE, 3).count(self.image_pad_id) != 3:
+                raise ValueError(f"expected a prompt of the image and the question, the template writes {filled!r:.80}")
 
     # --- sampling ----------------------------------------------------------------------------------------------
 
@@ -238,7 +292,7 @@ class CausalCaptioner(nn.Module, ABC):
         mask = torch.zeros(num, max_new_tokens, dtype=torch.bool, device=self.device)
         done = torch.zeros(num, dtype=torch.bool, device=self.device)
         token = prefix.last_token
-        for t in range(max_new_tokens):
+        for t in track(range(max_new_tokens), "captioning", "tokens"):
             logits = self.advance(prefix, token[:, None])[:, -1]
             scores = log_softmax(logits, context.temperature)
             token = scores.argmax(-1) if context.temperature == 0 else draw(scores, draws[:, t])
@@ -248,6 +302,7 @@ class CausalCaptioner(nn.Module, ABC):
             done |= torch.isin(token, end_ids)
             if done.all():
                 break
+        require_finite(log_probs, "log-probabilities of a caption's tokens")
         length = int(mask.sum(1).max())
         rollout = Rollout(tokens[:, :length], log_probs[:, :length], mask[:, :length], context)
         return Captions(self.decode(rollout.actions, rollout.mask), rollout, group_size, ~done)
@@ -272,7 +327,7 @@ class CausalCaptioner(nn.Module, ABC):
     ) -> Float[Tensor, " B"]:
         """Of each text as the answer to ``question`` about its image: mean log-probability of its tokens and its end,
         in nats. Differentiable in the images."""
-        rows = [[*self.tokenize(text), self.tokenizer.eos_token_id] for text in texts]
+        rows = [self.tokenize_answer(text) for text in texts]
         ids, mask = pad(rows, self.pad_id, "right", self.device)
         context = self.look(images, [question] * len(rows))
         found = self.evaluate(Rollout(ids, torch.zeros(ids.shape), mask, context), with_kl=False)

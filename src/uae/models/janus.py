@@ -10,10 +10,10 @@ loss scores again; how far the two distributions are apart is measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +23,15 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
 from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
 from uae.models.cache import reserve
-from uae.models.captioner import CausalCaptioner, Prefix, token_evaluation
+from uae.models.captioner import CausalCaptioner, Prefix, question_about_image, token_evaluation
+from uae.models.finite import require_finite
+from uae.models.lora import ADAPTER
+from uae.models.origin import Checkpoint, describe
 from uae.models.tokens import draw, log_softmax, pad
+from uae.models.weights import DESCRIPTION, TOKENIZER_FILES, load_part, load_pretrained, naming_files, read_json
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
-from uae.utils.checkpoint import atomic_write_json
+from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
 
 
@@ -66,6 +70,10 @@ class Janus(CausalCaptioner):
         self.captioning = captioning
         published = DecodeSettings(guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16)
         self.decoding = decoding or published
+        self.origin: tuple[Checkpoint, ...] = ()
+        """What it was loaded from, by ``load_model``."""
+        self.is_self_contained = False
+        """Save the base's weights beside adapters."""
 
     @property
     def encoder(self) -> Janus:
@@ -74,25 +82,44 @@ class Janus(CausalCaptioner):
     # --- files ---
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> Janus:
-        """From a hub id or a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out."""
-        model = JanusForConditionalGeneration.from_pretrained(source, dtype=dtype)
-        described = Path(source) / "uae.json"
-        settings = settings_in(json.loads(described.read_text())) if described.is_file() else {}
-        return cls(model.eval(), JanusProcessor.from_pretrained(source, backend="pil"), **settings)
+    def from_pretrained(cls, source: str | Path, dtype: torch.dtype | None = torch.float32) -> Janus:
+        """From a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out. dtype: None leaves it as it is stored."""
+        folder = Path(source)
+        model = load_pretrained(JanusForConditionalGeneration, folder, dtype)
+        janus = cls(model.eval(), load_part(JanusProcessor, folder, *TOKENIZER_FILES, backend="pil"))
+        janus.check_prompts(folder)
+        janus.put_on(folder)
+        return janus
+
+    def put_on(self, folder: str | Path) -> None:
+        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it has; and settings."""
+        folder = Path(folder)
+        self.adapters.load(folder / ADAPTER)
+        if (folder / DESCRIPTION).exists():
+            with naming_files(folder, "a model's settings", DESCRIPTION):
+                settings = settings_in(read_json(folder / DESCRIPTION))
+            for name, value in settings.items():
+                setattr(self, name, value)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """As ``from_pretrained`` and the library load it, weights in bf16 with LoRA merged in; and ``uae.json``."""
+        """As ``from_pretrained`` and the library load it, adapters unmerged in ``adapter``, and ``uae.json``. Where
+        only adapters learnt, these alone, and the name of their base, unless ``is_self_contained``."""
         folder = Path(folder)
-        self.save_model(folder)
-        self.processor.save_pretrained(folder)
+        is_adapted = bool(self.adapters.active) and not self.is_whole
+        whole = self.is_self_contained or not self.origin or not is_adapted
+        self.save_weights(folder, whole=whole)
+        if whole:
+            self.processor.save_pretrained(folder)
         settings = {"captioning": asdict(self.captioning), "decoding": asdict(self.decoding)}
-        atomic_write_json(folder / "uae.json", {"family": self.family, **settings})
+        describe(folder, self.family, settings, self.origin, whole=whole)
 
     # --- training ---
 
     def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
         """Freeze all but the language model, which both captions and paints; by LoRA, or fully at rank 0."""
+        if decoding is not None and decoding.temperature == 0:
+            raise ValueError("decoding.temperature: at 0 image tokens are not drawn, so there is nothing to learn from; "
+                             "expected above 0, or image-weight 0 to learn captions alone")  # fmt: skip
         self.requires_grad_(False)
         self.eval()
         if captions or decoding is not None:
@@ -119,21 +146,27 @@ class Janus(CausalCaptioner):
         return (square - mean) / std
 
     def prompt(self, question: str, num_image_tokens: int) -> tuple[int, ...]:
-        text = self._chat([{"type": "image"}, {"type": "text", "text": question}])
+        text = self.fill_template([question_about_image(question)])
         if self.processor.use_default_system_prompt:
             text = DEFAULT_SYSTEM_PROMPT + text
         names = self.processor
         shown = names.image_start_token + names.image_token * num_image_tokens + names.image_end_token
-        return tuple(self.tokenizer(text.replace(names.image_token, shown)).input_ids)
+        return tuple(self.user_text.encode(text.replace(names.image_token, shown), begins=True))
 
-    def _chat(self, content: list[dict]) -> str:
-        messages = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(messages, add_generation_prompt=True)  # type: ignore[return-value]
+    @property
+    def templates(self) -> Any:
+        return self.processor
 
     def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor | None = None) -> Tensor:
         return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
     # --- caption → image ---
+
+    def check_settings(self, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
+        """A ValueError where other pixels are asked for than the VQ decoder paints."""
+        size = self.image_size
+        if (decoding.height, decoding.width) != (size, size):
+            raise ValueError(f"this model paints {size}x{size} pixels, got {decoding.height}x{decoding.width}")
 
     def reconstruct(
         self,
@@ -165,16 +198,14 @@ class Janus(CausalCaptioner):
         self, texts: Sequence[str], settings: DecodeSettings, keys: Tensor, group_size: int, seed: int, step: int
     ) -> Reconstructions:
         """Draws are keyed by ``keys``, one for each image; equal texts share one prompt."""
-        size = self.image_size
-        if (settings.height, settings.width) != (size, size):
-            raise ValueError(f"this model paints {size}x{size} pixels, got {settings.height}x{settings.width}")
+        self.check_settings(self.captioning, settings)
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         prompt_of = torch.tensor([row[text] for text in texts]).repeat_interleave(group_size)
         prompts = tuple(self.paint_prompt(text) for text in row)
         context = PaintContext(prompts, prompt_of, settings.temperature)
         parts = [
             self.decoder.sample(context.select(index), settings.guidance_scale, keys[index], seed=seed, step=step)
-            for index in torch.arange(len(prompt_of)).split(settings.micro_batch)
+            for index in track(torch.arange(len(prompt_of)).split(settings.micro_batch), "painting", "images", size=len)
         ]
         images = torch.cat([self.pixels(rollout.actions) for rollout, _ in parts])
         actions, log_probs, mask = (
@@ -185,11 +216,13 @@ class Janus(CausalCaptioner):
 
     def paint_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a request to paint; the last begins the image."""
-        return (*self.tokenizer(self._chat([{"type": "text", "text": text}])).input_ids, self.boi_id)
+        filled = self.fill_template([{"role": "user", "content": [{"type": "text", "text": text}]}])
+        return (*self.user_text.encode(filled, begins=True), self.boi_id)
 
     def pixels(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 h w"]:
         """The VQ decoder's images in [0, 1]."""
         painted = self.model.model.vqmodel.decode(tokens).float()
+        require_finite(painted, "pixels")
         mean, std = self._mean_and_std(painted)
         return (painted * std + mean).clamp(0, 1)
 
@@ -235,7 +268,7 @@ class ImageTokenPolicy:
         tokens = torch.zeros(num, length, dtype=torch.long, device=self.device)
         log_probs, gaps = torch.zeros(2, num, length, device=self.device)
         embeds = self._embed(prefix.last_token[:, None])
-        for t in range(length):
+        for t in track(range(length), "drawing", "tokens"):
             logits = model.model.generation_head(self.janus.feed_embeds(prefix, embeds)[:, -1]).float()
             conditional = log_softmax(logits[:num], context.temperature)
             scores = conditional
@@ -248,6 +281,7 @@ class ImageTokenPolicy:
             gaps[:, t] = scores.gather(-1, token[:, None])[:, 0] - log_probs[:, t]
             if t + 1 < length:
                 embeds = model.prepare_embeddings_for_image_generation(token[:, None].repeat(1 + is_guided, 1))
+        require_finite(log_probs, "log-probabilities of an image's tokens")
         return Rollout(tokens, log_probs, torch.ones_like(tokens, dtype=torch.bool), context), gaps
 
     def round_trip(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 h w"]:

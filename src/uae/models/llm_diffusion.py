@@ -10,10 +10,9 @@ bottleneck), or the ``hidden`` states of the answer tokens from the pass that al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,10 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from uae.config import IN_DETAIL, CaptionSettings, Conditioning, DecodeSettings, TextEncoder, settings_in
+from uae.models.lora import ADAPTER
+from uae.models.origin import Checkpoint, describe
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
+from uae.models.weights import DESCRIPTION, naming_files, read_json
 from uae.types import Captions, Reconstructions
-from uae.utils.checkpoint import atomic_write_json
 from uae.utils.seed import normals, sequence_keys
 
 
@@ -55,6 +56,10 @@ class LLMDiffusion(nn.Module):
         self.captioning = captioning
         self.decoding = decoding or DecodeSettings(40, guidance_scale=5.0, height=size, width=size, micro_batch=4)
         self.decoder.requires_grad_(False)
+        self.origin: tuple[Checkpoint, ...] = ()
+        """What it was loaded from, by ``load_model``."""
+        self.is_self_contained = False
+        """Save the base's weights beside adapters."""
 
     # --- image → caption ---
 
@@ -95,7 +100,8 @@ class LLMDiffusion(nn.Module):
         if self.conditioning == "hidden" or settings.sampler != "ode":  # each differs, even where the words do not
             with torch.no_grad():
                 states, mask = self.condition(captions)
-            return self._paint(states, mask, noise_of, draws_of, settings, group_size, seed, step)
+            painted = self._paint(states, mask, noise_of, draws_of, settings, group_size, seed, step)
+            return replace(painted, metrics=self._cut(captions.texts) if self.conditioning == "text" else {})
         said = list(zip(noise_of.tolist(), captions.texts, strict=True))
         row = {key: i for i, key in enumerate(dict.fromkeys(said))}
         with torch.no_grad():
@@ -103,7 +109,8 @@ class LLMDiffusion(nn.Module):
         noise_of = torch.tensor([image for image, _ in row])
         painted = self._paint(states, mask, noise_of, noise_of, settings, group_size, seed, step)
         each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[[row[key] for key in said]]
-        return Reconstructions(rearrange(each, "n k c h w -> (n k) c h w"), group_size)
+        images = rearrange(each, "n k c h w -> (n k) c h w")
+        return Reconstructions(images, group_size, metrics=self._cut(captions.texts))
 
     def generate(
         self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
@@ -112,7 +119,8 @@ class LLMDiffusion(nn.Module):
         with torch.no_grad():
             states, mask = self.text_states(texts)
         place = torch.arange(len(texts))
-        return self._paint(states, mask, place, place, settings, group_size, seed, step)
+        painted = self._paint(states, mask, place, place, settings, group_size, seed, step)
+        return replace(painted, metrics=self._cut(texts))
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""
@@ -122,12 +130,33 @@ class LLMDiffusion(nn.Module):
             return self.encoder.answer_states(captions.rollout), captions.rollout.mask
 
     def text_states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """The texts alone, encoded in messages of role ``generate``."""
+        """The texts alone, encoded in messages of role ``generate``; without their ends where these are ``too_long``."""
         with self._text_encoder():
-            return self.encoder.text_states(texts)
+            return self.encoder.text_states(texts, self.decoder.text_length)
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Which texts have more tokens than the decoder reads."""
+        most = self.decoder.text_length
+        return [] if most is None else [i for i, row in enumerate(self.encoder.text_tokens(texts)) if len(row) > most]
+
+    def check_settings(self, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
+        """A ValueError where a caption may have more tokens than the decoder reads, or a picture has another size than
+        it paints. The text of a caption may need more tokens than it was sampled by: that is cut, and counted."""
+        self.decoder.noise_shape(decoding.height, decoding.width)
+        if self.decoder.text_length is None:
+            return
+        around = len(self.encoder.text_tokens([""])[0]) if self.conditioning == "text" else 0
+        most = self.decoder.text_length - around
+        if captioning.max_new_tokens > most:
+            raise ValueError(f"captioning.max-new-tokens: expected at most {most}, as this decoder reads {most + around} "
+                             f"tokens, {around} of them the chat template's, got {captioning.max_new_tokens}")  # fmt: skip
+
+    def _cut(self, texts: Sequence[str]) -> dict[str, float]:
+        """The share of texts that lost their end, if the decoder has a limit."""
+        return {} if self.decoder.text_length is None else {"image/text_cut_frac": len(self.too_long(texts)) / len(texts)}
 
     def _text_encoder(self):
-        return self.encoder.reference() if self.text_encoder == "reference" else nullcontext()
+        return self.encoder.as_text_encoder() if self.text_encoder == "reference" else nullcontext()
 
     @torch.no_grad()
     def _paint(
@@ -176,6 +205,8 @@ class LLMDiffusion(nn.Module):
         self.requires_grad_(False)
         self.eval()
         if captions:
+            if self.text_encoder == "reference":
+                self.encoder.hold_text_encoder()
             self.encoder.learn(lora_rank)
         if decoding is not None and decoding.sampler != "ode":
             self.decoder.learn(lora_rank)
@@ -183,26 +214,61 @@ class LLMDiffusion(nn.Module):
     # --- files ---
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """``encoder/`` and ``decoder/`` as their own libraries save them, and ``uae.json``."""
+        """``encoder/`` and ``decoder/`` as their own libraries save them, adapters unmerged beside the weights, and
+        ``uae.json``. Where only adapters and projector learnt, these alone, and the name of their base, unless
+        ``is_self_contained``."""
         folder = Path(folder)
-        self.encoder.save_pretrained(folder / "encoder")
-        self.decoder.save_pretrained(folder / "decoder")
+        whole = self.is_self_contained or not self.origin or not self._learnt_adapters_alone()
+        self.encoder.save_pretrained(folder / "encoder", whole=whole)
+        self.decoder.save_pretrained(folder / "decoder", whole=whole)
         settings = {
-            "family": self.family,
             "conditioning": self.conditioning,
             "text_encoder": self.text_encoder,
             "negative_prompt": self.negative_prompt,
             "captioning": asdict(self.captioning),
             "decoding": asdict(self.decoding),
         }
-        atomic_write_json(folder / "uae.json", settings)
+        if self.text_encoder == "reference":
+            settings["text_encoder_weights"] = self.encoder.save_text_encoder(folder / "text_encoder")
+        describe(folder, self.family, settings, self.origin, whole=whole)
+
+    def _learnt_adapters_alone(self) -> bool:
+        is_whole = self.encoder.is_whole or self.decoder.is_whole
+        return not is_whole and bool(self.encoder.adapters.active or self.decoder.adapters.active)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> LLMDiffusion:
-        """What ``save_pretrained`` wrote."""
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
+        """What ``save_pretrained`` wrote, whole. dtype: of all parts; None leaves each as it is stored."""
         folder = Path(folder)
-        settings = json.loads((folder / "uae.json").read_text())
-        settings = {name: value for name, value in settings.items() if name != "family"} | settings_in(settings)
         encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
         decoder = SD3Decoder.from_pretrained(folder / "decoder", dtype=dtype)
-        return cls(encoder, decoder.eval(), **settings)
+        model = cls(encoder, decoder.eval())
+        model._take_settings(folder, dtype)
+        return model
+
+    def merge_adapters(self) -> None:
+        """Add them to the weights, in the dtype of these."""
+        self.encoder.merge_adapters()
+        self.decoder.adapters.merge()
+
+    def put_on(self, folder: str | Path) -> None:
+        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it has."""
+        folder = Path(folder)
+        self.encoder.adapters.load(folder / "encoder" / ADAPTER)
+        self.decoder.put_on(folder / "decoder")
+        self._take_settings(folder, self.encoder.model.dtype)
+
+    def _take_settings(self, folder: Path, dtype: torch.dtype | None) -> None:
+        settings = read_json(folder / DESCRIPTION)
+        named = ("conditioning", "text_encoder", "negative_prompt")
+        with naming_files(folder, "a model's settings", DESCRIPTION):
+            values = {n: settings[n] for n in named if n in settings} | settings_in(settings)
+        for name, value in values.items():
+            setattr(self, name, value)
+        if self.text_encoder == "reference":
+            kind = settings.get("text_encoder_weights")
+            if kind is None:
+                raise ValueError(f"{folder}: expected the text encoder that `text_encoder: reference` means, but its "
+                                 "weights were not saved; train again, or write `text_encoder: policy` into uae.json "
+                                 "(other pictures)")  # fmt: skip
+            self.encoder.load_text_encoder(folder / "text_encoder", kind, dtype)

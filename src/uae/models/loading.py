@@ -6,7 +6,7 @@ there is one.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,24 @@ from typing import Any
 import torch
 
 from uae.models.base import UnifiedModel
+from uae.models.hub import fetch
+from uae.models.origin import SHIPPED, WHOLE, Checkpoint, find_base
+from uae.models.weights import AGAIN, CONFIG, DESCRIPTION, ModelFileError, read_json
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
+from uae.utils.quiet import quiet
 from uae.utils.suggest import did_you_mean
 
-ASSETS = Path(__file__).parent.parent / "assets"
-SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
 SMALL_BYTES = 400_000_000  # of weights
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
-def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
+@quiet()
+def load_model(source: str, dtype: torch.dtype | None = None) -> UnifiedModel:
     """``tiny``, ``tiny-ar``, a folder with ``uae.json`` or the paper's parts, or, by hub id or folder, a Janus-Pro or
-    ``ENCODER+DECODER``.
+    ``ENCODER+DECODER``; of a hub id a revision may be named, ``REPOSITORY@REVISION``.
+
+    dtype: of all weights. None leaves each part as it is stored; small models are computed with in fp32.
 
     Raises:
         ValueError: when there is no such model; the message says what is known.
@@ -34,29 +40,33 @@ def load_model(source: str, dtype: torch.dtype = torch.float32) -> UnifiedModel:
     return model.to(device_for(sum(p.numel() for p in model.parameters())))
 
 
+@quiet()
+def load_base(source: str, dtype: torch.dtype | None = None) -> UnifiedModel | None:
+    """What a model of ours was trained from; None if its folder names no base."""
+    folder = SHIPPED.get(source, Path(source).expanduser())
+    described = _described(folder)
+    return _base(folder, described, dtype) if described.get("base") else None
+
+
 def device_for(num_parameters: int) -> str:
     """Large models are of no use on a CPU where there is a GPU; the tiny one is as fast."""
     return default_device() if num_parameters > 100_000_000 else "cpu"
 
 
-def published_dtype(source: str) -> torch.dtype:
-    """bf16 for real models, as they are published; fp32 for the tiny ones, whose numbers are in fp32."""
-    folder = SHIPPED.get(source, Path(source))
-    is_small = folder.is_dir() and sum(file.stat().st_size for file in folder.rglob("*.safetensors")) < SMALL_BYTES
-    return torch.float32 if is_small else torch.bfloat16
-
-
-def _load(source: str, dtype: torch.dtype) -> Any:
-    folder = SHIPPED.get(source, Path(source))
-    if "+" in source and not folder.exists():
-        return _join(*source.split("+", 1), dtype=dtype)
+def _load(source: str, dtype: torch.dtype | None) -> Any:
+    folder = SHIPPED.get(source, Path(source).expanduser())
+    if (pair := split_pair(source)) is not None:
+        return _join(*pair, dtype=dtype)
+    described = _described(folder)
+    if described.get("weights", WHOLE) != WHOLE:
+        return _on_its_base(folder, described, dtype)
     if _paper_layout().is_paper_layout(folder):
-        return _paper_layout().load_paper_layout(folder, dtype)
-    if (folder / "uae.json").is_file():
-        return _family(json.loads((folder / "uae.json").read_text())["family"]).from_pretrained(folder, dtype)
+        return _from(source, folder, _paper_layout().load_paper_layout, dtype)
+    if described:
+        return _from(source, folder, _family(described["family"]).from_pretrained, dtype)
     kind, problem = _model_type(source)
     if kind == "janus":
-        return _family("autoregressive").from_pretrained(source, dtype)
+        return _from(source, fetch(source, "model"), _family("autoregressive").from_pretrained, dtype)
     if kind == "multi_modality":
         problem = "that is Janus-Pro's original layout: take deepseek-community/Janus-Pro-1B or -7B"
     raise ValueError(
@@ -64,6 +74,63 @@ def _load(source: str, dtype: torch.dtype) -> Any:
         "such as Qwen/Qwen2.5-VL-3B-Instruct+stabilityai/stable-diffusion-3.5-large; got "
         f"{source!r}{did_you_mean(source, SHIPPED)}{f' ({problem})' if problem else ''}"
     )
+
+
+def split_pair(source: str) -> tuple[str, str] | None:
+    """The two sides of ENCODER+DECODER, each a folder or a hub id, where names of folders may hold a plus, too.
+
+    None of any other source; a folder by the whole name comes first.
+    """
+    if "+" not in source or Path(source).expanduser().exists():
+        return None
+    parts = source.split("+")
+    pairs = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
+    fitting = [pair for pair in pairs if all(_may_be_checkpoint(side) for side in pair)]
+    if len(fitting or pairs) == 1:
+        return (fitting or pairs)[0]  # if it does not fit, whoever loads a side says what is wrong with it
+    readings = " or ".join(" and ".join(map(repr, pair)) for pair in fitting or pairs)
+    raise ValueError(f"expected ENCODER+DECODER with one reading as two folders or hub ids, got {source!r}, which "
+                     f"{'may be' if fitting else 'is not'} {readings}; rename one, or check the paths")  # fmt: skip
+
+
+def _may_be_checkpoint(side: str) -> bool:
+    return Path(side).expanduser().is_dir() or HUB_ID.fullmatch(side) is not None
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """``uae.json``, if there is one."""
+    file = folder / DESCRIPTION
+    if not file.exists():
+        return {}
+    described = read_json(file)
+    if not isinstance(described.get("family"), str):
+        raise ModelFileError(f"{file}: expected the model's `family`, got {described.get('family')!r}; {AGAIN}")
+    return described
+
+
+def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtype | None) -> Any:
+    """One checkpoint's model, which remembers where it is from."""
+    model = load(folder, dtype or _small_dtype(folder))
+    model.origin = (Checkpoint(source, folder),)
+    return model
+
+
+def _on_its_base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
+    """Adapters, and what little else learnt beside them, on the model that they were trained on."""
+    model = _base(folder, described, dtype)
+    model.put_on(folder)
+    return model
+
+
+def _base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
+    sources = find_base(described, folder)
+    return _load(sources[0], dtype) if len(sources) == 1 else _join(*sources, dtype=dtype)
+
+
+def _small_dtype(*folders: Path) -> torch.dtype | None:
+    """fp32 for small models; None, as it is stored, for real ones."""
+    num_bytes = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors"))
+    return torch.float32 if num_bytes < SMALL_BYTES else None
 
 
 def _family(name: str) -> Any:
@@ -92,9 +159,13 @@ def _model_type(source: str) -> tuple[str | None, str]:
     """What a stock checkpoint's configuration says it is, or None and why there is none to be read."""
     from transformers import PreTrainedConfig
 
+    folder, (repository, _, revision) = Path(source).expanduser(), source.partition("@")
+    if folder.is_dir():
+        kind = read_json(folder / CONFIG).get("model_type") if (folder / CONFIG).exists() else None
+        return kind, f"its {CONFIG} is of {kind}" if kind else f"it has no {CONFIG} that says a model_type"
     try:
-        return PreTrainedConfig.get_config_dict(source)[0].get("model_type"), ""
-    except OSError as error:
+        return PreTrainedConfig.get_config_dict(repository, revision=revision or None)[0].get("model_type"), ""
+    except (OSError, ValueError) as error:
         return None, str(error).partition("\n")[0]
 
 
@@ -104,14 +175,18 @@ def _paper_layout() -> Any:
     return paper_layout
 
 
-def _join(encoder: str, decoder: str, dtype: torch.dtype) -> Any:
+def _join(encoder: str, decoder: str, dtype: torch.dtype | None) -> Any:
     """Stock checkpoints put together; their projector starts untrained unless the decoder brings one."""
     from uae.models import sd3_files
     from uae.models.llm_diffusion import LLMDiffusion
     from uae.models.qwen_vl import QwenVL
     from uae.models.sd3 import SD3Decoder
 
-    sd3_files.fetch_decoder(decoder, needs_projector=False)  # gated, so before the other is loaded
-    qwen = QwenVL.from_pretrained(encoder, dtype)
+    painted_by = sd3_files.fetch_decoder(decoder, needs_projector=False)  # gated, so before the other is loaded
+    said_by = fetch(encoder, "encoder")
+    dtype = dtype or _small_dtype(said_by, painted_by)
+    qwen = QwenVL.from_pretrained(said_by, dtype)
     width = qwen.model.config.text_config.hidden_size
-    return LLMDiffusion(qwen, SD3Decoder.from_pretrained(decoder, llm_width=width, dtype=dtype).eval())
+    model = LLMDiffusion(qwen, SD3Decoder.from_pretrained(painted_by, llm_width=width, dtype=dtype).eval())
+    model.origin = (Checkpoint(encoder, said_by), Checkpoint(decoder, painted_by))
+    return model

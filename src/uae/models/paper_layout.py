@@ -30,6 +30,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.projector import Projector
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
+from uae.models.storage import stored_dtype
 
 PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
 PROJECTOR_FILES = ("projector.safetensors", "projector.pt", "projector.bin")
@@ -41,7 +42,7 @@ def is_paper_layout(folder: Path) -> bool:
     return sum((folder / part).is_dir() for part in PARTS) >= 2
 
 
-def load_paper_layout(folder: Path, dtype: torch.dtype = torch.float32) -> LLMDiffusion:
+def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
     """The released model, adapters merged.
 
     Raises:
@@ -50,6 +51,7 @@ def load_paper_layout(folder: Path, dtype: torch.dtype = torch.float32) -> LLMDi
     if missing := missing_parts(folder):
         raise ValueError(f"{folder}: expected the released layout ({', '.join(PARTS)} and the projector), "
                          f"missing {'; '.join(missing)}; download the release again, whole")  # fmt: skip
+    dtype = dtype or stored_dtype(folder / "dit")
     encoder = QwenVL.from_pretrained(folder / "llm_model", dtype)
     merge_adapter(encoder.model, folder / "llm_lora")
     transformer = SD3Transformer2DModel.from_pretrained(folder / "dit", torch_dtype=dtype)

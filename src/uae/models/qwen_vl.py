@@ -5,7 +5,9 @@ Positions are passed explicitly (3-D multimodal RoPE), since the class itself ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,25 @@ from typing import Any
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextModel,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from uae.models.captioner import CausalCaptioner
-from uae.models.tokens import pad
+from uae.models.captioner import CausalCaptioner, question_about_image
+from uae.models.lora import ADAPTER, Lora
+from uae.models.storage import save_exactly
+from uae.models.tokens import cut_inside, pad
+from uae.models.weights import TOKENIZER_FILES, load_part, load_pretrained, naming_files
 from uae.rewards.preprocess import resize_like_pil
 from uae.utils.checkpoint import atomic_write_json
 
 IMAGE_PAD = "<|image_pad|>"
+IMAGE_CONFIG = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,12 @@ class ImageSettings:
         }
 
 
-def read_image_settings(source: str | Path) -> ImageSettings:
+def read_image_settings(folder: Path) -> ImageSettings:
     """From a checkpoint's ``preprocessor_config.json``, in either of the forms its limits are written in."""
-    config: Any = Qwen2VLImageProcessorPil.from_pretrained(source)
+    config: Any = load_part(Qwen2VLImageProcessorPil, folder, IMAGE_CONFIG)
     size, mean, std = config.size, config.image_mean, config.image_std
-    return ImageSettings(int(size["shortest_edge"]), int(size["longest_edge"]), (*mean,), (*std,))  # type: ignore[arg-type]
+    with naming_files(folder, "settings of an image processor", IMAGE_CONFIG):
+        return ImageSettings(int(size["shortest_edge"]), int(size["longest_edge"]), (*mean,), (*std,))  # type: ignore[arg-type]
 
 
 class QwenVL(CausalCaptioner):
@@ -69,19 +77,82 @@ class QwenVL(CausalCaptioner):
         super().__init__(model, tokenizer)
         self.image_settings = images
         self.image_pad_id = int(tokenizer.convert_tokens_to_ids(IMAGE_PAD))  # type: ignore[arg-type]
+        self._text_model: nn.Module | None = None
+        self._text_adapters: tuple[str, ...] | None = None
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> QwenVL:
-        """From a hub id or a folder, as ``Qwen/Qwen2.5-VL-3B-Instruct`` is laid out."""
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        return cls(model.eval(), tokenizer, read_image_settings(source))
+    def from_pretrained(cls, source: str | Path, dtype: torch.dtype | None = torch.float32) -> QwenVL:
+        """From a folder, as ``Qwen/Qwen2.5-VL-3B-Instruct`` is laid out. dtype: None leaves it as it is stored."""
+        folder = Path(source)
+        model = load_pretrained(Qwen2_5_VLForConditionalGeneration, folder, dtype)
+        tokenizer = load_part(AutoTokenizer, folder, *TOKENIZER_FILES)
+        captioner = cls(model.eval(), tokenizer, read_image_settings(folder))
+        captioner.check_prompts(folder)
+        captioner.adapters.load(folder / ADAPTER)
+        return captioner
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """As ``from_pretrained`` loads it, weights in bf16 with LoRA merged in; LoRA by itself in ``lora/``."""
+    def save_pretrained(self, folder: str | Path, *, whole: bool = True) -> None:
+        """As ``from_pretrained`` loads it; only its adapters unless ``whole``."""
         folder = Path(folder)
-        self.save_model(folder)
-        atomic_write_json(folder / "preprocessor_config.json", self.image_settings.to_config(self.model.config))
+        self.save_weights(folder, whole=whole)
+        if whole:
+            atomic_write_json(folder / "preprocessor_config.json", self.image_settings.to_config(self.model.config))
+
+    # --- the text encoder, where it is not what learns ---------------------------------------------------------
+
+    def hold_text_encoder(self) -> None:
+        """Texts are encoded as they are now, in ``as_text_encoder``, whatever is learnt from here on."""
+        if self._text_adapters is None and self._text_model is None:
+            self._text_adapters = self.adapters.freeze()
+
+    def merge_adapters(self) -> None:
+        """As every captioner; a text encoder that was held apart gets weights of its own."""
+        if self._text_adapters not in (None, self.adapters.active):
+            self._text_model = self.adapters.merged(self._text_adapters).model.language_model.requires_grad_(False)
+        self._text_adapters = None
+        super().merge_adapters()
+
+    def train_language_model(self) -> None:
+        """As every captioner; a text encoder that was held stays as it is now."""
+        is_held = self._text_adapters is not None
+        self.merge_adapters()
+        if is_held and self._text_model is None:
+            self._text_model = copy.deepcopy(self.language_model).requires_grad_(False)
+        super().train_language_model()
+
+    @contextmanager
+    def as_text_encoder(self) -> Iterator[None]:
+        """In this context the text encoder that was held answers; without one, the model as it is."""
+        if self._text_model is not None:
+            context = self.instead(self._text_model)
+        elif self._text_adapters is not None:
+            context = self.adapters.only(self._text_adapters)
+        else:
+            context = nullcontext()
+        with context:
+            yield
+
+    def save_text_encoder(self, folder: Path) -> str:
+        """Write what the encoder's own files lack of it; what ``load_text_encoder`` is to be told."""
+        if self._text_model is not None:
+            save_exactly(self._text_model, folder)
+            return "whole"
+        if self._text_adapters is None:
+            return "encoder"
+        adapter = self.adapters.read(self._text_adapters)
+        if adapter is not None:
+            adapter.save(folder / ADAPTER, Path(self.model.name_or_path))
+        return "base" if adapter is None else ADAPTER
+
+    def load_text_encoder(self, folder: Path, kind: str, dtype: torch.dtype | None) -> None:
+        """What ``save_text_encoder`` wrote there and answered: ``encoder`` as it is, its ``base``, that with an
+        ``adapter`` of its own, or a language model that is ``whole``."""
+        self._text_model = self._text_adapters = None
+        if kind == "whole":
+            model = load_pretrained(Qwen2_5_VLTextModel, folder, dtype)
+            self._text_model = model.eval().requires_grad_(False)
+        elif kind != "encoder":
+            self._text_adapters = self.adapters.lay(Lora.load(folder / ADAPTER) if kind == ADAPTER else None)
 
     # --- images and prompts ------------------------------------------------------------------------------------
 
@@ -114,8 +185,7 @@ class QwenVL(CausalCaptioner):
         return patches, torch.tensor([1, rows, columns])
 
     def prompt(self, question: str, num_image_tokens: int) -> tuple[int, ...]:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        ids = self.chat([{"role": "user", "content": content}])
+        ids = self.chat([question_about_image(question)])
         place = ids.index(self.image_pad_id)
         return (*ids[:place], *[self.image_pad_id] * num_image_tokens, *ids[place + 1 :])
 
@@ -129,12 +199,19 @@ class QwenVL(CausalCaptioner):
 
     # --- text as the decoder's condition -----------------------------------------------------------------------
 
-    def text_states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """Last hidden states of each text in a chat message of role ``generate``, template included (paper §3).
+    def text_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text in a chat message of role ``generate``, template included (paper §3)."""
+        return [self.chat([{"role": "generate", "content": text}]) for text in texts]
+
+    def text_states(
+        self, texts: Sequence[str], max_length: int | None = None
+    ) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
+        """Last hidden states of ``text_tokens``; a text of more than ``max_length`` loses its end, not the template's.
 
         Right-padded; the states of padding are meaningless and masked out.
         """
-        rows = [self.chat([{"role": "generate", "content": text}]) for text in texts]
+        (empty,) = self.text_tokens([""])
+        rows = [cut_inside(row, empty, max_length) for row in self.text_tokens(texts)]
         ids, mask = pad(rows, self.pad_id, "right", self.device)
         output = self.language_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
         return output.last_hidden_state, mask

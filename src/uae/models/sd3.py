@@ -34,9 +34,13 @@ from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
 from uae.models import sd3_files
-from uae.models.lora import add_lora, merged
+from uae.models.finite import require_finite
+from uae.models.lora import ADAPTER, Adapters
 from uae.models.projector import Projector, projector_between
+from uae.models.storage import save_exactly
+from uae.models.weights import SCHEDULER_CONFIG, load_part, load_pretrained
 from uae.types import Evaluation, Rollout
+from uae.utils.progress import phase
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -60,8 +64,10 @@ class SD3Decoder(nn.Module):
         self.transformer, self.vae, self.scheduler, self.projector = transformer, vae, scheduler, projector
         self.register_buffer("pooled", pooled)
         self.text_length = text_length
-        self._adapter: Any = None  # peft's view of the transformer, which it shares
+        self.adapters = Adapters(transformer)
         self._frozen_copy: Any = None
+        self.is_whole = False
+        """Trained fully since it was loaded: there is no base to name."""
 
     # --- text ---
 
@@ -74,7 +80,7 @@ class SD3Decoder(nn.Module):
         length = self._common_length(mask)
         row, position = mask.nonzero(as_tuple=True)
         target = mask.long().cumsum(1)[row, position] - 1
-        projected = self.projector(states[row, position])
+        projected = self.projector(states[row, position].to(self.projector.dtype))
         embeds = projected.new_zeros(len(states), length, projected.shape[-1])
         return embeds.index_put((row, target), projected)
 
@@ -183,12 +189,14 @@ class SD3Decoder(nn.Module):
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m T E"]]]:
         """Indices of images whose texts have one length, ``micro_batch`` at a time, and their texts' embeddings."""
         per_text = _images_per_text(len(states), num_images)
-        for group in self.length_groups(mask):
-            embeds = self.condition(states[group], mask[group])
-            of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
-            index = (group[:, None] * per_text + torch.arange(per_text, device=group.device)).flatten()
-            for part, text in zip(index.split(micro_batch), of_text.split(micro_batch), strict=True):
-                yield part, embeds[text]
+        with phase("painting", num_images, "images") as advance:
+            for group in self.length_groups(mask):
+                embeds = self.condition(states[group], mask[group])
+                of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
+                index = (group[:, None] * per_text + torch.arange(per_text, device=group.device)).flatten()
+                for part, text in zip(index.split(micro_batch), of_text.split(micro_batch), strict=True):
+                    yield part, embeds[text]
+                    advance(len(part))
 
     def _negative(self, states: Float[Tensor, "1 Ln D"] | None, guidance_scale: float) -> Tensor | None:
         if states is None or guidance_scale == 1:
@@ -209,23 +217,27 @@ class SD3Decoder(nn.Module):
         """From now on, by LoRA, or fully at rank 0."""
         self.add_lora(lora_rank) if lora_rank else self.train_transformer()
 
-    def train_transformer(self) -> None:
+    def train_transformer(self, *, with_reference: bool = True) -> None:
         """Full fine-tuning of the transformer alone; a frozen copy stays as the reference."""
+        self.adapters.merge()
         self.transformer.requires_grad_(True)
-        object.__setattr__(self, "_frozen_copy", copy.deepcopy(self.transformer).requires_grad_(False))
+        self.is_whole = True
+        frozen = copy.deepcopy(self.transformer).requires_grad_(False) if with_reference else None
+        object.__setattr__(self, "_frozen_copy", frozen)
 
     def add_lora(self, rank: int) -> None:
         """LoRA on the attention's projections, alpha twice the rank, Gaussian start (Flow-GRPO's SD3.5 recipe)."""
-        object.__setattr__(self, "_adapter", add_lora(self.transformer, rank, ATTENTION))
+        object.__setattr__(self, "_frozen_copy", None)
+        self.adapters.learn(rank, ATTENTION)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
         """In this context the transformer is as it was before training."""
-        if self._adapter is not None:
-            with self._adapter.disable_adapter():
+        if self._frozen_copy is None:
+            with self.adapters.only(self.adapters.before):
                 yield
             return
-        now, self.transformer = self.transformer, self._frozen_copy or self.transformer
+        now, self.transformer = self.transformer, self._frozen_copy
         try:
             yield
         finally:
@@ -262,6 +274,7 @@ class SD3Decoder(nn.Module):
         """Scaled latents to images in [0, 1]."""
         scale, shift = self._latent_scale()
         decoded = self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]  # type: ignore[arg-type]
+        require_finite(decoded, "pixels")
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     def round_trip(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
@@ -274,32 +287,42 @@ class SD3Decoder(nn.Module):
 
     # --- files ---
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length; LoRA is
-        merged into the transformer, and by itself in ``lora/``."""
-        folder, transformer = Path(folder), self.transformer
-        if self._adapter is not None:
-            self._adapter.save_pretrained(str(folder / "lora"))
-            transformer = merged(self._adapter)
-        parts = {"transformer": transformer, "vae": self.vae, "scheduler": self.scheduler, "projector": self.projector}
+    def save_pretrained(self, folder: Path | str, *, whole: bool = True) -> None:
+        """Subfolders ``transformer vae scheduler projector``, beside the pooled embedding and the text length, and the
+        transformer's adapters, unmerged, in ``adapter``; only these and the projector unless ``whole``."""
+        folder = Path(folder)
+        base = folder / "transformer" if whole else Path(self.transformer.config["_name_or_path"])
+        parts: dict[str, Any] = {"projector": self.projector}
+        if whole:
+            parts |= {"transformer": self.adapters.without(), "vae": self.vae, "scheduler": self.scheduler}
         for name, part in parts.items():
             part.register_to_config(_name_or_path="")  # else the folder it was once loaded from is written too
-            part.save_pretrained(folder / name)
-        sd3_files.save_pooled(folder, self.pooled)
-        sd3_files.save_text_length(folder, self.text_length)
+            save_exactly(part, folder / name) if isinstance(part, nn.Module) else part.save_pretrained(folder / name)
+        if whole:
+            sd3_files.save_pooled(folder, self.pooled)
+            sd3_files.save_text_length(folder, self.text_length)
+        self.adapters.save(folder / ADAPTER, base)
+
+    def put_on(self, folder: Path) -> None:
+        """What ``save_pretrained`` wrote of a decoder on this base."""
+        projector = load_pretrained(Projector, folder / "projector")
+        dtype = torch.promote_types(self.projector.dtype, projector.dtype)
+        self.projector = projector.to(self.device, dtype)
+        self.adapters.load(folder / ADAPTER)
 
     @classmethod
     def from_pretrained(
-        cls, source: Path | str, *, llm_width: int | None = None, dtype: torch.dtype = torch.float32
+        cls, source: Path | str, *, llm_width: int | None = None, dtype: torch.dtype | None = torch.float32
     ) -> SD3Decoder:
         """What ``save_pretrained`` wrote, or a Stable Diffusion 3 checkpoint in diffusers' layout; folder or hub id.
 
         llm_width: width of the LLM's states; starts a new projector if the checkpoint has none, as stock SD3.
+        dtype: of all parts; None leaves each as it is stored.
         """
         folder = sd3_files.fetch_decoder(source, needs_projector=llm_width is None)
-        transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
+        transformer = load_pretrained(SD3Transformer2DModel, folder / "transformer", dtype)
         if (folder / "projector").is_dir():
-            projector = Projector.from_pretrained(folder / "projector")
+            projector = load_pretrained(Projector, folder / "projector", dtype)
             _check_llm_width(projector, llm_width, folder)
         else:
             assert llm_width is not None
@@ -311,11 +334,14 @@ class SD3Decoder(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # untrained, but the same whenever a run is resumed
                 projector = projector_between(llm_width, transformer.config["joint_attention_dim"])
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype)
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        vae = load_pretrained(AutoencoderKL, folder / "vae", dtype)
+        scheduler = load_part(FlowMatchEulerDiscreteScheduler, folder / "scheduler", SCHEDULER_CONFIG)
         pooled, text_length = sd3_files.load_pooled(folder), sd3_files.load_text_length(folder)
         decoder = cls(transformer, vae, scheduler, projector, pooled, text_length)  # type: ignore[arg-type]
-        return decoder.to(dtype)
+        if dtype is not None:
+            decoder = decoder.to(dtype)
+        decoder.adapters.load(folder / ADAPTER)
+        return decoder
 
 
 def _images_per_text(num_texts: int, num_images: int) -> int:

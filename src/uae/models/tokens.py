@@ -38,6 +38,15 @@ def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) 
     return torch.expm1(log_ratio) - log_ratio
 
 
+def cut_inside(row: list[int], empty: list[int], max_length: int | None) -> list[int]:
+    """At most so many tokens, by leaving out the last of what the template holds; empty: the template of nothing."""
+    if max_length is None or len(row) <= max_length:
+        return row
+    before = next((i for i, (a, b) in enumerate(zip(row, empty, strict=False)) if a != b), len(empty))
+    after = empty[before:]
+    return [*row[: max(max_length - len(after), before)], *after]
+
+
 def pad(
     rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"], device: torch.device
 ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:

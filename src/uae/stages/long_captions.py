@@ -115,13 +115,15 @@ class LongCaptionTask:
         self._dropped = self._text_states(model.negative_prompt)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        encoded = self._drop_captions([self._encode(sample) for sample in self.data.next_batch()], step)
+        samples = self.data.next_batch()
+        encoded = self._drop_captions([self._encode(sample) for sample in samples], step)
         latents, index = torch.stack([each.latents for each in encoded]), range(len(encoded))
         noise = normals(self.config.seed, step, index, "noise", latents.shape[1:])
         shift = self.model.decoder.scheduler.config["shift"]
         sigmas = training_sigmas(normals(self.config.seed, step, index, "sigma", (1,))[:, 0], shift)
         stream = self.data.stream
-        metrics = {"data/passes": float(stream.pass_number), "data/skipped": float(stream.num_skipped)}
+        cut = len(self.model.too_long([sample.caption for sample in samples])) / len(samples)
+        metrics = {"data/passes": float(stream.pass_number), "data/skipped": float(stream.num_skipped), "data/cut": cut}
         return flow_loss(self.model.decoder, latents, [each.states for each in encoded], sigmas, noise), metrics
 
     @torch.no_grad()

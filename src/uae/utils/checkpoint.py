@@ -17,7 +17,7 @@ import random
 import shutil
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from uae.utils.progress import phase
 
 LATEST, MANIFEST, STATE = "latest", "manifest.json", "state.pt"
 _UNFINISHED, _REPLACED = ".tmp_", ".old_"
@@ -43,6 +45,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+@phase("saving a checkpoint")
 def save_checkpoint(
     directory: Path | str,
     step: int,
@@ -137,13 +140,15 @@ def restore_rng(saved: Mapping[str, Any], **generators: torch.Generator) -> None
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], may_change: Collection[str] = ()) -> None:
-    """A ValueError naming every setting that differs from the run being resumed.
+    """A ValueError naming every setting that differs from the run being resumed. A run of an earlier release lacks
+    later settings: those are as they were then while they are None or False.
 
     may_change: dotted paths that may differ, e.g. ``{"num_steps", "save_every"}``.
     """
     before, now = _flatten(saved), _flatten(current)
     paths = sorted((before.keys() | now.keys()) - set(may_change))
-    differing = [path for path in paths if path not in before or path not in now or before[path] != now[path]]
+    unset = {path for path in now if path not in before and (now[path] is None or now[path] is False)}
+    differing = [p for p in paths if p not in unset and (p not in before or p not in now or before[p] != now[p])]
     if differing:
         lines = [f"  {path}: was {_show(before, path)}, now {_show(now, path)}" for path in differing]
         raise ValueError(
@@ -161,6 +166,19 @@ def atomic_write_text(path: Path | str, text: str) -> None:
         _replace_text(path, text)
     except OSError as error:
         raise disk_error(path.name, path.parent, error) from error
+
+
+def appear(folder: Path, write: Callable[[Path], Any]) -> None:
+    """``write(folder)``, so that the folder is there whole or not at all; one that was there gives way."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        write(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.replace(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise disk_error(folder.name, folder.parent, error) from error
 
 
 def atomic_write_json(path: Path | str, value: Any) -> None:

@@ -1,0 +1,123 @@
+"""What a saved model was trained from, by name and by the identity of its weights.
+
+A folder that holds adapters alone lies on its base: ``uae.json`` says where that is (a shipped model's name, a folder,
+or a hub id with the revision) and which weights it had. A base that is gone, or is another by now, is named in one
+line, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uae.utils.checkpoint import atomic_write_json
+
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
+WHOLE = "whole"  # of a folder's weights, as against adapters that lie on the base
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+class Checkpoint(NamedTuple):
+    """One that a model was loaded from."""
+
+    source: str
+    """As it was asked for."""
+    folder: Path
+    """Where it is on this disk."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint as it is recorded."""
+
+    source: str
+    """A shipped model's name, a folder, or REPOSITORY@REVISION."""
+    weights: str
+    """``commit:…`` of the hub, or ``sha256:…`` over the weight files."""
+    beside: str | None = None
+    """The folder as seen from the one that records it: both may have moved together."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, recorded_in: Path) -> Base:
+        """The identity of its weights; reads a folder's weight files, whole."""
+        source, folder = checkpoint
+        if (revision := hub_revision(folder)) is not None:
+            return cls(f"{source.partition('@')[0]}@{revision}", f"commit:{revision}")
+        if source in SHIPPED:
+            return cls(source, checksum(folder))
+        place = folder.absolute()
+        return cls(str(place), checksum(folder), os.path.relpath(place, recorded_in.absolute()))
+
+    def find(self, recorded_in: Path) -> str:
+        """The source to load it from.
+
+        Raises:
+            ValueError: when it is gone or has other weights by now.
+        """
+        if self.weights.startswith("commit:"):
+            return self.source  # the hub gives this revision or none
+        there = [place for place in self._places(recorded_in) if place.is_dir()]
+        if not there:
+            raise ValueError(f"{recorded_in}: expected its base, the model that its adapters lie on, at {self.source}, "
+                             "found nothing there; put it back, or write its new place into uae.json as the base's "
+                             "`source`")  # fmt: skip
+        found = [checksum(place) for place in there]
+        if self.weights not in found:
+            raise ValueError(f"{recorded_in}: expected its base at {there[0]} as it was, weights {self.weights:.19}…, "
+                             f"but they are {found[0]:.19}… by now; put back the model that its adapters were trained "
+                             "on")  # fmt: skip
+        return self.source if self.source in SHIPPED else str(there[found.index(self.weights)])
+
+    def _places(self, recorded_in: Path) -> list[Path]:
+        if self.source in SHIPPED:
+            return [SHIPPED[self.source]]
+        beside = [Path(os.path.normpath(recorded_in.absolute() / self.beside))] if self.beside else []
+        return [*beside, Path(self.source).expanduser()]
+
+
+def describe(
+    folder: Path, family: str, settings: Mapping[str, Any], origin: Sequence[Checkpoint], *, whole: bool
+) -> None:
+    """Write ``uae.json``: family and settings, what the weights here were trained from, and whether they are whole."""
+    bases = (Base.of(checkpoint, folder) for checkpoint in origin)
+    recorded = [{name: value for name, value in asdict(base).items() if value is not None} for base in bases]
+    atomic_write_json(folder / "uae.json", {"family": family, **settings, "weights": WHOLE if whole else "adapters",
+                                            "base": recorded})  # fmt: skip
+
+
+def find_base(described: Mapping[str, Any], folder: Path) -> list[str]:
+    """The sources of the base that ``uae.json`` names: one model's, or an encoder's and a decoder's."""
+    return [Base(**each).find(folder) for each in described["base"]]
+
+
+def checksum(folder: Path) -> str:
+    """Of the names and contents of all weight files."""
+    files = sorted({file for pattern in WEIGHTS for file in folder.rglob(pattern)})
+    total = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").digest()
+        total.update(f"{file.relative_to(folder).as_posix()}\0".encode() + content)
+    return f"sha256:{total.hexdigest()}"
+
+
+def hub_name(folder: Path) -> tuple[str, str | None]:
+    """How libraries are told of a folder: by repository and revision in the hub's cache, else by its path."""
+    revision = hub_revision(folder)
+    if revision is None:
+        return str(folder.absolute()), None
+    repository = folder.parts[folder.parts.index("snapshots") - 1]
+    return repository.removeprefix("models--").replace("--", "/"), revision
+
+
+def hub_revision(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is named after."""
+    parts = folder.parts
+    after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
+    return after[0] if after and re.fullmatch(r"[0-9a-f]{40}", after[0]) else None
