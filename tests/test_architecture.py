@@ -12,7 +12,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src/uae"
 RANK = {  # a package may import from its own rank and from lower ones
-    "types": 0, "config": 0, "utils": 0,
+    "types": 0, "config": 0, "catalog": 0, "utils": 0,
     "scenes": 1, "diffusion": 1, "data": 2, "rewards": 2, "models": 2, "autoencode": 3,
     "rl": 4, "stages": 4, "bench": 4, "presets": 5, "pipelines": 5, "commands": 6, "cli": 7,
 }  # fmt: skip

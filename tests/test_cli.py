@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from PIL import Image
 from tests.rl.tiny_run import build_model
 from uae import cli
 from uae.models.tiny import build_janus
+from uae.pipelines import PIPELINES
+from uae.presets import PRESETS
 from uae.scenes.scene import render, scene_at
 
 
@@ -72,6 +76,84 @@ def test_a_group_of_commands_lists_them(capsys: pytest.CaptureFixture[str], grou
     for arguments in ([group], [group, "--help"]):
         code, out, _ = run(capsys, *arguments)
         assert code == 0 and f"usage: uae {group} COMMAND" in out
+
+
+def test_train_lists_what_it_runs(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0 and "uae train NAME --help" in out
+    code, _, err = run(capsys, "train", "tinny")
+    assert code == 2 and "did you mean 'tiny'" in err.splitlines()[0]
+    for text in (out, err):
+        listed = dict(re.findall(r"^  (\S+) +(\S.*)$", text, re.MULTILINE))
+        for name, (description, _) in PRESETS.items():
+            assert listed[name] == description
+        for name, pipeline in PIPELINES.items():
+            assert listed[name] == pipeline.description
+
+
+def test_options_without_a_name_are_those_of_tiny(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = run(capsys, "train", "--data", "x", "--help")
+    assert code == 0 and "usage: uae train tiny" in out and "--train.num-steps" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--help"], ["train", "tinny"], ["bench"], ["data", "x"], ["tiny", "-h"]]
+)
+def test_lists_are_answered_without_torch(arguments: list[str]):
+    code = f"import sys; from uae import cli\ntry: cli.run({arguments})\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "wanted", "code"),
+    [("KeyError('family')", "KeyError: 'family'", 1), ("ValueError('expected a, got b')", "expected a, got b", 2),
+     ("MemoryError()", "--batch-size", 2), ("KeyboardInterrupt", "what is finished stays", 130)],
+)  # fmt: skip
+def test_no_error_is_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, raised: str, wanted: str, code: int
+):
+    def fail(*_: object) -> None:
+        raise eval(raised)
+
+    monkeypatch.setattr("uae.commands.reconstruct.reconstruct", fail)
+    found, _, err = run(capsys, "reconstruct", "x.png")
+    assert found == code and err.startswith("error: ") and wanted in err and "Traceback" not in err
+    if code != 130:
+        monkeypatch.setenv("UAE_DEBUG", "1")
+        with pytest.raises(type(eval(raised))):
+            run(capsys, "reconstruct", "x.png")
+
+
+def test_own_warnings_are_a_line_and_chatter_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def warn(*_: object) -> None:
+        warnings.warn("left out: x.png", stacklevel=2)
+        exec("import warnings; warnings.warn('old way', FutureWarning)", {"__name__": "transformers.x"})
+
+    monkeypatch.setattr("uae.commands.reconstruct.reconstruct", warn)
+    assert run(capsys, "reconstruct", "x.png") == (0, "", "warning: left out: x.png\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, -15, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_run_in_a_line(model_folder: Path, tmp_path: Path, number: int, code: int, word: str):
+    short = ["--train.captioning.max-new-tokens", "6", "--train.decoding.num-steps", "1", "--train.group-size", "2"]
+    options = ["--model", str(model_folder), "--run-dir", str(tmp_path), "--train.images-per-step", "1", *short]
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from uae.cli import main; main()", "train", "tiny", *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout and child.stderr
+    while not child.stdout.readline().startswith("Unified-GRPO"):
+        assert child.poll() is None, child.stderr.read()
+    child.send_signal(number)
+    assert child.wait(timeout=60) == code
+    assert child.stderr.read().splitlines() == [f"error: {word}; {cli.AFTER_A_STOP}"]
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") >= 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
@@ -136,8 +218,7 @@ def test_rewards_of_any_name_as_the_docs_say(capsys: pytest.CaptureFixture[str],
     (line,) = re.findall(r"uae train (tiny --rewards .*)", page)
     seen = []
     monkeypatch.setattr("uae.commands.train.train_model", seen.append)
-    with pytest.raises(AttributeError):  # nothing was trained, so there is nothing to save
-        run(capsys, "train", *line.split())
+    assert run(capsys, "train", *line.split())[0] == 1  # nothing was trained, so there is nothing to save
     assert seen[0].rewards == {"clip": 0.5, "my_rewards:likeness": 0.5, "dinov2": 0.0}
     code, out, err = run(capsys, "train", "tiny", "--rewards", "clip", "0.5", "ssim")
     assert code == 2 and "pair by pair" in out + err

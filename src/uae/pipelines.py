@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from uae import catalog
 from uae.presets import PRESETS, Half, RunConfig, learning
 from uae.rl.losses import Objective
 from uae.scenes.language import INSTRUCTIONS
@@ -106,7 +107,7 @@ _UNDERSTANDING, _GENERATION = "generation_for_understanding", "understanding_for
 
 PIPELINES = {
     "v1": Pipeline(
-        "long captions, cold start, encoder RL, decoder RL: the paper's first version, Qwen2.5-VL-3B + SD3.5-large",
+        catalog.PIPELINES["v1"],
         _ENCODER_RL.model,
         {
             "long_captions": _LONG_CAPTIONS,
@@ -116,18 +117,18 @@ PIPELINES = {
         },
     ),
     "v3": Pipeline(
-        "long captions, encoder RL, decoder RL: the paper's versions 2 and 3, Qwen2.5-VL-3B + SD3.5-large",
+        catalog.PIPELINES["v3"],
         _ENCODER_RL.model,
         {"long_captions": _LONG_CAPTIONS, _UNDERSTANDING: _ENCODER_RL, _GENERATION: _DECODER_RL},
     ),
     "v5": Pipeline(
-        "encoder RL alone: the paper's versions 4 and 5; --model needs a trained projector",
+        catalog.PIPELINES["v5"],
         _ENCODER_RL.model,
         {"unified_grpo": _ENCODER_RL},
     ),
-    "v5-ar": Pipeline("both halves of Janus-Pro-1B", _preset("janus").model, {"unified_grpo": _preset("janus")}),
+    "v5-ar": Pipeline(catalog.PIPELINES["v5-ar"], _preset("janus").model, {"unified_grpo": _preset("janus")}),
     "v1-tiny": Pipeline(
-        "v1 in the embedded world, measured after each stage",
+        catalog.PIPELINES["v1-tiny"],
         "tiny",
         {
             "long_captions": _TINY_LONG_CAPTIONS,
@@ -138,27 +139,27 @@ PIPELINES = {
         in_world=True,
     ),
     "v3-tiny": Pipeline(
-        "v3 in the embedded world, measured after each stage",
+        catalog.PIPELINES["v3-tiny"],
         "tiny",
         {"long_captions": _TINY_LONG_CAPTIONS, _UNDERSTANDING: _TINY_ENCODER_RL, _GENERATION: _TINY_DECODER_RL},
         in_world=True,
     ),
-    "v5-tiny": Pipeline("v5 in the embedded world", "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
+    "v5-tiny": Pipeline(catalog.PIPELINES["v5-tiny"], "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
     "decoder-tiny": Pipeline(
-        "decoder RL alone, from captions of all lengths, judged by the model's own understanding",
+        catalog.PIPELINES["decoder-tiny"],
         "tiny",
         {_GENERATION: _TINY_DECODER_ALONE},
         in_world=True,
     ),
     "joint-tiny": Pipeline(
-        "encoder and decoder in one step: 4 images, 4 captions each, 4 reconstructions of each caption",
+        catalog.PIPELINES["joint-tiny"],
         "tiny",
         {"joint": _TINY_JOINT},
         in_world=True,
     ),
-    "v5-tiny-ar": Pipeline("v5 of the tiny UMM-2, both halves", "tiny-ar", {"unified_grpo": _TINY_AR}, in_world=True),
+    "v5-tiny-ar": Pipeline(catalog.PIPELINES["v5-tiny-ar"], "tiny-ar", {"unified_grpo": _TINY_AR}, in_world=True),
     "v3-tiny-ar": Pipeline(
-        "v3 of the tiny UMM-2, captions and then image tokens; it was pretrained on long captions as it is shipped",
+        catalog.PIPELINES["v3-tiny-ar"],
         "tiny-ar",
         {
             _UNDERSTANDING: _half(_TINY_AR, "captions"),

@@ -50,13 +50,10 @@ class UnifiedArguments:
     """Where backbones run; a GPU if there is one."""
 
 
-COMMANDS = {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"}
-
-
 def main(arguments: list[str]) -> None:
     """``uae bench unified …``"""
     quiet_libraries()
-    choose("bench", arguments, COMMANDS)
+    choose("bench", arguments)
     args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
     backbones = sources_of(args)
     check_backbones(backbones, args.allow_partial)

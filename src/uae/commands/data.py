@@ -71,12 +71,9 @@ class Arguments:
     """Images per parquet file."""
 
 
-COMMANDS = {"longcap": "long captions for folders of images, by an endpoint or a local model"}
-
-
 def main(arguments: list[str]) -> None:
     """``uae data longcap FOLDER… --out DIR (--endpoint URL --model NAME | --local MODEL)``"""
-    choose("data", arguments, COMMANDS)
+    choose("data", arguments)
     longcap(tyro.cli(Arguments, args=arguments[1:], prog="uae data longcap"))
 
 

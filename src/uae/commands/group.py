@@ -1,23 +1,80 @@
-"""Commands that are groups of others: ``uae tiny build``."""
+"""Commands that are groups of others, as ``uae tiny build``, and ``uae train``, whose runs have names.
+
+What they list is known here, so that it is answered at once, before a command's own module loads torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from uae import catalog
 from uae.utils.suggest import did_you_mean
 
+GROUPS = {
+    "bench": {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"},
+    "data": {"longcap": "long captions for folders of images, by an endpoint or a local model"},
+    "tiny": {"build": "train the tiny models from nothing", "measure": "what a tiny model can do, on held-out scenes"},
+}
+HELP = ("-h", "--help")
+DEFAULT_RUN = "tiny"
 
-def choose(group: str, arguments: Sequence[str], commands: Mapping[str, str]) -> str:
+TRAIN_USAGE = f"""usage: uae train [NAME] [--run-dir DIR] [OPTIONS]        uae train NAME --help
+
+Unified-GRPO on the embedded world or a folder of images. The same command resumes a run. Without NAME: {DEFAULT_RUN}.
+
+presets, one run each:
+{{presets}}
+
+pipelines, stage after stage:
+{{pipelines}}
+
+examples:
+  uae train                                              the tiny model, in the embedded world
+  uae train --data my_images/ --run-dir runs/mine        the same, on your own images
+  uae train paper --data my_images/                      Qwen2.5-VL-3B + SD3.5-large
+  uae train tiny --help                                  the options of a run, with their defaults
+"""
+
+
+def choose(group: str, arguments: Sequence[str]) -> str:
     """The command of the group that is named first; without any, or asked for help, they are listed.
 
     Raises:
         ValueError: for an unknown one.
     """
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
-        listing = "\n".join(f"  {command:<12} {text}" for command, text in commands.items())
-        print(f"usage: uae {group} COMMAND [OPTIONS]        uae {group} COMMAND --help\n\n{listing}")
+    name, commands = arguments[0] if arguments else HELP[0], GROUPS[group]
+    if name in HELP:
+        print(f"usage: uae {group} COMMAND [OPTIONS]        uae {group} COMMAND --help\n\n{_listing(commands)}")
         raise SystemExit(0)
     if name not in commands:
         raise ValueError(f"expected uae {group} {' or '.join(commands)}, got {name!r}{did_you_mean(name, commands)}")
     return name
+
+
+def choose_run(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The preset or pipeline that is named first, or ``DEFAULT_RUN``, and its options; asked for help, all are listed.
+
+    Raises:
+        ValueError: for an unknown one, with the list.
+    """
+    if arguments and arguments[0] in HELP:
+        print(TRAIN_USAGE.format(presets=_listing(catalog.PRESETS), pipelines=_listing(catalog.PIPELINES)), end="")
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        return DEFAULT_RUN, arguments
+    name, known = arguments[0], catalog.PRESETS | catalog.PIPELINES
+    if name not in known:
+        lists = f"presets:\n{_listing(catalog.PRESETS)}\npipelines:\n{_listing(catalog.PIPELINES)}"
+        raise ValueError(f"expected a preset or pipeline, got {name!r}{did_you_mean(name, known)}\n\n{lists}")
+    return name, arguments[1:]
+
+
+CHOICES: dict[str, Callable[[Sequence[str]], object]] = {
+    "train": choose_run,
+    **{group: lambda arguments, group=group: choose(group, arguments) for group in GROUPS},
+}
+"""Of each command that goes on with a name: what looks it up."""
+
+
+def _listing(commands: Mapping[str, str]) -> str:
+    return "\n".join(f"  {command:<13} {text}" for command, text in commands.items())

@@ -15,7 +15,8 @@ import tyro
 from uae.bench.cold_start import measure_cold_start
 from uae.commands.group import choose
 from uae.config import DecodeSettings
-from uae.models.loading import ASSETS, load_model
+from uae.models.loading import load_model
+from uae.models.origin import ASSETS
 from uae.stages.fit import Task, fit, in_processes
 from uae.stages.tiny import backbones
 from uae.stages.tiny.binding import BindingTask
@@ -91,12 +92,11 @@ DECODINGS = {  # by family: for UMM-1 the quickstart's reward, and its evaluatio
         "greedy": DecodeSettings(temperature=0.0),
     },
 }
-COMMANDS = {"build": "train the tiny models from nothing", "measure": "what a tiny model can do, on held-out scenes"}
 
 
 def main(arguments: list[str]) -> None:
     """``uae tiny build [--only PART …] [--work DIR]`` or ``uae tiny measure [--out FILE]``"""
-    command = choose("tiny", arguments, COMMANDS)
+    command = choose("tiny", arguments)
     quiet_libraries()
     if command == "build":
         build(tyro.cli(Arguments, args=arguments[1:], prog="uae tiny build"))

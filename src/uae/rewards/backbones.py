@@ -36,6 +36,8 @@ from uae.rewards.sources import (
     library_versions,
     weights_identity,
 )
+from uae.utils.progress import phase
+from uae.utils.quiet import quiet
 
 __all__ = [
     "ARCHITECTURES",
@@ -92,6 +94,7 @@ class Backbone(nn.Module):
         return nn.functional.normalize(features.float(), dim=-1)
 
 
+@quiet()
 def load_backbone(
     name: str,
     source: str | Path | None = None,
@@ -100,7 +103,8 @@ def load_backbone(
 ) -> Backbone:
     """The backbone ``name`` from a hub id, folder, LongCLIP ``.pt`` or "tiny"; by default the published checkpoint."""
     path = fetch(name, source)
-    model: Any = load_longclip(path) if path.is_file() else load_model(name, path, dtype)
+    with phase(f"loading {name}"):
+        model: Any = load_longclip(path) if path.is_file() else load_model(name, path, dtype)
     preprocess = read_preprocess(path) if path.is_dir() else CLIP_PREPROCESS
     provenance = Provenance(
         name=name,
