@@ -104,7 +104,7 @@ def test_interrupted_equals_uninterrupted(data: str, tmp_path: Path, lora_rank: 
 
 
 @pytest.mark.slow
-def test_lora_moves_the_adapter_alone_and_is_merged_on_export(data: str, tmp_path: Path):
+def test_lora_moves_the_adapter_alone_and_is_exported_as_it_is(data: str, tmp_path: Path):
     task = make(data, lora_rank=4, learning_rate=1e-2)
     before = snapshot(task)
     fit(task, tmp_path, save_every=6, eval_every=6)
@@ -115,7 +115,7 @@ def test_lora_moves_the_adapter_alone_and_is_merged_on_export(data: str, tmp_pat
     assert weights.stat().st_size < 1e6  # not the 18 MB of the frozen transformer
     task.export(tmp_path / "export")
     again = LongCaptionTask(load_model(str(tmp_path / "export")), task.config)  # type: ignore[arg-type]
-    assert again.evaluate()["flow_loss"] == pytest.approx(task.evaluate()["flow_loss"], rel=2e-3)  # LLM saved in bf16
+    assert again.evaluate()["flow_loss"] == task.evaluate()["flow_loss"]
 
 
 def test_the_cache_changes_no_loss_and_a_second_pass_computes_nothing(
@@ -180,7 +180,7 @@ def test_the_model_is_guided_from_then_on_if_so_wanted(data: str, tmp_path: Path
 
 
 def test_settings_that_cannot_be():
-    with pytest.raises(ValueError, match="caption_dropout"):
+    with pytest.raises(ValueError, match="caption-dropout: expected at least 0 and below 1"):
         LongCaptionConfig(("x",), caption_dropout=1.0)
-    with pytest.raises(ValueError, match="num_held_out"):
+    with pytest.raises(ValueError, match="num-held-out: expected at least 1"):
         LongCaptionConfig(("x",), num_held_out=0)

@@ -118,7 +118,7 @@ class Janus(CausalCaptioner):
     def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
         """Freeze all but the language model, which both captions and paints; by LoRA, or fully at rank 0."""
         if decoding is not None and decoding.temperature == 0:
-            raise ValueError("decoding.temperature: at 0 image tokens are not drawn, so there is nothing to learn from; "
+            raise ValueError("decoding.temperature: at 0 image tokens are not drawn, so nothing can be learnt of them; "
                              "expected above 0, or image-weight 0 to learn captions alone")  # fmt: skip
         self.requires_grad_(False)
         self.eval()

@@ -130,7 +130,7 @@ class LLMDiffusion(nn.Module):
             return self.encoder.answer_states(captions.rollout), captions.rollout.mask
 
     def text_states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """The texts alone, encoded in messages of role ``generate``; without their ends where these are ``too_long``."""
+        """The texts alone, encoded in messages of role ``generate``; those ``too_long`` without their ends."""
         with self._text_encoder():
             return self.encoder.text_states(texts, self.decoder.text_length)
 
@@ -148,12 +148,14 @@ class LLMDiffusion(nn.Module):
         around = len(self.encoder.text_tokens([""])[0]) if self.conditioning == "text" else 0
         most = self.decoder.text_length - around
         if captioning.max_new_tokens > most:
-            raise ValueError(f"captioning.max-new-tokens: expected at most {most}, as this decoder reads {most + around} "
-                             f"tokens, {around} of them the chat template's, got {captioning.max_new_tokens}")  # fmt: skip
+            raise ValueError(f"captioning.max-new-tokens: expected at most {most}, got {captioning.max_new_tokens}: "
+                             f"this decoder reads {most + around} tokens, {around} of them the template's")  # fmt: skip
 
     def _cut(self, texts: Sequence[str]) -> dict[str, float]:
         """The share of texts that lost their end, if the decoder has a limit."""
-        return {} if self.decoder.text_length is None else {"image/text_cut_frac": len(self.too_long(texts)) / len(texts)}
+        if self.decoder.text_length is None:
+            return {}
+        return {"image/text_cut_frac": len(self.too_long(texts)) / len(texts)}
 
     def _text_encoder(self):
         return self.encoder.as_text_encoder() if self.text_encoder == "reference" else nullcontext()

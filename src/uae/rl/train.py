@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from uae.autoencode import autoencode
-from uae.models.base import UnifiedModel
+from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.hacking import HeldOutAlarm, image_signs
@@ -42,6 +42,7 @@ def train(
 
     recorded: whatever else must be the same on resume (model and reward names, data).
     """
+    check_settings(model, config.captioning, config.decoding)
     until = min(until or config.num_steps, config.num_steps)
     run = Run.open(run_dir, model, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from uae.config import CaptionSettings, DecodeSettings, RewardWeights, check_reward_weights
 from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
+from uae.models.base import check_settings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rl.run import ImageSource
@@ -99,6 +100,7 @@ class ColdStartTask:
 
     def __init__(self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig) -> None:
         check_paints_by_diffusion(model, self.name)
+        check_settings(model, config.captioning, config.decoding)
         self.model, self.reward, self.images, self.config = model, reward, images, config
         self.recipe = ColdStartRecipe(
             config.num_steps,
