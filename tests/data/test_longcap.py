@@ -21,13 +21,14 @@ import pytest
 from PIL import Image
 
 from uae import cli
-from uae.data.longcap.captioners import Answer, Pace, data_url
+from uae.data.longcap.answers import Answer
+from uae.data.longcap.captioners import Pace, data_url
 from uae.data.longcap.filters import Filters, repeated_share, why_rejected
 from uae.data.longcap.pictures import Picture, find_duplicates, look
 
 LONG = " ".join(f"word{i}" for i in range(260))
 REFUSAL = "I'm sorry, but I can't describe this image."
-Reply = tuple[int, dict[str, Any]]
+Reply = tuple[int, Any]  # a status, and a value for JSON or the body itself
 
 
 def completion(text: str, finish_reason: str = "stop") -> Reply:
@@ -88,7 +89,7 @@ class Server:
                 assert self.path == "/v1/chat/completions"
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, content = server.reply(body)
-                data = json.dumps(content).encode()
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -228,6 +229,7 @@ def test_an_image_without_answer_waits_for_the_next_run(
     code, printed, _ = run(capsys, *options(server, photos, out))
     assert code == 3 and row_of(printed, "no answer") == "1" and server.asked[unlucky] == 2
     assert left_out(out)["2.jpg"][0] == "unanswered"
+    monkeypatch.setenv("OPENAI_API_KEY", "with a line break, as keys read from files have\n")
     server.replies.clear()
     code, printed, _ = run(capsys, *options(server, photos, out))
     assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 2 + 2 + 1
@@ -412,6 +414,38 @@ def test_a_damaged_line_and_a_second_process_are_named(
     assert code == 2 and "line 2 is damaged" in err
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "images.jsonl"])
+@pytest.mark.parametrize("line", [b"{half", b"{}", b"5", b"null", b'{"sha256": 5}', b"\xff", b"[" * 100_000])
+def test_removing_the_damaged_line_helps_as_the_message_says(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, name: str, line: bytes
+):
+    out = tmp_path / "out"
+    run(capsys, *options(server, photos, out))
+    lines = (out / name).read_bytes().splitlines(keepends=True)
+    (out / name).write_bytes(b"".join([*lines[:2], line + b"\n", *lines[2:]]))
+    code, _, err = run(capsys, *options(server, photos, out))
+    assert code == 2 and f"{name}: line 3 is damaged; remove that line" in err
+    (out / name).write_bytes(b"".join(lines))
+    code, printed, err = run(capsys, *options(server, photos, out))
+    assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 3, err
+
+
+def test_a_journal_whose_first_line_is_gone_says_what_to_put_there(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
+    journal = tmp_path / "out" / "journal.jsonl"
+    run(capsys, *options(server, photos, journal.parent))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[1:]))
+    code, _, err = run(capsys, *options(server, photos, journal.parent))
+    assert code == 2 and "the line of model and prompt is missing; put this before all others: " in err
+    told = next(line for line in err.splitlines() if "before all others: " in line).split("before all others: ")[1]
+    assert told.encode() + b"\n" == lines[0]
+    journal.write_bytes(told.encode() + b"\n" + b"".join(lines[1:]))
+    code, printed, _ = run(capsys, *options(server, photos, journal.parent))
+    assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 3
+
+
 def test_a_full_disk_is_one_clear_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Server, photos: Path, tmp_path: Path
 ):
@@ -500,7 +534,8 @@ def test_filters():
     for beginning in ("In this image I can see", "As an aid to the eye", "I see", "The sign says I'm sorry"):
         assert why(f"{beginning} {LONG}") == "", beginning
     assert why("a red ball on a table and then " * 50) == "repeats itself"
-    assert why(LONG, "content_filter") == "refused"
+    assert why(LONG, "content_filter") == why(LONG, "SAFETY") == "refused"
+    assert why("") == why(" \n") == why_rejected(Answer("", "stop", 0, 0), Filters(min_words=0)) == "empty"
 
 
 def test_repeated_share_by_hand():
@@ -572,11 +607,19 @@ def test_options_that_do_not_fit_are_named_before_any_work(
         ((), "either --endpoint"),
         ((*endpoint, "--local", "m"), "either --endpoint"),
         (("--endpoint", "http://x/v1"), "go together"),
+        (("--endpoint", "localhost:8000/v1", "--model", "m"), "expected a URL such as http://localhost:8000/v1"),
+        (("--endpoint", "http://[x/v1", "--model", "m"), "expected a URL"),
+        (("--endpoint", "http://x:port/v1", "--model", "m"), "expected a URL"),
+        (("--endpoint", "http:///v1", "--model", "m"), "expected a URL"),
         ((*endpoint, "--concurrency", "0"), "--concurrency must be at least 1, got 0"),
         ((*endpoint, "--requests-per-minute", "0"), "--requests-per-minute"),
     ):
         code, _, err = run(capsys, str(photos), "--out", str(out), *more)
         assert code == 2 and wanted in err
+    for key in ("sk-\xe9", "two\nlines"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        code, _, err = run(capsys, str(photos), "--out", str(tmp_path / "other"), *endpoint)
+        assert code == 2 and "OPENAI_API_KEY: expected a key of plain letters" in err
     monkeypatch.setattr("uae.data.longcap.captioners.find_spec", lambda name: None)
     code, _, err = run(capsys, str(photos), "--out", str(out), *endpoint)
     assert code == 2 and "unified-autoencoder[data]" in err and not out.exists()

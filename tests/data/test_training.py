@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from uae import cli
+from uae.commands.pipeline import train_stage
 from uae.commands.train import image_source
 from uae.config import DecodeSettings
 from uae.data.images import ImageError
-from uae.data.training import FolderImages, SceneImages, fit_to
+from uae.data.training import FolderImages, SceneImages, check_same_files, fit_to
+from uae.stages.cold_start import ColdStartConfig
 
 
 @pytest.fixture
@@ -44,6 +47,28 @@ def test_an_unreadable_file_is_replaced_by_the_next_and_named_once(folder: Path)
         seen = levels(source.batch(0, 12))
     assert len(seen) == 12 and 3 not in seen
     assert len(warned) == 1
+
+
+def test_a_link_that_leads_nowhere_is_replaced_by_the_next_and_named(folder: Path):
+    (folder / "3.png").unlink()
+    (folder / "3.png").symlink_to("nowhere.png")
+    source = FolderImages([str(folder)], (16, 16))
+    with pytest.warns(UserWarning, match="3.png"):
+        seen = levels(source.batch(0, 12))
+    assert len(seen) == 12 and 3 not in seen
+
+
+def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys):
+    """Neither by the command nor in a stage of a pipeline that sees images."""
+    run = tmp_path_factory.mktemp("run")
+    check_same_files(FolderImages([str(folder)], None), run)
+    (run / "checkpoints" / "step_00000001").mkdir(parents=True)
+    Image.new("RGB", (20, 30)).save(folder / "late.png")
+    with pytest.raises(SystemExit):
+        cli.run(["train", "tiny", "--data", str(folder), "--run-dir", str(run)])
+    assert "cannot resume, the images are not those" in (err := capsys.readouterr().err) and "added: late.png." in err
+    with pytest.raises(ValueError, match=r"added: late\.png\."):
+        train_stage(ColdStartConfig(data=(str(folder),)), "tiny", run)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path):

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
@@ -21,6 +22,7 @@ from uae.data.longcap.outcome import outcome_of, outcome_table, write_left_out
 from uae.data.longcap.pictures import Picture, find_duplicates, survey
 from uae.data.longcap.shards import write_shards
 from uae.utils.metrics import TrainProgress
+from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
 PROMPT = (
@@ -105,6 +107,8 @@ def check(args: Arguments) -> None:
         raise ValueError("expected either --endpoint URL and --model NAME, or --local MODEL")
     if (args.endpoint is None) != (args.model is None):
         raise ValueError("--endpoint URL and --model NAME go together")
+    if args.endpoint is not None and not is_url(args.endpoint):
+        raise ValueError(f"--endpoint: expected a URL such as http://localhost:8000/v1, got {args.endpoint}")
     for name in ("max_tokens", "concurrency", "attempts", "shard_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
@@ -112,9 +116,18 @@ def check(args: Arguments) -> None:
         raise ValueError(f"--requests-per-minute must be more than 0, got {args.requests_per_minute}")
     if not -1 <= args.near_bits <= 15:
         raise ValueError(f"--near-bits must be from -1 to 15, got {args.near_bits}")
+    check_out_folder(args.out)
     need("datasets")
     if args.endpoint:
         need("openai")
+
+
+def is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port or an address that is none
+        return False
 
 
 def ask_for_missing(pictures: list[Picture], journal: Journal, args: Arguments) -> dict[str, str]:

@@ -12,19 +12,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from uae.data.images import ImageError, one_line, open_rgb
+from uae.data.longcap.answers import THOUGHT_TAG, Answer, AnsweredError, ImageRefused, NoAnswer, read_completion
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 PERMANENT_STATUS = (401, 402, 403, 404)
@@ -32,26 +32,8 @@ PERMANENT_CODES = (
     "billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "model_not_found", "unsupported_parameter",
     "unsupported_value",
 )  # fmt: skip
+ABOUT_IMAGE = ("moderation", "flagged", "content_policy", "content_filter")
 MAX_RETRIES = 6  # of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a captioner said of one image, and what it cost."""
-
-    text: str
-    finish_reason: str
-    """`stop`, or `length` when the token limit cut it off; an endpoint's other words are kept."""
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class ImageRefused(Exception):
-    """This image will never be captioned; the rest can be."""
-
-
-class NoAnswer(Exception):
-    """No answer this time, after all retries."""
 
 
 Captioner = Callable[[Path, int], Awaitable[Answer]]
@@ -77,7 +59,7 @@ def endpoint_captioner(
 
     client = openai.AsyncOpenAI(
         base_url=url,
-        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        api_key=api_key(),
         max_retries=MAX_RETRIES,
         http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [wait]}),  # so that retries wait too
     )
@@ -89,8 +71,9 @@ def endpoint_captioner(
         named = limit
         capped: dict[str, Any] = {named: max_tokens, **({"temperature": 1.0} if attempt else {})}
         try:
-            return to_answer(await client.chat.completions.create(model=model, messages=messages, **capped))
-        except (openai.APIError, json.JSONDecodeError) as error:
+            response = await client.chat.completions.with_raw_response.create(model=model, messages=messages, **capped)
+            return read_completion(response.http_response.content)
+        except (openai.APIError, AnsweredError) as error:
             if named == "max_tokens" and "max_completion_tokens" in str(error):  # newer models know it by this name
                 limit = "max_completion_tokens"
                 return await caption(file, attempt)
@@ -99,37 +82,32 @@ def endpoint_captioner(
     return caption
 
 
+def api_key() -> str:
+    """The environment's; what would be no HTTP header is named before it is sent."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("OPENAI_API_KEY: expected a key of plain letters and digits, got others in it; set it again")
+    return key or "none"
+
+
 def question(prompt: str, image_url: str) -> list[Any]:
     """One message of an image and a text."""
     parts = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": prompt}]
     return [{"role": "user", "content": parts}]
 
 
-def to_answer(response: Any) -> Answer:
-    """Of a chat completion; servers leave out what they do not know."""
-    if not getattr(response, "choices", None):
-        raise NoAnswer(f"expected a chat completion, got {str(response)[:100]!r}; does the URL end in /v1?")
-    choice, usage = response.choices[0], response.usage
-    refusal = getattr(choice.message, "refusal", None)
-    text = (choice.message.content or refusal or "").encode(errors="replace").decode()  # no half emoji in a file
-    return Answer(
-        text=text.strip(),
-        finish_reason="refusal" if refusal else choice.finish_reason or "stop",
-        prompt_tokens=usage.prompt_tokens or 0 if usage else 0,
-        completion_tokens=usage.completion_tokens or 0 if usage else 0,
-    )
-
-
 def explain(error: Exception, url: str, model: str) -> Exception:
     """What an endpoint's error means for the image and for the rest."""
-    status, reason = getattr(error, "status_code", None), one_line(error)
-    is_about_image = any(word in reason.lower() for word in ("moderation", "flagged", "content_policy"))
-    permanent = status in PERMANENT_STATUS or getattr(error, "code", None) in PERMANENT_CODES
+    status, code, reason = getattr(error, "status_code", None), getattr(error, "code", None), one_line(error)
+    is_about_image = any(word in f"{code} {reason}".lower() for word in ABOUT_IMAGE)
+    permanent = status in PERMANENT_STATUS or code in PERMANENT_CODES
     if permanent and not is_about_image:
         return ValueError(f"{url} refuses to work with model {model!r}: {reason}\n{advice(status)}")
-    if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
+    is_refused = is_about_image if status is None else 400 <= status < 500 and status not in (408, 409, 429)
+    if is_refused:
         return ImageRefused(reason)
-    return NoAnswer(reason)
+    cause = f" ({one_line(error.__cause__):.200})" if isinstance(error.__cause__, Exception) else ""
+    return NoAnswer(reason + cause)
 
 
 def advice(status: int | None) -> str:
@@ -235,11 +213,20 @@ def generate(model: Any, processor: Any, image: Image.Image, prompt: str, max_to
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_tokens, **drawing)[0]
     num_prompt = inputs["input_ids"].shape[1]
-    said = tokens[num_prompt:]
+    said = tokens[num_prompt:].tolist()
     ends = model.generation_config.eos_token_id
-    is_ended = int(said[-1]) in (ends if isinstance(ends, list) else [ends])
-    text = processor.decode(said, skip_special_tokens=True).strip()
-    return Answer(text, "stop" if is_ended else "length", num_prompt, len(said))
+    is_ended = said[-1] in (ends if isinstance(ends, list) else [ends])
+    return Answer(words(processor, said), "stop" if is_ended else "length", num_prompt, len(said))
+
+
+def words(processor: Any, tokens: list[int]) -> str:
+    """The tokens' text without special ones, save those that begin and end a thought."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    tags = {number: token.content for number, token in added if THOUGHT_TAG.fullmatch(token.content)}
+    parts = groupby(tokens, tags.get)
+    text = "".join(tag or processor.decode(list(part), skip_special_tokens=True) for tag, part in parts)
+    return text.strip()
 
 
 def need(library: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from uae.data.longcap.captioners import Answer
+from uae.data.longcap.answers import Answer, caption_of
 
 REFUSALS = re.compile(
     r"\W*("
@@ -20,6 +20,7 @@ REFUSALS = re.compile(
 )
 """How answers begin that refuse; captions begin so too, but go on."""
 MAX_REFUSAL_WORDS = 100
+REFUSED = ("content_filter", "refusal", "safety")  # finish reasons
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,19 @@ class Filters:
 
 
 def why_rejected(answer: Answer, filters: Filters) -> str:
-    """Why this answer is no caption; empty if it is one."""
+    """Why this answer is no caption; empty if it is one. Thoughts are none, so they do not count."""
     if answer.finish_reason == "length":
         return "cut off by the token limit"
-    num_words = count_words(answer.text)
-    sounds_refused = num_words <= MAX_REFUSAL_WORDS and REFUSALS.match(answer.text)
-    if answer.finish_reason in ("content_filter", "refusal") or sounds_refused:
+    caption = caption_of(answer.text)
+    num_words = count_words(caption)
+    sounds_refused = num_words <= MAX_REFUSAL_WORDS and REFUSALS.match(caption)
+    if answer.finish_reason.lower() in REFUSED or sounds_refused:
         return "refused"
+    if not num_words:
+        return "thoughts alone" if answer.text.strip() else "empty"
     if num_words < filters.min_words:
         return f"fewer than {filters.min_words} words"
-    if repeated_share(answer.text) > filters.max_repeated:
+    if repeated_share(caption) > filters.max_repeated:
         return "repeats itself"
     return ""
 

@@ -2,7 +2,8 @@
 
 ``journal.jsonl`` begins with the model and the prompt; then comes one line per answer, accepted or not, or per image
 that failed, by the sha256 of the image's file. A line is appended in one call as soon as the answer is there. Whether
-an answer is a caption is judged when it is read, so filters may change without asking again.
+an answer is a caption is judged when it is read, so filters may change without asking again; a model's thoughts stay in
+the journal and are no part of the caption.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uae.data.longcap.captioners import Answer
+from uae.data.longcap.answers import Answer, caption_of
 from uae.data.longcap.filters import Filters, count_words, why_rejected
 from uae.utils.checkpoint import check_same_config, disk_error
 
+HEADER = {"model": str, "prompt": str}
+FAILURE = {"sha256": str, "failed": str}
+ANSWER = {"sha256": str, "text": str, "finish_reason": str, "prompt_tokens": int, "completion_tokens": int}
+
 
 class JsonLines:
-    """A file of JSON lines that one process appends to; a line that a kill left half written is dropped."""
+    """A file of JSON lines that one process appends to; a line that a kill left half written is dropped.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    is_whole: whether a value is one of those that are written here.
+    """
+
+    def __init__(self, path: Path, is_whole: Callable[[Any], bool] = lambda value: isinstance(value, dict)) -> None:
+        self.path, self.is_whole = path, is_whole
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -42,9 +49,12 @@ class JsonLines:
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield start, json.loads(line)
-                except ValueError:
-                    raise ValueError(f"{self.path}: line {number} is damaged; remove that line") from None
+                    value: Any = json.loads(line)
+                except (ValueError, RecursionError):
+                    value = None
+                if not self.is_whole(value):
+                    raise ValueError(f"{self.path}: line {number} is damaged; remove that line")
+                yield start, value
                 start += len(line)
 
     @property
@@ -93,6 +103,12 @@ class JsonLines:
         os.ftruncate(self._descriptor, end)
 
 
+def is_of_journal(value: Any) -> bool:
+    """Is it a line that a journal holds?"""
+    kinds = {name: type(part) for name, part in value.items()} if isinstance(value, dict) else {}
+    return kinds in (HEADER, FAILURE, ANSWER)
+
+
 @dataclass
 class Record:
     """What the journal holds of one image."""
@@ -129,7 +145,7 @@ class Journal:
         self.num_captions = 0
         self.filters, self.attempts = filters, attempts
         self._header = {"model": model, "prompt": prompt}
-        self._lines = JsonLines(folder / "journal.jsonl")
+        self._lines = JsonLines(folder / "journal.jsonl", is_of_journal)
         try:
             self._load()
         except ValueError:
@@ -159,7 +175,7 @@ class Journal:
 
     def caption(self, sha256: str) -> str:
         """The text, read from the disk."""
-        return self._lines.read(self.records[sha256].caption_at)["text"]
+        return caption_of(self._lines.read(self.records[sha256].caption_at)["text"])
 
     def _append(self, line: dict[str, Any]) -> int:
         """The first line is preceded by model and prompt: a name that never answered binds nobody."""
@@ -168,15 +184,16 @@ class Journal:
         return self._lines.append(line)
 
     def _load(self) -> None:
-        lines = iter(self._lines)
-        for _, header in islice(lines, 1):
-            check_same_config(header, self._header)
-        for start, line in lines:
-            sha256 = line.pop("sha256")
-            if "failed" in line:
-                self._record(sha256).failed = line["failed"]
+        for start, line in self._lines:
+            if line.keys() == HEADER.keys():
+                check_same_config(line, self._header)
+            elif start == 0:
+                raise ValueError(f"{self._lines.path}: the line of model and prompt is missing; put this before all "
+                                 f"others: {json.dumps(self._header)}")  # fmt: skip
+            elif "failed" in line:
+                self._record(line["sha256"]).failed = line["failed"]
             else:
-                self._keep_answer(sha256, Answer(**line), start)
+                self._keep_answer(line.pop("sha256"), Answer(**line), start)
 
     def _keep_answer(self, sha256: str, answer: Answer, start: int) -> None:
         record = self._record(sha256)
@@ -188,7 +205,7 @@ class Journal:
             return
         record.rejected = why_rejected(answer, self.filters)
         if not record.rejected:
-            record.caption_at, record.num_words = start, count_words(answer.text)
+            record.caption_at, record.num_words = start, count_words(caption_of(answer.text))
             self.num_captions += 1
 
     def _record(self, sha256: str) -> Record:

@@ -53,7 +53,7 @@ class Survey(NamedTuple):
 def survey(files: list[Path], folder: Path) -> Survey:
     """Look at all files, those that ``folder/images.jsonl`` does not know yet in threads."""
     found = Survey([], {})
-    lines = JsonLines(folder / "images.jsonl")
+    lines = JsonLines(folder / "images.jsonl", is_of_survey)
     try:
         for file, row in look_at_all(files, lines):
             if "error" in row:
@@ -64,6 +64,13 @@ def survey(files: list[Path], folder: Path) -> Survey:
     finally:
         lines.close()
     return found
+
+
+def is_of_survey(value: Any) -> bool:
+    """Is it a file's row as ``look`` gives it?"""
+    kinds = {name: type(part) for name, part in value.items()} if isinstance(value, dict) else {}
+    seen = {"sha256": str, "width": int, "height": int, "dhash": str, "color": list}
+    return kinds.get("path") is str and (kinds.get("error") is str or seen.items() <= kinds.items())
 
 
 def look_at_all(files: list[Path], lines: JsonLines) -> Iterator[tuple[Path, dict[str, Any]]]:
