@@ -9,32 +9,31 @@
                  the two linear layers, first layer first in name order, under any names
 
 The five folders' names are the release's. Where it keeps the projector is not known here: that line is our choice.
-Adapters are merged: further training starts from the released model.
+Plain LoRA stays beside the weights, as in all models here; other adapters are merged, see ``peft_adapter``. Further
+training starts from the released model.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from uae.models import sd3_files
 from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.peft_adapter import missing_of_adapter, put_on
 from uae.models.projector import Projector
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
 from uae.models.storage import stored_dtype
+from uae.models.weights import SCHEDULER_CONFIG, load_part, load_pretrained, read_tensors
 
 PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
 PROJECTOR_FILES = ("projector.safetensors", "projector.pt", "projector.bin")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def is_paper_layout(folder: Path) -> bool:
@@ -43,7 +42,7 @@ def is_paper_layout(folder: Path) -> bool:
 
 
 def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
-    """The released model, adapters merged.
+    """The released model, adapters on.
 
     Raises:
         ValueError: naming every part that is missing, before any weights are read; or a part that does not fit.
@@ -53,18 +52,18 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
                          f"missing {'; '.join(missing)}; download the release again, whole")  # fmt: skip
     dtype = dtype or stored_dtype(folder / "dit")
     encoder = QwenVL.from_pretrained(folder / "llm_model", dtype)
-    merge_adapter(encoder.model, folder / "llm_lora")
-    transformer = SD3Transformer2DModel.from_pretrained(folder / "dit", torch_dtype=dtype)
-    merge_adapter(transformer, folder / "dit_lora")
+    put_on(encoder.adapters, encoder.model, folder / "llm_lora")
     stock = folder / "SD3"
     decoder = SD3Decoder(
-        transformer,  # type: ignore[arg-type]
-        AutoencoderKL.from_pretrained(stock / "vae", torch_dtype=dtype),  # type: ignore[arg-type]
-        FlowMatchEulerDiscreteScheduler.from_pretrained(stock / "scheduler"),  # type: ignore[arg-type]
+        load_pretrained(SD3Transformer2DModel, folder / "dit", dtype),
+        load_pretrained(AutoencoderKL, stock / "vae", dtype),
+        load_part(FlowMatchEulerDiscreteScheduler, stock / "scheduler", SCHEDULER_CONFIG),
         _load_projector(folder, encoder.model.config.text_config.hidden_size),
         sd3_files.load_pooled(stock),
     )
-    return LLMDiffusion(encoder, decoder.to(dtype).eval())
+    decoder = decoder.to(dtype).eval()
+    put_on(decoder.adapters, decoder.transformer, folder / "dit_lora")
+    return LLMDiffusion(encoder, decoder)
 
 
 def missing_parts(folder: Path) -> list[str]:
@@ -72,7 +71,7 @@ def missing_parts(folder: Path) -> list[str]:
     missing = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
     for part in ("llm_lora", "dit_lora"):
         if (folder / part).is_dir():
-            missing += [f"{part}/{file}" for file in ADAPTER_FILES if not (folder / part / file).is_file()]
+            missing += [f"{part}/{name}" for name in missing_of_adapter(folder / part)]
     if (folder / "llm_model").is_dir() and not (folder / "llm_model" / "config.json").is_file():
         missing.append("llm_model/config.json")
     if (folder / "dit").is_dir():
@@ -89,47 +88,14 @@ def _missing_of_stock(folder: Path) -> list[str]:
     return [part for part in parts if not part.startswith("transformer/")]  # dit/ takes its place
 
 
-# --- adapters --------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def merge_adapter(model: nn.Module, folder: Path) -> None:
-    """``W ← W + (alpha / r) B A`` for each pair in a ``peft`` adapter, whichever release of the class named it."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    if any(config.get(option) for option in ("use_dora", "rank_pattern", "alpha_pattern")):
-        raise ValueError(f"{folder}: expected plain LoRA with one rank, got DoRA or a pattern of ranks; "
-                         "merge it with peft and give the merged model")  # fmt: skip
-    tensors = load_file(folder / "adapter_model.safetensors")
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    for key, down in tensors.items():
-        if ".lora_A" not in key:
-            continue
-        up = tensors.get(key.replace(".lora_A", ".lora_B"))
-        layer = _layer_of(key, layers)
-        if up is None or layer is None or layer.weight.shape != (up.shape[0], down.shape[1]):
-            raise ValueError(f"{folder}: expected an adapter of this model, {key} fits none of its linear layers; "
-                             "take model and adapter from one release")  # fmt: skip
-        scale = config["lora_alpha"] / (math.sqrt(len(down)) if config.get("use_rslora") else len(down))
-        layer.weight += (scale * up.float() @ down.float()).to(layer.weight)
-
-
-def _layer_of(key: str, layers: dict[str, nn.Linear]) -> nn.Linear | None:
-    """The layer that an adapter's tensor belongs to; older releases had the language model directly in ``model``."""
-    name = key.split(".lora_A")[0].removeprefix("base_model.model.").removeprefix("transformer.")
-    renamed = (name, name.replace("model.layers.", "model.language_model.layers."), f"model.{name}")
-    return next((layers[candidate] for candidate in renamed if candidate in layers), None)
-
-
 # --- the projector ---------------------------------------------------------------------------------------------------
 
 
 def _load_projector(folder: Path, llm_width: int) -> Projector:
     if (folder / "projector").is_dir():
-        projector = Projector.from_pretrained(folder / "projector")
-        assert isinstance(projector, Projector)
-        return projector
+        return load_pretrained(Projector, folder / "projector", torch.float32)
     file = next(folder / name for name in PROJECTOR_FILES if (folder / name).is_file())
-    tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    tensors = read_tensors(file)
     names = sorted(tensors)
     weights = [tensors[name] for name in names if tensors[name].ndim == 2]
     biases = [tensors[name] for name in names if tensors[name].ndim == 1]
