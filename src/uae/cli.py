@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -51,6 +52,8 @@ class Terminated(KeyboardInterrupt):
 def main() -> None:
     """Run the command named first; whatever goes wrong is one message, without a traceback."""
     before = signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no error
     try:
         run(sys.argv[1:])
         sys.stdout.flush()

@@ -260,7 +260,7 @@ def test_pairs_by_stem_or_prefix(folders):
     assert [str(f.relative_to(recons)) for f in pairs.reconstructions] == [
         "recon_0.png", "1.png", "2.webp", "more/recon_0.png",
     ]  # fmt: skip
-    assert pairs.unmatched_sources == ["10.jpg"]
+    assert pairs.unmatched_sources == {"10.jpg": "no reconstruction"}
     assert pairs.unmatched_reconstructions == ["stray.png"]
 
 
@@ -272,10 +272,13 @@ def test_ambiguous_folders_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="no pairs"):
         pair_folders(sources, tmp_path / "other")
     save(recons / "0.png")
-    with pytest.raises(ValueError, match="both 0 and recon_0"):
+    with pytest.raises(ValueError, match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.jpg"):
         pair_folders(sources, recons)
     save(sources / "0.png")
-    with pytest.raises(ValueError, match="one stem"):
+    with pytest.raises(ValueError, match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.\w+; remove"):
+        pair_folders(sources, recons)
+    (recons / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"recon_0\.png could be the reconstruction of 0\.\w+ and of 0\.\w+; call it"):
         pair_folders(sources, recons)
 
 

@@ -376,32 +376,3 @@ def test_metadata_does_not_keep_a_tiff_from_being_read(tag):
     struct.pack_into("<HHII", content, first + 2 + 12 * count, *tag)
     found = read_image_bytes(bytes(content), "x")
     torch.testing.assert_close(found, over_white(samples, np.ones((5, 7, 1))), rtol=0, atol=1e-6)
-
-
-# --- listing ---------------------------------------------------------------------------------------------------------
-
-
-def test_lists_recursively_in_natural_order(tmp_path):
-    for name in ["10.png", "2.png", "b/1.JPG", "a/3.webp", "notes.txt", ".hidden.png", ".git/x.png"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    listing = list_images(tmp_path)
-    assert [str(file.relative_to(tmp_path)) for file in listing.files] == ["2.png", "10.png", "a/3.webp", "b/1.JPG"]
-    assert listing.num_ignored == 1
-
-
-def test_lists_files_as_given(tmp_path):
-    for name in ["b.png", "a.png", "odd.dat"]:
-        (tmp_path / name).touch()
-    given = [tmp_path / "odd.dat", str(tmp_path / "b.png"), tmp_path]
-    assert [file.name for file in list_images(given).files] == ["odd.dat", "b.png", "a.png"]
-
-
-def test_nothing_to_list(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match=r"found none \(1 other files\)"):
-        list_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        list_images(tmp_path / "nowhere")
-    with pytest.raises(ImageError, match="no path given"):
-        list_images([])

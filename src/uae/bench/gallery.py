@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment
@@ -13,22 +13,22 @@ from uae.utils.checkpoint import atomic_write_text
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>{{ title }}</title><style>
+<title>Reconstructions</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark;
        max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 figure { display: grid; grid-template-columns: 9rem 1fr 9rem; gap: 1rem; align-items: center; margin: 0 0 1rem }
 img { width: 100%; image-rendering: {{ "pixelated" if small else "auto" }} } p.note { opacity: .75 }
-</style></head><body><h1>{{ title }}</h1>{% if note %}<p class="note">{{ note }}</p>{% endif %}
-{% for s in samples %}<figure><img src="{{ s[0] }}" alt="source">
-<figcaption>{{ s[1] or "(empty caption)" }}</figcaption>
-<img src="{{ s[2] }}" alt="reconstruction"></figure>
+</style></head><body><h1>Reconstructions</h1>{% if note %}<p class="note">{{ note }}</p>{% endif %}
+{% for name, source, caption, reconstruction in rows %}<figure><img src="{{ source }}" alt="source">
+<figcaption><small>{{ name }}</small><br>{{ caption or "(empty caption)" }}</figcaption>
+<img src="{{ reconstruction }}" alt="reconstruction"></figure>
 {% endfor %}</body></html>
 """
 
 
-def write_gallery(path: Path, samples: Sequence[Sample], note: str = "", title: str = "Reconstructions") -> None:
-    """Write the page, whole or not at all."""
-    rows = [(png(s.source), s.caption, png(s.reconstruction)) for s in samples]
-    small = all(max(s.source.shape[1:]) <= 128 for s in samples)
+def write_gallery(path: Path, samples: Mapping[str, Sample], note: str = "") -> None:
+    """Write the page of samples by name, whole or not at all."""
+    rows = [(name, png(s.source), s.caption, png(s.reconstruction)) for name, s in samples.items()]
+    small = all(max(s.source.shape[1:]) <= 128 for s in samples.values())
     template = Environment(autoescape=True).from_string(_PAGE)
-    atomic_write_text(path, template.render(title=title, note=note, samples=rows, small=small))
+    atomic_write_text(path, template.render(note=note, rows=rows, small=small))

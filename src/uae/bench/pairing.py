@@ -1,20 +1,22 @@
-"""Two folders of images, paired for Unified-Bench: a reconstruction has its source's stem, or ``recon_<stem>``.
+"""Two folders of images, paired for Unified-Bench: a reconstruction is called as its source, or ``recon_`` before that.
 
-Nothing is left out silently: sources without a reconstruction and reconstructions without a source are returned.
+A name with its extension, or with ``.png`` after it, counts before a name without; one that is the same byte for byte
+before one that is the same text, composed or decomposed. Nothing is left out silently: sources without a reconstruction
+and reconstructions without a source are returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from torch import Tensor
 
-from uae.data.folders import list_images
-from uae.data.images import read_image
-
-PREFIX = "recon_"
+from uae.data.folders import PREFIX, ImageListing, list_images, shortened
+from uae.data.images import read_image, shown
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Pairing:
     """The paired sources."""
     reconstructions: list[Path]
     """Their reconstructions, in the same order."""
-    unmatched_sources: list[str]
-    """Sources without a reconstruction."""
+    unmatched_sources: dict[str, str]
+    """Sources without a reconstruction, and why."""
     unmatched_reconstructions: list[str]
     """Reconstructions without a source."""
+    remarks: list[str]
+    """What else was passed over."""
 
 
 class LazyImages(Sequence[Tensor]):
@@ -47,47 +51,96 @@ class LazyImages(Sequence[Tensor]):
 
 
 def pair_folders(source_dir: Path, recon_dir: Path) -> Pairing:
-    """Match the images of two folders (and their subfolders) by stem."""
+    """Match the images of two folders (and their subfolders) by name."""
     for folder in (source_dir, recon_dir):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder of images, this is a file")
     if source_dir.resolve() == recon_dir.resolve():
         raise ValueError(f"expected two folders, got {source_dir} as sources and as reconstructions")
-    sources, reconstructions = by_stem(source_dir), by_stem(recon_dir)
-    matches = {stem: match for stem in sources if (match := find_match(stem, reconstructions, recon_dir)) is not None}
+    sources = list_images(source_dir, recon_dir)
+    reconstructions = list_images(recon_dir, source_dir, takes_outputs=True)
+    matches = match(sources.names, reconstructions.names, recon_dir)
     if not matches:
         raise ValueError(
-            f"no pairs: none of the {len(sources)} images in {source_dir} has a reconstruction of the same stem, "
-            f"or {PREFIX}<stem>, among the {len(reconstructions)} in {recon_dir} "
-            f"(for example {next(iter(sources))} and {next(iter(reconstructions))})"
+            f"no pairs: none of the {len(sources.names)} images in {source_dir} has a reconstruction of the same name, "
+            f"or {PREFIX}NAME, among the {len(reconstructions.names)} in {recon_dir} "
+            f"(for example {shown(sources.names[0])} and {shown(reconstructions.names[0])})"
         )
-    paired = set(matches.values())
+    taken = set(matches.values())
     return Pairing(
-        names=[str(sources[stem].relative_to(source_dir)) for stem in matches],
-        sources=[sources[stem] for stem in matches],
-        reconstructions=[reconstructions[match] for match in matches.values()],
-        unmatched_sources=[str(file.relative_to(source_dir)) for s, file in sources.items() if s not in matches],
-        unmatched_reconstructions=[
-            str(file.relative_to(recon_dir)) for s, file in reconstructions.items() if s not in paired
-        ],
-    )
+        names=[str(name) for name in matches],
+        sources=_files(sources, list(matches)),
+        reconstructions=_files(reconstructions, list(matches.values())),
+        unmatched_sources={str(name): "no reconstruction" for name in sources.names if name not in matches},
+        unmatched_reconstructions=[str(name) for name in reconstructions.names if name not in taken],
+        remarks=[f"{folder}: {remark}" for folder, found in ((source_dir, sources), (recon_dir, reconstructions))
+                 for remark in found.remarks()],
+    )  # fmt: skip
 
 
-def by_stem(folder: Path) -> dict[Path, Path]:
-    """Image files by their path inside the folder without extension; two files of one stem are an error."""
-    files: dict[Path, Path] = {}
-    for file in list_images(folder).files:
-        stem = file.relative_to(folder).with_suffix("")
-        if stem in files:
-            raise ValueError(f"{folder}: {files[stem].name} and {file.name} have one stem, "
-                             "so pairs would be ambiguous; remove one")  # fmt: skip
-        files[stem] = file
-    return files
+def _files(listing: ImageListing, names: Sequence[Path]) -> list[Path]:
+    file = dict(zip(listing.names, listing.files, strict=True))
+    return [file[name] for name in names]
 
 
-def find_match(stem: Path, reconstructions: dict[Path, Path], recon_dir: Path) -> Path | None:
-    found = [name for name in (stem, stem.with_name(PREFIX + stem.name)) if name in reconstructions]
-    if len(found) > 1:
-        raise ValueError(f"{recon_dir}: both {found[0]} and {found[1]} could be the reconstruction of {stem}; "
-                         "remove one")  # fmt: skip
-    return found[0] if found else None
+def match(sources: Sequence[Path], reconstructions: Sequence[Path], recon_dir: Path) -> dict[Path, Path]:
+    """The reconstruction of each source that has one, in the order of the sources.
+
+    Where several could be one's, those that another source can alone have are taken off, until one is left.
+
+    Raises:
+        ValueError: when more than one is left, or two sources could have but the same.
+    """
+    claims = find_claims(sources, reconstructions)
+    matches: dict[Path, Path] = {}
+    while sole := {source: claimed[0] for source, claimed in claims.items() if len(claimed) == 1}:
+        owners: dict[Path, Path] = {}
+        for source, file in sole.items():
+            if file in owners:
+                raise ValueError(f"{recon_dir}: {shown(file)} could be the reconstruction of {shown(owners[file])} and "
+                                 f"of {shown(source)}; call it {PREFIX}NAME.png after the whole name")  # fmt: skip
+            owners[file] = source
+        matches |= sole
+        claims = {source: [f for f in claimed if f not in owners] for source, claimed in claims.items()}
+    for source, claimed in claims.items():
+        if claimed:
+            raise ValueError(f"{recon_dir}: both {shown(claimed[0])} and {shown(claimed[1])} could be the "
+                             f"reconstruction of {shown(source)}; remove one")  # fmt: skip
+    return {source: matches[source] for source in sources if source in matches}
+
+
+def find_claims(sources: Sequence[Path], reconstructions: Sequence[Path]) -> dict[Path, list[Path]]:
+    """The files that could be each source's reconstruction: of several grounds, by the best that finds any."""
+    grounds = [
+        (form, part, _index(reconstructions, form, part))
+        for part in ("name", "stem")
+        for form in (_as_it_is, _composed)
+    ]
+    return {
+        source: next((found for form, part, index in grounds if (found := _called_as(source, form, part, index))), [])
+        for source in sources
+    }
+
+
+def _index(files: Sequence[Path], form: Callable[[Path], str], part: str) -> dict[str, list[Path]]:
+    """Files by stem; where whole names count, by these too."""
+    index: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        index[form(file.with_suffix(""))].append(file)
+        if part == "name":
+            index[form(file)].append(file)
+    return index
+
+
+def _called_as(source: Path, form: Callable[[Path], str], part: str, index: dict[str, list[Path]]) -> list[Path]:
+    name = source.name if part == "name" else source.stem
+    wanted = dict.fromkeys((name, f"{PREFIX}{name}", f"{PREFIX}{shortened(name)}"))
+    return [file for called in wanted for file in index.get(form(source.with_name(called)), ())]
+
+
+def _as_it_is(path: Path) -> str:
+    return str(path)
+
+
+def _composed(path: Path) -> str:
+    return normalize("NFC", str(path))

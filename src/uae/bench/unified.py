@@ -11,6 +11,7 @@ listed; bootstrap confidence intervals; and a rescaled score ``(s - s_shuffled) 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.bench.pairing import LazyImages, pair_folders
+from uae.bench.pairing import LazyImages, Pairing, pair_folders
 from uae.bench.unified_result import BACKBONES, BackboneScore, Interval, UnifiedResult
 from uae.data.images import ImageError
 from uae.rewards.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
 from uae.rewards.sources import architecture_of
 from uae.utils.checkpoint import atomic_write_json
+from uae.utils.outputs import check_out_file
 from uae.utils.progress import track
 
 CONFIDENCE = 0.95
@@ -69,18 +71,21 @@ def run_folders(
     num_bootstrap: int = 2000,
     seed: int = 0,
     made: Mapping[str, Any] | None = None,
+    pairs: Pairing | None = None,
 ) -> UnifiedResult:
     """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``; ``made``: how the
-    reconstructions were, to be recorded.
+    reconstructions were, to be recorded; ``pairs``: which belong together, by default as their names say.
 
     ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked before any work;
     one that can't be used is an error, or with ``allow_partial`` leaves a partial result. Backbones are in memory one
     at a time.
     """
     unusable = check_backbones(backbones, allow_partial)
-    pairs = pair_folders(Path(source_dir), Path(recon_dir))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_out_file(out)
+    pairs = pairs or pair_folders(Path(source_dir), Path(recon_dir))
+    for remark in pairs.remarks:
+        print(remark, file=sys.stderr)
     loaders = {
         name: lambda name=name, source=source: load_backbone(name, source, device=device)
         for name, source in backbones.items()
@@ -127,7 +132,7 @@ def score_with(
     num_bootstrap: int,
     seed: int,
     failures: Mapping[str, str] | None = None,
-    unmatched: Sequence[str] = (),
+    unmatched: Mapping[str, str] | None = None,
     extra_reconstructions: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> UnifiedResult:
@@ -153,8 +158,8 @@ def score_with(
         scores=scores,
         failures={name: failures[name] for name in BACKBONES if name in failures},
         overall_interval=overall if len(scores) == len(BACKBONES) else None,
-        total_images=len(names) + len(unmatched),
-        unscored=dict.fromkeys(unmatched, "no reconstruction") | broken,
+        total_images=len(names) + len(unmatched or ()),
+        unscored={**(unmatched or {}), **broken},
         extra_reconstructions=list(extra_reconstructions),
         settings={
             "num_bootstrap": num_bootstrap, "seed": seed, "confidence": CONFIDENCE, "batch_size": batch_size,

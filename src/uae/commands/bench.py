@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 
+from uae.bench.pairing import Pairing
 from uae.bench.unified import check_backbones, run_folders
-from uae.bench.unified_result import BACKBONES
+from uae.bench.unified_result import BACKBONES, UnifiedResult
 from uae.bench.unified_table import unified_table
 from uae.commands.group import choose
 from uae.commands.reconstruct import Arguments as Reconstruct
-from uae.commands.reconstruct import reconstruct
+from uae.commands.reconstruct import Reconstructed, reconstruct
 from uae.config import CaptionOptions, DecodeOptions
 from uae.utils.device import default_device
+from uae.utils.outputs import check_out_file
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -56,30 +57,43 @@ def main(arguments: list[str]) -> None:
     choose("bench", arguments)
     args = tyro.cli(UnifiedArguments, args=arguments[1:], prog="uae bench unified")
     backbones = sources_of(args)
+    check_out_file(args.out)
     check_backbones(backbones, args.allow_partial)
-    source, recon, made = folders(args)
-    result = run_folders(
-        source, recon, backbones, args.out, allow_partial=args.allow_partial, device=args.device, made=made
-    )
+    result = score(args, backbones)
     Console().print(unified_table(result))
     print(f"numbers: {args.out}")
     if result.partial:
         raise SystemExit(3)
 
 
-def folders(args: UnifiedArguments) -> tuple[Path, Path, dict[str, Any]]:
-    """The two folders to compare; reconstructions of ``--images`` are made beside the result file, and how they were
-    is told."""
+def score(args: UnifiedArguments, backbones: dict[str, str | None]) -> UnifiedResult:
+    """Of the two folders; reconstructions of ``--images`` are made beside the result file, and how they were is
+    told."""
+    options = {"allow_partial": args.allow_partial, "device": args.device}
     if args.images is not None and args.source is None and args.recon is None:
         recon = args.out.with_name(f"{args.out.stem}_reconstructions")
         made = reconstruct(
             Reconstruct((str(args.images),), args.model, recon, args.captioning, args.decoding, seed=args.seed)
         )
         settings = {"captioning": asdict(made.captioning), "decoding": asdict(made.decoding)}
-        return args.images, recon, {"model": args.model, **settings, "painting_seed": args.seed}
+        settings |= {"model": args.model, "painting_seed": args.seed}
+        return run_folders(args.images, recon, backbones, args.out, made=settings, pairs=pairs_of(made), **options)
     if args.images is None and args.source is not None and args.recon is not None:
-        return args.source, args.recon, {}
+        return run_folders(args.source, args.recon, backbones, args.out, **options)
     raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
+
+
+def pairs_of(made: Reconstructed) -> Pairing:
+    """What was made just now; an older reconstruction in the same folder is none."""
+    sources, reconstructions = zip(*made.pairs.values(), strict=True)
+    return Pairing(
+        names=[str(name) for name in made.pairs],
+        sources=list(sources),
+        reconstructions=list(reconstructions),
+        unmatched_sources={str(name): reason for name, reason in made.left_out.items()},
+        unmatched_reconstructions=[],
+        remarks=[],
+    )
 
 
 def sources_of(args: UnifiedArguments) -> dict[str, str | None]:

@@ -9,18 +9,21 @@ A prompt's images depend on its place in the file and the seed alone. What is th
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.progress import track
 
 from uae.commands.reconstruct import save_png
 from uae.config import DecodeOptions, changed
-from uae.models.loading import load_model, published_dtype
+from uae.data.folders import note_outputs
+from uae.data.prompts import read_prompts
+from uae.models.loading import load_model
 from uae.utils.checkpoint import atomic_write_json, atomic_write_text, check_same_config, json_ready
+from uae.utils.outputs import check_out_folder
+from uae.utils.progress import track
 from uae.utils.quiet import quiet_libraries
 
 
@@ -29,7 +32,8 @@ class Arguments:
     """Paint prompts, for GenEval, DPG-Bench and the like."""
 
     prompts: Annotated[Path, tyro.conf.Positional]
-    """A .jsonl file with a `prompt` in each line, as GenEval's evaluation_metadata.jsonl, or a text file of prompts."""
+    """A .jsonl or .json file of objects with a `prompt`, as GenEval's evaluation_metadata.jsonl, or of strings; a .csv
+    or .tsv table with a column of prompts, as PartiPrompts.tsv; or a .txt file with a prompt in each line."""
     model: str = "tiny"
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("generated")
@@ -54,44 +58,30 @@ def generate(args: Arguments) -> None:
     Raises:
         ValueError: when the file holds no prompts, or the folder was begun with other settings.
     """
+    if args.images_per_prompt < 1:
+        raise ValueError(f"--images-per-prompt must be at least 1, got {args.images_per_prompt}")
+    check_out_folder(args.out)
     rows = read_prompts(args.prompts)
-    model: Any = load_model(args.model, published_dtype(args.model))
+    model: Any = load_model(args.model)
     decoding = changed(model.decoding, args.decoding)
     prompts = [row["prompt"] for row in rows]
     settings = json_ready({"model": args.model, "decoding": vars(decoding), "seed": args.seed, "prompts": prompts})
-    args.out.mkdir(parents=True, exist_ok=True)
+    folders = [args.out / f"{i:05}" for i in range(len(rows))]
+    note_outputs(args.out, [Path(folder.name) for folder in folders])
     record = args.out / "settings.json"
     if record.exists():
         check_same_config(json.loads(record.read_text()), settings, ("decoding.micro_batch",))
     else:
         atomic_write_json(record, settings)
-    for i, row in enumerate(track(rows, "painting", console=Console(stderr=True))):
-        folder = args.out / f"{i:05}"
+    for i, (folder, row) in enumerate(track(list(zip(folders, rows, strict=True)), "generating", "prompts")):
         files = [folder / "samples" / f"{k:05}.png" for k in range(args.images_per_prompt)]
         if all(file.exists() for file in (*files, folder / "metadata.jsonl")):
             continue
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        images = model.generate([row["prompt"]], decoding, group_size=len(files), seed=args.seed, step=i).images
-        for file, image in zip(files, images, strict=True):
+        made = model.generate([row["prompt"]], decoding, group_size=len(files), seed=args.seed, step=i)
+        if made.metrics.get("image/text_cut_frac"):
+            print(f"prompt {i} is longer than the decoder reads: painted without its end", file=sys.stderr)
+        for file, image in zip(files, made.images, strict=True):
             save_png(file, image)
         atomic_write_text(folder / "metadata.jsonl", json.dumps(row, ensure_ascii=False) + "\n")  # last: it is complete
     print(f"{len(rows)} prompts, {args.images_per_prompt} images each: {args.out}")
-
-
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The lines that are not empty, each with its ``prompt``."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    if not lines:
-        raise ValueError(f"{path}: expected a prompt in each line, the file is empty")
-    if path.suffix != ".jsonl":
-        return [{"prompt": line} for line in lines]
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: expected JSON, got {line[:60]!r}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise ValueError(f'{path}, line {number}: expected {{"prompt": "…"}}, got {line[:60]!r}')
-        rows.append(row)
-    return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,14 @@ from uae.autoencode import autoencode
 from uae.bench.gallery import write_gallery
 from uae.bench.samples import Sample
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
-from uae.data.folders import list_images
-from uae.data.images import ImageError, read_image
+from uae.data.folders import PREFIX, list_images, note_outputs, noted_outputs, output_names
+from uae.data.images import ImageError, read_image, shown
 from uae.data.training import fit_to
-from uae.models.base import UnifiedModel
-from uae.models.loading import SHIPPED, load_model, published_dtype
+from uae.models.base import UnifiedModel, check_settings
+from uae.models.loading import SHIPPED, load_model
 from uae.utils.checkpoint import atomic_write_text
+from uae.utils.outputs import check_out_folder
+from uae.utils.progress import track
 from uae.utils.quiet import quiet_libraries
 
 PHOTO_NOTE = (
@@ -39,15 +43,36 @@ class Arguments:
     model: str = "tiny"
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
-    """Folder for one recon_NAME.png and NAME.txt per image and report.html."""
+    """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and report.html."""
     captioning: CaptionOptions = field(default_factory=CaptionOptions)
     """How captions are made; by default as the model's uae.json says, else in detail and greedy."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     """How they are painted; by default as the model's uae.json says, else as its family was published."""
     batch_size: int = 16
-    """Images at a time."""
+    """Images at a time; what is made of each does not depend on it."""
     seed: int = 0
     """Of the noise or the draws that painting starts from."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of the listing."""
+
+    file: Path
+    name: Path
+    """Its path inside the given folder."""
+    output: Path
+    """What its outputs are called, path inside the output folder included."""
+
+    @property
+    def painting(self) -> Path:
+        """Path of its reconstruction inside the output folder."""
+        return self.output.with_name(f"{PREFIX}{self.output.name}.png")
+
+    @property
+    def caption(self) -> Path:
+        """Path of its caption inside the output folder."""
+        return self.output.with_name(f"{self.output.name}.txt")
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,12 @@ class Reconstructed:
 
     captioning: CaptionSettings
     decoding: DecodeSettings
-    samples: list[Sample]
+    samples: dict[Path, Sample] = field(default_factory=dict)
+    """By the image's path inside the given folder."""
+    pairs: dict[Path, tuple[Path, Path]] = field(default_factory=dict)
+    """The image file and its reconstruction, by the same."""
+    left_out: dict[Path, str] = field(default_factory=dict)
+    """Why the image could not be read, by the same."""
 
 
 def main(arguments: list[str]) -> None:
@@ -66,55 +96,96 @@ def main(arguments: list[str]) -> None:
 
 
 def reconstruct(args: Arguments) -> Reconstructed:
-    """Caption and paint all images of the given paths, in batches."""
-    listing = list_images(args.paths)
-    for remark in listing.remarks():
-        print(remark)
-    files = listing.files
-    model: Any = load_model(args.model, published_dtype(args.model))
+    """Caption and paint all images of the given paths, in batches. What is finished is reported, whatever comes then.
+
+    Raises:
+        ValueError: when no image can be read, or results would take the place of an image.
+    """
+    entries = find_images(args)
+    model: Any = load_model(args.model)
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")
-    captioning, decoding = changed(model.captioning, args.captioning), changed(model.decoding, args.decoding)
-    args.out.mkdir(parents=True, exist_ok=True)
-    samples: list[Sample] = []
-    for start in range(0, len(files), args.batch_size):
-        batch = files[start : start + args.batch_size]
-        samples += reconstruct_files(model, batch, captioning, decoding, args.out, seed=args.seed, step=start)
-    if not samples:
-        raise ImageError(f"expected at least one readable image, none of {len(files)} could be read")
-    write_gallery(args.out / "report.html", samples, note=PHOTO_NOTE if args.model in SHIPPED else "")
-    print(f"{len(samples)} of {len(files)} images: {args.out / 'report.html'}")
-    return Reconstructed(captioning, decoding, samples)
+    made = Reconstructed(changed(model.captioning, args.captioning), changed(model.decoding, args.decoding))
+    check_settings(model, made.captioning, made.decoding)
+    note_outputs(args.out, [path for entry in entries for path in (entry.painting, entry.caption)])
+    try:
+        for start in track(range(0, len(entries), args.batch_size), "reconstructing", "batches"):
+            reconstruct_batch(model, entries[start : start + args.batch_size], made, args)
+    finally:
+        if made.samples:
+            write_report(made, args)
+            print(f"{len(made.samples)} of {len(entries)} images: {args.out / 'report.html'}")
+    if not made.samples:
+        raise ImageError(f"expected at least one readable image, none of {len(entries)} could be read")
+    return made
 
 
-def reconstruct_files(
-    model: UnifiedModel,
-    files: list[Path],
-    captioning: CaptionSettings,
-    decoding: DecodeSettings,
-    out: Path,
-    *,
-    seed: int,
-    step: int,
-) -> list[Sample]:
-    """One batch; unreadable files are named and left out."""
-    size = (decoding.height, decoding.width)
-    images, names = [], []
-    for file in files:
+def find_images(args: Arguments) -> list[Entry]:
+    """All images, each with outputs of its own; what is passed over is told."""
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    check_out_folder(args.out)
+    listing = list_images(args.paths, args.out)
+    for remark in listing.remarks():
+        print(remark, file=sys.stderr)
+    outputs = output_names(listing.names)
+    entries = [Entry(*row) for row in zip(listing.files, listing.names, outputs, strict=True)]
+    check_free(entries, args.out)
+    return entries
+
+
+def check_free(entries: list[Entry], out: Path) -> None:
+    """Refuse to write over what lies among the images and is not ours."""
+    folders = {os.path.dirname(os.path.realpath(entry.file)) for entry in entries}
+    ours = noted_outputs(out)
+    for target in (target for entry in entries for target in (entry.painting, entry.caption)):
+        path = os.path.join(os.path.realpath((out / target).parent), target.name)
+        if os.path.dirname(path) in folders and os.path.lexists(path) and path not in ours:
+            raise ValueError(f"--out {out}: would write over {shown(path)}; give another folder")
+
+
+def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstructed, args: Arguments) -> None:
+    """Add what is made of some images to ``made`` and the output folder; unreadable files are named and left out.
+
+    Draws are keyed by the file's content, so nothing else that is there changes what is made of it.
+    """
+    size = (made.decoding.height, made.decoding.width)
+    images: dict[Entry, torch.Tensor] = {}
+    keys: list[int] = []
+    for entry in entries:
         try:
-            images.append(fit_to(read_image(file), size))
-            names.append(file.stem)
-        except ImageError as error:
+            images[entry] = fit_to(read_image(entry.file), size)
+            keys.append(content_key(entry.file))
+        except (ImageError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
+            made.left_out[entry.name] = str(error)
     if not images:
-        return []
-    captions, reconstructions = autoencode(model, images, captioning, decoding, seed=seed, step=step)
-    for name, text, painted, cut in zip(names, captions.texts, reconstructions.images, captions.truncated, strict=True):
+        return
+    captions, painted = autoencode(
+        model, list(images.values()), made.captioning, made.decoding, seed=args.seed, keys=keys
+    )
+    if share := painted.metrics.get("image/text_cut_frac"):
+        print(f"{share:.0%} of {len(images)} captions are longer than the decoder reads: painted without their ends",
+              file=sys.stderr)  # fmt: skip
+    for row in zip(images, captions.texts, painted.images, captions.truncated, strict=True):
+        entry, text, image, cut = row
         remark = "  (cut at the cap: raise --captioning.max-new-tokens)" if cut else "" if text else "(empty caption)"
-        print(f"{name}: {text}{remark}")
-        atomic_write_text(out / f"{name}.txt", f"{text}\n")
-        save_png(out / f"recon_{name}.png", painted)
-    return [Sample(*row) for row in zip(images, captions.texts, reconstructions.images, strict=True)]
+        print(f"{shown(entry.output)}: {text}{remark}")
+        atomic_write_text(args.out / entry.caption, f"{text}\n")
+        save_png(args.out / entry.painting, image)
+        made.samples[entry.name] = Sample(images[entry], text, image)
+        made.pairs[entry.name] = (entry.file, args.out / entry.painting)
+
+
+def content_key(file: Path) -> int:
+    """Of the image, wherever it stands and whatever it is called: 40 bits of the hash of its bytes."""
+    with open(file, "rb") as opened:
+        return int.from_bytes(hashlib.file_digest(opened, "sha256").digest()[:5])
+
+
+def write_report(made: Reconstructed, args: Arguments) -> None:
+    note = PHOTO_NOTE if args.model in SHIPPED else ""
+    write_gallery(args.out / "report.html", {shown(name): sample for name, sample in made.samples.items()}, note)
 
 
 def save_png(path: Path, image: torch.Tensor) -> None:

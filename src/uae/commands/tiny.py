@@ -27,6 +27,7 @@ from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import JanusVisionTask, VisionTask
 from uae.stages.tiny.vq import VqDecoderTask, VqTask
 from uae.utils.checkpoint import atomic_write_json
+from uae.utils.outputs import check_out_file
 from uae.utils.quiet import quiet_libraries
 from uae.utils.suggest import did_you_mean
 
@@ -106,6 +107,7 @@ def main(arguments: list[str]) -> None:
 
 def measure(args: MeasureArguments) -> None:
     """Measure, and write the numbers."""
+    check_out_file(args.out)
     model: Any = load_model(args.model)
     results = measure_cold_start(model, DECODINGS.get(model.family, {"as it paints": model.decoding}))
     atomic_write_json(args.out, results)

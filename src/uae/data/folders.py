@@ -1,12 +1,13 @@
 """Which images there are among the files and folders that a user names, and what is made of each is called.
 
 Folders are searched with their subfolders. Hidden files and folders are passed over, and so is what ``uae`` itself
-wrote: an output folder carries a mark. What cannot be looked into is named.
+painted: a hidden file beside it notes that. What cannot be looked into is named.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -16,8 +17,10 @@ from pathlib import Path
 from unicodedata import normalize
 
 from uae.data.images import IMAGE_SUFFIXES, ImageError, shown
+from uae.utils.checkpoint import atomic_write_text
 
-OUTPUT_MARK = ".uae_output"
+OUTPUTS = ".uae_outputs.json"
+PREFIX = "recon_"  # of a reconstruction's name
 LONGEST_NAME = 200  # bytes; file systems take 255, of which a prefix, a suffix and a temporary name have a part
 
 
@@ -39,10 +42,13 @@ class ImageListing:
         return ignored + [f"left out: {reason}" for reason in self.unreadable]
 
 
-def list_images(paths: Iterable[str | Path] | str | Path, outside: Path | None = None) -> ImageListing:
-    """The image files among files and folders, in natural order (2.png before 10.png), none from below ``outside``.
+def list_images(
+    paths: Iterable[str | Path] | str | Path, out: Path | None = None, takes_outputs: bool = False
+) -> ImageListing:
+    """The image files among files and folders, in natural order (2.png before 10.png).
 
-    A file given by name is kept whatever its extension.
+    A file given by name is kept whatever its extension. Folders are searched without what is in ``out``; a folder's own
+    outputs are taken if it ``takes_outputs``, or holds no other image.
     """
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     found: dict[str, Path] = {}
@@ -50,8 +56,10 @@ def list_images(paths: Iterable[str | Path] | str | Path, outside: Path | None =
     for path in paths:
         images = [path]
         if path.is_dir():
-            folder = search(path, outside)
-            images = [file for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
+            folder = Search(path, out, takes_outputs)
+            if not folder.images:
+                folder = Search(path, out, takes_outputs=True)
+            images = folder.images
             num_ignored += len(folder.files) - len(images)
             unreadable += folder.unreadable
         elif not os.path.lexists(path):
@@ -67,60 +75,57 @@ def list_images(paths: Iterable[str | Path] | str | Path, outside: Path | None =
     return ImageListing(list(found.values()), names, num_ignored, unreadable)
 
 
-@dataclass(frozen=True)
-class FolderFiles:
-    """All files below a folder in natural order, and the folders in it that could not be looked into."""
-
-    files: list[Path]
-    unreadable: list[str]
-
-
 def folder_files(folder: Path) -> list[Path]:
-    """All files below a folder in natural order, as ``search`` finds them."""
-    return search(folder).files
+    """All files below a folder in natural order, as ``Search`` finds them."""
+    return Search(folder, takes_outputs=True).files
 
 
-def search(folder: Path, outside: Path | None = None) -> FolderFiles:
-    """Hidden files are left out, and folders that carry the mark of an output or are ``outside``.
+class Search:
+    """All ``files`` below a folder in natural order, and the folders in it that are ``unreadable``, with the reason.
 
-    A link to a folder is followed unless that is reached otherwise, or holds the link.
+    Hidden ones are left out, and so are outputs that were noted (unless it ``takes_outputs`` of that folder itself), or
+    stand in ``out``. A link to a folder is followed unless that is reached otherwise, or holds the link.
     """
-    found = FolderFiles([], [])
-    seen = set() if outside is None else {os.path.realpath(outside)}
-    waiting = [folder]
-    while waiting:  # links last, so that a folder goes by its own name where it has one
-        start = waiting.pop(0)
-        if start != folder and _holds(start, start.parent):
-            found.unreadable.append(f"{shown(start)}: a link to a folder that holds it")
-        elif os.path.realpath(start) not in seen:
-            waiting += _walk(start, seen, found)
-    found.files.sort(key=lambda file: natural_key(file.relative_to(folder)))
-    return found
 
+    def __init__(self, folder: Path, out: Path | None = None, takes_outputs: bool = False) -> None:
+        self.files: list[Path] = []
+        self.unreadable: list[str] = []
+        self._seen: set[str] = set()
+        self._outputs = set() if out is None else {os.path.realpath(out)} | noted_outputs(out)
+        self._own = noted_outputs(folder) - self._outputs if takes_outputs else set()
+        links = self._walk(folder)
+        while links:  # last, so that a folder goes by its own name where it has one
+            link = links.pop(0)
+            if Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link)):
+                self.unreadable.append(f"{shown(link)}: a link to a folder that holds it")
+            elif os.path.realpath(link) not in self._seen:
+                links += self._walk(link)
+        self.files.sort(key=lambda file: natural_key(file.relative_to(folder)))
 
-def _walk(start: Path, seen: set[str], found: FolderFiles) -> list[Path]:
-    """Add what is below ``start`` and was not seen yet; the links to folders that are met."""
-    links: list[Path] = []
-    for parent, names, here in os.walk(start, onerror=lambda error: found.unreadable.append(_reason(error))):
-        seen.add(os.path.realpath(parent))
-        folders = [Path(parent) / name for name in sorted(names)]
-        links += [path for path in folders if path.is_symlink() and _is_input(path, set())]
-        names[:] = [path.name for path in folders if not path.is_symlink() and _is_input(path, seen)]
-        found.files.extend(Path(parent) / name for name in here if not name.startswith("."))
-    return links
+    @property
+    def images(self) -> list[Path]:
+        """Those whose extension is an image's."""
+        return [file for file in self.files if file.suffix.lower() in IMAGE_SUFFIXES]
 
+    def _walk(self, start: Path) -> list[Path]:
+        """Add what is below ``start`` and was not seen yet; the links to folders that are met."""
+        links: list[Path] = []
+        for parent, names, here in os.walk(start, onerror=self._name):
+            place = os.path.realpath(parent)
+            self._seen.add(place)
+            if OUTPUTS in here:
+                self._outputs |= noted_outputs(Path(parent)) - self._own
+            folders = [Path(parent) / name for name in sorted(names) if self._is_input(place, name)]
+            links += [folder for folder in folders if os.path.islink(folder)]
+            names[:] = [f.name for f in folders if not os.path.islink(f) and os.path.realpath(f) not in self._seen]
+            self.files += [Path(parent) / name for name in here if self._is_input(place, name)]
+        return links
 
-def _is_input(folder: Path, seen: set[str]) -> bool:
-    is_output = os.path.lexists(folder / OUTPUT_MARK)
-    return not (folder.name.startswith(".") or is_output or os.path.realpath(folder) in seen)
+    def _is_input(self, place: str, name: str) -> bool:
+        return not name.startswith(".") and os.path.join(place, name) not in self._outputs
 
-
-def _holds(outer: Path, inner: Path) -> bool:
-    return Path(os.path.realpath(inner)).is_relative_to(os.path.realpath(outer))
-
-
-def _reason(error: OSError) -> str:
-    return f"{shown(error.filename)}: {error.strerror}"
+    def _name(self, error: OSError) -> None:
+        self.unreadable.append(f"{shown(error.filename)}: {error.strerror}")
 
 
 def natural_key(path: Path) -> tuple[list[list[tuple[bool, int, str]]], str]:
@@ -136,10 +141,21 @@ def _rank(part: str, is_number: bool) -> tuple[bool, int, str]:
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
 
-def begin_output(folder: Path) -> None:
-    """Make the folder and mark it, so that what is written there is no input of a later command."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OUTPUT_MARK).touch()
+def note_outputs(folder: Path, outputs: Iterable[Path]) -> None:
+    """Make the folder and note what is written there, files or folders of them: no later command's input."""
+    place = os.path.realpath(folder)
+    noted = {os.path.join(place, output) for output in outputs} | noted_outputs(folder)
+    paths = sorted(os.path.relpath(output, place) for output in noted)
+    atomic_write_text(folder / OUTPUTS, json.dumps(paths, indent=0))
+
+
+def noted_outputs(folder: Path) -> set[str]:
+    """Real paths of what was noted."""
+    try:
+        paths = json.loads((folder / OUTPUTS).read_text())
+        return {os.path.join(os.path.realpath(folder), os.path.normpath(path)) for path in paths}
+    except (OSError, ValueError, TypeError):  # none, or somebody else's
+        return set()
 
 
 def output_names(names: Sequence[Path]) -> list[Path]:

@@ -1,0 +1,155 @@
+"""Prompt files as people bring them: lists, tables and JSON, in any encoding of Unicode that says what it is.
+
+A file's extension says what it holds: ``.txt`` a prompt in each line, ``.csv`` and ``.tsv`` a table with a column of
+prompts (PartiPrompts' ``Prompt``, DPG-Bench's ``text``), ``.jsonl`` and ``.json`` strings, or objects with a ``prompt``
+(GenEval's ``evaluation_metadata.jsonl``). A prompt is never changed, but for spaces around it; what can be none is
+refused, with its place.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from uae.data.images import one_line
+
+COLUMNS = ("prompt", "prompts", "text", "caption", "captions")  # of tables, in any case; the first there is
+MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+Row = dict[str, Any]
+
+
+def read_prompts(path: Path) -> list[Row]:
+    """Each prompt as ``prompt`` of a row, beside what else the file says of it.
+
+    Raises:
+        ValueError: in one line, when the file or one of its rows cannot be read so.
+    """
+    readers = {".txt": _lines, "": _lines, ".csv": _table, ".tsv": _table, ".json": _json, ".jsonl": _json_lines,
+               ".ndjson": _json_lines}  # fmt: skip
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise ValueError(f"{path}: expected prompts in a .txt, .csv, .tsv, .json or .jsonl file, got {suffix}")
+    try:
+        rows = [_checked(row, place) for place, row in readers[suffix](_read_text(path), suffix)]
+    except ValueError as error:
+        raise ValueError(f"{path}{error}") from error
+    if not rows:
+        raise ValueError(f"{path}: expected prompts, the file holds none")
+    return rows
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise ValueError(": expected a file of prompts, got a folder")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f": expected text in UTF-8, or UTF-16 with its mark, got other bytes at {error.start}; "
+                         "save it as UTF-8") from error  # fmt: skip
+    if "\0" in text:
+        raise ValueError(": expected text in UTF-8, or UTF-16 with its mark, got null characters; save it as UTF-8")
+    return text
+
+
+def _checked(row: Any, place: str) -> Row:
+    """A row with a prompt that a tokenizer and a JSON file can take."""
+    if isinstance(row, str):
+        row = {"prompt": row}
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise ValueError(f'{place}: expected a string or {{"prompt": "…"}}, got {_start(row)}')
+    prompt = row["prompt"]
+    if not prompt.strip():
+        raise ValueError(f"{place}: the prompt is empty; fill it in or remove it")
+    for character in prompt:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise ValueError(f"{place}: the prompt holds the control character {character!a}; remove it")
+    return row | {"prompt": prompt.strip()}
+
+
+def _start(value: Any) -> str:
+    return json.dumps(value)[:60]
+
+
+# --- by extension: rows with their places ----------------------------------------------------------------------------
+
+
+def _lines(text: str, suffix: str) -> list[tuple[str, Any]]:
+    lines = enumerate(re.split(r"\r\n|\n|\r", text), 1)
+    return [(f", line {number}", line) for number, line in lines if line.strip()]
+
+
+def _json_lines(text: str, suffix: str) -> list[tuple[str, Any]]:
+    return [(place, _parsed(line, place)) for place, line in _lines(text, suffix)]
+
+
+def _json(text: str, suffix: str) -> list[tuple[str, Any]]:
+    if not text.strip():
+        return []
+    rows = _parsed(text, "")
+    if not isinstance(rows, list):
+        raise ValueError(f": expected a list of prompts, got {_start(rows)}")
+    return [(f", item {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: expected JSON, got {text.strip()[:60]!r} ({one_line(error)})") from error
+
+
+def _table(text: str, suffix: str) -> list[tuple[str, Any]]:
+    """A row for each of the table's. In a ``.tsv`` that is not quoted by the rules of CSV, quotes are the prompts'."""
+    delimiter = "\t" if suffix == ".tsv" else ","
+    try:
+        rows = _cells(text, delimiter)
+    except ValueError:
+        if suffix != ".tsv":
+            raise
+        rows = _cells(text, delimiter, is_quoted=False)
+    if not rows:
+        return []
+    (place, header), *rows = rows
+    names = [name.strip() for name in header]
+    column = _prompt_column(names, place)
+    found = []
+    for place, cells in rows:
+        if len(cells) != len(names):
+            raise ValueError(f"{place}: expected {len(names)} cells, as in the header, got {len(cells)}")
+        others = {name: cell for name, cell in zip(names, cells, strict=True) if name != names[column]}
+        found.append((place, {"prompt": cells[column]} | {n: c for n, c in others.items() if n != "prompt"}))
+    return found
+
+
+def _cells(text: str, delimiter: str, is_quoted: bool = True) -> list[tuple[str, list[str]]]:
+    """Rows that are not blank, with the line that each ends in."""
+    quoting = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((f", line {reader.line_num}", cells))
+    except csv.Error as error:
+        raise ValueError(f", line {reader.line_num}: expected a table, {error}") from error
+    return rows
+
+
+def _prompt_column(names: list[str], place: str) -> int:
+    lower = [name.lower() for name in names]
+    column = next((lower.index(name) for name in COLUMNS if name in lower), None)
+    if column is None:
+        raise ValueError(f"{place}: expected a table whose header names a column of prompts ({', '.join(COLUMNS)}), "
+                         f"got {', '.join(names)[:200]}")  # fmt: skip
+    return column
