@@ -40,6 +40,7 @@ IN_A_STEP: dict[str, tuple[Any, str, int, int]] = {
     "data": (SceneImages, "batch", 1, 0),
     "rollout": (uae.rl.train, "autoencode", 1, 0),
     "reward": (WeightedSum, "__call__", 2, 0),  # the other call is the probe's
+    "gradient": (torch.nn.utils, "clip_grad_norm_", 1, -1),
     "first update": (torch.optim.AdamW, "step", 1, 0),
     "last update": (torch.optim.AdamW, "step", 1, -1),
     "metrics": (uae.rl.train, "reward_metrics", 1, 0),
@@ -136,7 +137,7 @@ def test_wherever_it_fails(build, num_updates: int, tmp_path: Path, monkeypatch:
     decoding = NOISY if build is umm1 else DecodeSettings()
     settings = config(len(IN_A_STEP | AFTER_IT) + 1, **SMALL, decoding=decoding, num_updates=num_updates)
     for done, (name, (owner, function, per_step, which)) in enumerate((IN_A_STEP | AFTER_IT).items(), 1):
-        calls = per_step * (num_updates if function == "step" else 1)
+        calls = per_step * (num_updates if function in ("step", "clip_grad_norm_") else 1)
         error = KeyboardInterrupt if done % 2 else Injected
         fails = failing_at(which % calls + calls * (name in IN_A_STEP), getattr(owner, function), error)
         with monkeypatch.context() as patch:

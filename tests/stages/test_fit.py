@@ -15,6 +15,7 @@ from uae.stages.tiny.captioner import CaptionerTask
 from uae.stages.tiny.vae import VaeTask
 from uae.stages.tiny.vision import NOTHING, VisionTask, cell_labels
 from uae.utils.checkpoint import load_latest
+from uae.utils.metrics import read_metrics
 
 
 class Line:
@@ -69,6 +70,61 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path, num_parallel: int):
     resumed = Line(30, num_parallel)
     fit(resumed, tmp_path / "parts", save_every=10, eval_every=15)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+@pytest.mark.parametrize("part", ["evaluate", "export"])
+def test_a_measurement_that_fails_is_made_again(tmp_path: Path, part: str):
+    """No step is lost or made twice: weights, log and export are those of a run that was not disturbed."""
+
+    class Exported(Line):
+        def export(self, folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self.model.state_dict(), folder / "model.pt")
+
+    def log(folder: Path) -> list[dict]:
+        return [{k: v for k, v in row.items() if "time" not in k} for row in read_metrics(folder / "metrics.jsonl")]
+
+    def fails(*arguments):
+        raise OSError("disk full")
+
+    whole, broken, resumed = Exported(30), Exported(30), Exported(30)
+    fit(whole, tmp_path / "whole", save_every=10, eval_every=10)
+    normal_loss = broken.loss
+
+    def breaks_later(number: int):
+        if number == 12:
+            setattr(broken, part, fails)
+        return normal_loss(number)
+
+    broken.loss = breaks_later  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="disk full"):
+        fit(broken, tmp_path / "parts", save_every=10, eval_every=10)
+    checkpoint = load_latest(tmp_path / "parts/checkpoints")
+    assert checkpoint is not None and checkpoint.step == 10
+    fit(resumed, tmp_path / "parts", save_every=10, eval_every=10)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert log(tmp_path / "whole") == log(tmp_path / "parts")
+    first, second = (torch.load(tmp_path / name / "export/model.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
+    """By hand: of four updates the decays are 1/10, 2/11, 3/12, 4/13, so 0.14 % of the start is left."""
+    seen = []
+
+    class Watched(Line):
+        def after_step(self, step: int) -> None:
+            seen.append(self.model.weight.item())
+
+        def evaluate(self):
+            return {"slope": self.model.weight.item()}
+
+    task = Watched(4)
+    average = task.model.weight.item()
+    measured = fit(task, tmp_path)
+    for weight, decay in zip(seen, (1 / 10, 2 / 11, 3 / 12, 4 / 13), strict=True):
+        average = decay * average + (1 - decay) * weight
+    assert measured["slope"] == pytest.approx(average, rel=1e-5)
 
 
 def test_another_recipe_is_refused(tmp_path: Path):

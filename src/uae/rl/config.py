@@ -63,9 +63,10 @@ class TrainConfig:
     decoder_learning_rate: float | None = None
     """The same of weights that only paint (a diffusion decoder's); by default `learning_rate`."""
     ema_decay: float = 0.0
-    """Of an average of the weights over the updates, which is what a finished run leaves; 0 keeps none."""
+    """Of an average of the weights over the updates, which is what a run leaves; its first updates, n from 0, have a
+    decay of at most (1 + n) / (10 + n). 0 keeps none."""
     ema_every: int = 8
-    """Steps between updates of that average."""
+    """Steps between updates of that average; the last step brings one too, and a shorter run leaves its weights."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.0
