@@ -59,13 +59,28 @@ def test_what_ends_sooner_says_nothing(now: list[float]):
 
 def test_phases_within_phases_count_for_the_outer_one(now: list[float]):
     out = io.StringIO()
-    with show_phases(Console(file=out)), phase("scoring", 4, "rewards") as advance:
+    with show_phases(Console(file=out)), phase("scoring", 4, "rewards") as take:
+        take(1)
         now[0] += 20
-        advance()
+        take(1)
         with phase("dinov2"):
             for _ in track(range(2), "batches"):
                 now[0] += 10
     assert out.getvalue().splitlines() == ["scoring 1/4 rewards, dinov2, batches 1/2  ETA 0m50s"]  # 30 s, 3 of 8
+
+
+def test_what_is_done_at_once_counts_at_once(now: list[float]):
+    out = io.StringIO()
+    with show_phases(Console(file=out)):
+        for batch in track([[1] * 12, [1] * 4], "painting", "images", size=len):
+            for _ in track(range(10), "denoising", "steps"):
+                now[0] += len(batch)
+    assert out.getvalue().splitlines() == [
+        "painting 0/16 images, denoising 3/10 steps  ETA 2m04s",  # 36 s, 3.6 of 16
+        "painting 0/16 images, denoising 6/10 steps  ETA 1m28s",
+        "painting 0/16 images, denoising 9/10 steps  ETA 0m52s",
+        "painting 12/16 images, denoising 5/10 steps  ETA 0m20s",
+    ]
 
 
 def test_a_uncounted_phase_shows_its_time(now: list[float]):
@@ -107,8 +122,9 @@ def test_a_terminal_shows_the_phase_under_the_bar():
     out = io.StringIO()
     with TrainProgress("train", total=50, console=terminal(out)) as bar:
         bar.update(1, reward=0.25)
-        with phase("captioning", 64, "tokens") as advance:
-            advance()
+        with phase("captioning", 64, "tokens") as take:
+            take(1)
+            take(1)
             time.sleep(0.6)
         shown = out.getvalue()
     assert "1/50" in shown and "reward 0.250" in shown

@@ -189,14 +189,15 @@ class SD3Decoder(nn.Module):
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m T E"]]]:
         """Indices of images whose texts have one length, ``micro_batch`` at a time, and their texts' embeddings."""
         per_text = _images_per_text(len(states), num_images)
-        with phase("painting", num_images, "images") as advance:
+        with phase("painting", num_images, "images") as take:
             for group in self.length_groups(mask):
                 embeds = self.condition(states[group], mask[group])
                 of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
                 index = (group[:, None] * per_text + torch.arange(per_text, device=group.device)).flatten()
                 for part, text in zip(index.split(micro_batch), of_text.split(micro_batch), strict=True):
+                    take(len(part))
                     yield part, embeds[text]
-                    advance(len(part))
+            take(0)
 
     def _negative(self, states: Float[Tensor, "1 Ln D"] | None, guidance_scale: float) -> Tensor | None:
         if states is None or guidance_scale == 1:

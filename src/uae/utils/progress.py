@@ -36,6 +36,8 @@ class Phase:
     unit: str
     began: float
     done: int = 0
+    in_hand: int = 0
+    """Units that are worked on at once, and done at once."""
 
 
 class Display:
@@ -74,9 +76,9 @@ class Display:
             self._live.start()  # nothing, if it was
         return entered
 
-    def advance(self, entered: Phase, num_units: int = 1) -> None:
-        """So many more units are done."""
-        entered.done += num_units
+    def take(self, entered: Phase, num_units: int) -> None:
+        """What was in hand is done, and so many units are next."""
+        entered.done, entered.in_hand = entered.done + entered.in_hand, num_units
         if self._live is None:
             self._speak_if_due()
 
@@ -154,15 +156,15 @@ def show_phases(console: Any = None) -> Iterator[Display]:
 
 @contextmanager
 def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-    """A part of the work that may take long; what it yields is called after each of its ``total`` units, or with the
-    number of those that are done."""
+    """A part of the work that may take long. Before the next of its ``total`` units, what it yields is called with
+    their number; those before are done then."""
     display = _shown()
     if display is None:
         yield _nothing
         return
     entered = display.begin(name, total, unit)
     try:
-        yield partial(display.advance, entered)
+        yield partial(display.take, entered)
     finally:
         display.end(entered)
 
@@ -172,10 +174,11 @@ def track(
 ) -> Iterator[Item]:
     """The items, as a phase with one unit for each, or as many as its ``size``."""
     total = len(items) if size is None else sum(size(item) for item in items)
-    with phase(name, total, unit) as advance:
+    with phase(name, total, unit) as take:
         for item in items:
+            take(1 if size is None else size(item))
             yield item
-            advance(1 if size is None else size(item))
+        take(0)
 
 
 def clock(seconds: float) -> str:
@@ -191,7 +194,7 @@ def _shown() -> Display | None:
     return display if display is not None and display.process == os.getpid() else None
 
 
-def _nothing(num_units: int = 1) -> None:
+def _nothing(num_units: int) -> None:
     pass
 
 
@@ -210,11 +213,11 @@ def _time_left(phases: list[Phase], now: float) -> str:
 
 
 def _share_done(phases: list[Phase]) -> float:
-    """Of the first; those within it are a part of its current unit."""
+    """Of the first; those within it are a part of what it has in hand."""
     share = 0.0
     for p in reversed(phases):
         if p.total:
-            share = min(1.0, (p.done + share) / p.total)
+            share = min(1.0, (p.done + p.in_hand * share) / p.total)
     return share
 
 
