@@ -218,7 +218,7 @@ def test_the_core_knows_no_rich():
 
 
 def test_it_costs_next_to_nothing():
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in track(range(100_000), "captioning"):
         pass
-    assert time.perf_counter() - began < 0.5  # 5 µs a unit where a token takes milliseconds
+    assert time.process_time() - began < 2  # 20 µs a unit, types checked; a token takes milliseconds
