@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_refused_by_name(base: Path, tmp_path: Path, damage
     tensors = load_file(file)
     damage(tensors)
     save_file(tensors, file)
-    with pytest.raises(ValueError, match="adapter_model.safetensors: expected") as error:
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors: expected") as error:
         read_adapter(tmp_path, load(base))
     assert "\n" not in str(error.value)
 

@@ -402,10 +402,10 @@ def copy_of(folder, target, **changes):
     [
         ("dinov2", {}, "model_type dinov2"),
         ("longclip", {}, "248 text positions"),
-        ("clip", {"model__safetensors": None}, "found no weights"),
+        ("clip", {"model__safetensors": None}, r"model\.safetensors: expected a file, found nothing there"),
         ("clip", {"model__safetensors": "short"}, "cut short"),
         ("clip", {"config__json": None}, r"no config\.json"),
-        ("clip", {"config__json": "{"}, "not valid JSON"),
+        ("clip", {"config__json": "{"}, "not JSON"),
         ("clip", {"preprocessor_config__json": None}, r"preprocessor_config\.json"),
         (
             "clip",
@@ -439,7 +439,7 @@ def test_truncated_weights_are_named(small_folder, tmp_path):
     folder = copy_of(small_folder, tmp_path / "copy")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BackboneError, match="download it again"):
+    with pytest.raises(BackboneError, match="download or copy it again"):
         check_backbone_source("clip", folder)
 
 
@@ -490,3 +490,110 @@ def test_hub_failures_say_what_to_do(monkeypatch, tmp_path, error, message):
         check_backbone_source("dinov3")
     with pytest.raises(BackboneError, match=message):
         load_backbone("dinov3")
+
+
+def shards(folder, num=2, stem="model", suffix="safetensors"):
+    """The folder's weights in several files and an index."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"{stem}-{i + 1:05d}-of-{num:05d}.{suffix}" for i in range(num)]
+    weight_map = {}
+    for i, file in enumerate(names):
+        part = {name: tensors[name] for name in sorted(tensors)[i::num]}
+        weight_map |= dict.fromkeys(part, file)
+        if suffix == "bin":
+            torch.save(part, folder / file)
+        else:
+            save_file(part, folder / file, metadata={"format": "pt"})
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def bin_only(folder):
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def stray(name):
+    index = {"metadata": {}, "weight_map": {"logit_scale": "gone-00001-of-00002.bin"}}
+    return lambda folder: (folder / name).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        stray("pytorch_model.bin.index.json"),
+        stray("model.safetensors.index.json"),
+        stray("flax_model.msgpack.index.json"),
+        lambda folder: (folder / "pytorch_model.bin").write_bytes(b"not read"),
+        shards,
+        lambda folder: (shards(folder), (folder / "pytorch_model.bin").write_bytes(b"not read")),
+        lambda folder: (shards(folder), stray("pytorch_model.bin.index.json")(folder)),
+        bin_only,
+        lambda folder: (bin_only(folder), stray("pytorch_model.bin.index.json")(folder)),
+        lambda folder: shards(folder, stem="pytorch_model", suffix="bin"),
+    ],
+    ids=["bin index", "index", "other index", "bin", "sharded", "sharded, bin", "sharded, bin index", "bin only",
+         "bin only, index", "sharded bin"],
+)  # fmt: skip
+def test_weights_are_found_where_the_library_finds_them(small_folder, tmp_path, change):
+    folder = copy_of(small_folder, tmp_path / "copy")
+    change(folder)
+    wanted = load_backbone("clip", small_folder)
+    backbone = load_backbone("clip", folder)
+    library, _ = CLIPModel.from_pretrained(folder, output_loading_info=True)
+    for name, tensor in wanted.model.state_dict().items():
+        assert torch.equal(backbone.model.state_dict()[name], tensor), name
+        assert torch.equal(library.state_dict()[name], tensor), name
+
+
+def test_a_shard_that_is_missing_is_named(small_folder, tmp_path):
+    folder = copy_of(small_folder, tmp_path / "copy")
+    shards(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(BackboneError, match=r"model-00002-of-00002\.safetensors: expected a file, found nothing"):
+        check_backbone_source("clip", folder)
+
+
+def test_only_a_variant_is_named(small_folder, tmp_path):
+    folder = copy_of(small_folder, tmp_path / "copy")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    with pytest.raises(BackboneError, match=r"\(model\.fp16\.safetensors is there: rename it\)"):
+        check_backbone_source("clip", folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(small_folder, tmp_path, value):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_of(small_folder, tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["visual_projection.weight"][0, 1] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=r"NaN or infinity in 1 of \d+ tensors \(visual_projection\.weight\)"):
+        load_backbone("clip", folder)
+
+
+def test_weights_beside_the_model_are_passed_over(small_folder, tmp_path):
+    """A head for classification, and the positions that older releases stored."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_of(small_folder, tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    extra = {"classifier.weight": torch.zeros(2, 2), "text_model.embeddings.position_ids": torch.arange(8)[None]}
+    save_file(tensors | extra, folder / "model.safetensors", metadata={"format": "pt"})
+    state = load_backbone("clip", folder).model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+
+
+def test_names_of_control_tokens_in_a_caption_are_text(small_folder):
+    backbone = load_backbone("clip", small_folder)
+    end = backbone.tokenizer.eos_token
+    texts = [f"a red circle {end} a blue square", "a red circle", ""]
+    tokens = backbone._tokenize(texts, 20)["input_ids"]
+    assert (tokens[0] == backbone.tokenizer.eos_token_id).nonzero()[0] > (tokens[1] != tokens[1, -1]).sum()
+    torch.testing.assert_close(backbone.embed_text(texts[1:]), backbone.embed_text(texts)[1:])
+    assert (backbone.embed_text(texts)[0] - backbone.embed_text(texts[1:])[0]).abs().max() > 1e-3

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from uae.models.user_text import MARK, UserText
+from uae.models.weights import TOKENIZER_FILES, ModelFileError, check_finite, load_part, load_pretrained
 from uae.rewards.longclip import load_longclip
 from uae.rewards.preprocess import CLIP_PREPROCESS, Preprocess, read_preprocess
 from uae.rewards.sources import (
@@ -86,12 +89,21 @@ class Backbone(nn.Module):
             raise BackboneError(f"backbone {self.name}: expected a text side with a tokenizer, "
                                 f"{self.provenance.source} has none; put CLIP's tokenizer files beside it")  # fmt: skip
         positions = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=positions, return_tensors="pt")
-        tokens = tokens.to(next(self.model.parameters()).device)
+        tokens = self._tokenize(texts, positions).to(next(self.model.parameters()).device)
         features = self.model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
         return nn.functional.normalize(features.float(), dim=-1)
+
+    def _tokenize(self, texts: list[str], positions: int) -> Any:
+        """Texts between beginning and end; names of control tokens in them are text, see ``user_text``."""
+        user_text = UserText(self.tokenizer)
+        hidden = [user_text.hide(text) for text in texts]
+        if not any(MARK in text for text in hidden):
+            return self.tokenizer(hidden, padding=True, truncation=True, max_length=positions, return_tensors="pt")
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        rows = [[begin, *user_text.encode(text)[: positions - 2], end] for text in hidden]
+        return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
 
 
 @quiet()
@@ -104,7 +116,7 @@ def load_backbone(
     """The backbone ``name`` from a hub id, folder, LongCLIP ``.pt`` or "tiny"; by default the published checkpoint."""
     path = fetch(name, source)
     with phase(f"loading {name}"):
-        model: Any = load_longclip(path) if path.is_file() else load_model(name, path, dtype)
+        model: Any = read_longclip(name, path) if path.is_file() else load_model(name, path, dtype)
     preprocess = read_preprocess(path) if path.is_dir() else CLIP_PREPROCESS
     provenance = Provenance(
         name=name,
@@ -116,6 +128,14 @@ def load_backbone(
     return Backbone(name, model.to(device, dtype), preprocess, provenance, load_tokenizer(name, path))
 
 
+def read_longclip(name: str, file: Path) -> nn.Module:
+    """LongCLIP's ``.pt``, whole and finite."""
+    model = load_longclip(file)
+    with naming_backbone(name):
+        check_finite(model.state_dict(), file)
+    return model
+
+
 def load_model(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     """``from_pretrained``, but a checkpoint that leaves any weight to chance is an error."""
     from transformers import CLIPModel, Dinov2Model, DINOv3ViTModel
@@ -123,15 +143,17 @@ def load_model(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     model_class = {"clip": CLIPModel, "dinov2": Dinov2Model, "dinov3_vit": DINOv3ViTModel}[
         ARCHITECTURES[name].model_type
     ]
+    with naming_backbone(name):
+        return load_pretrained(model_class, folder, dtype)
+
+
+@contextmanager
+def naming_backbone(name: str) -> Iterator[None]:
+    """What is wrong with a file is wrong with the backbone that is read from it."""
     try:
-        model, info = model_class.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"backbone {name}: {folder} does not load as {model_class.__name__}: {reason}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise BackboneError(f"backbone {name}: expected all weights of {model_class.__name__}, {folder} lacks "
-                            f"{len(missing)} of them ({', '.join(missing[:3])}, …)")  # fmt: skip
-    return model
+        yield
+    except ModelFileError as error:
+        raise BackboneError(f"backbone {name}: {error}") from error
 
 
 def load_tokenizer(name: str, path: Path) -> Any:
@@ -143,7 +165,8 @@ def load_tokenizer(name: str, path: Path) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with naming_backbone(name):
+        return load_part(AutoTokenizer, folder, *TOKENIZER_FILES)
 
 
 class EmbeddingCache:

@@ -16,7 +16,6 @@ saving the image would.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+
+from uae.models.weights import read_json
 
 Resample = Literal["bicubic", "bilinear"]
 
@@ -111,10 +112,10 @@ def read_preprocess(folder: Path) -> Preprocess:
 def read_processor_config(folder: Path) -> dict[str, Any]:
     """The image processor's settings, from the file of its own or from a joint processor's file."""
     own, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if own.is_file():
-        return json.loads(own.read_text())
-    if joint.is_file():
-        return json.loads(joint.read_text()).get("image_processor", {})
+    if own.exists():
+        return read_json(own)
+    if joint.exists():
+        return read_json(joint).get("image_processor", {})
     raise FileNotFoundError(f"{folder}: expected preprocessor_config.json beside the weights, found none; "
                             "download it from the checkpoint's page")  # fmt: skip
 

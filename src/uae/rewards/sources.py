@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from uae.models.weights import STEM, ModelFileError, check_weight_file, read_json, weight_files
 from uae.rewards.preprocess import read_preprocess
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -153,9 +153,9 @@ def read_config(name: str, folder: Path) -> dict:
         raise BackboneError(f"backbone {name}: expected config.json and weights in {folder}, found no config.json; "
                             f"published weights: {ARCHITECTURES[name].published}")  # fmt: skip
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise BackboneError(f"backbone {name}: {file} is not valid JSON ({error}); download it again") from error
+        return read_json(file)
+    except ModelFileError as error:
+        raise BackboneError(f"backbone {name}: {error}") from error
 
 
 def check_image_size(name: str, folder: Path, config: dict) -> None:
@@ -169,31 +169,12 @@ def check_image_size(name: str, folder: Path, config: dict) -> None:
         raise BackboneError(f"backbone {name}: {folder} prepares images of {crop} pixels for a model of {size}")
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, also those its index names and that are not there."""
-    for index in sorted(folder.glob("*.index.json")):
-        return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    return [file for file in (folder / "model.safetensors", folder / "pytorch_model.bin") if file.is_file()][:1]
-
-
 def check_weight_files(name: str, folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    files = weight_files(folder)
-    if not files:
-        raise BackboneError(f"backbone {name}: expected model.safetensors in {folder}, found no weights; "
-                            f"published weights: {ARCHITECTURES[name].published}")  # fmt: skip
-    for file in files:
-        if not file.is_file():
-            raise BackboneError(f"backbone {name}: the index in {folder} names {file.name}, which is missing; "
-                                "download the checkpoint again")  # fmt: skip
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, "pt"):
-                    pass  # the header says how long the file must be
-            except SafetensorError as error:
-                raise BackboneError(f"backbone {name}: {file} is cut short or not safetensors ({error}); "
-                                    "download it again") from error  # fmt: skip
+    try:
+        for file in weight_files(folder, STEM):
+            check_weight_file(file)
+    except ModelFileError as error:
+        raise BackboneError(f"backbone {name}: {error}; published weights: {ARCHITECTURES[name].published}") from error
 
 
 def weights_identity(path: Path) -> str:
@@ -202,7 +183,7 @@ def weights_identity(path: Path) -> str:
     if "snapshots" in parts and re.fullmatch(r"[0-9a-f]{40}", revision := parts[parts.index("snapshots") + 1]):
         return f"commit:{revision}"
     digest = hashlib.sha256()
-    for file in weight_files(path) if path.is_dir() else [path]:
+    for file in weight_files(path, STEM) if path.is_dir() else [path]:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"
