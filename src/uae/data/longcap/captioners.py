@@ -130,15 +130,24 @@ async def read_for_sending(file: Path) -> str:
 def data_url(file: Path) -> str:
     """The file's own bytes if every server understands them; else a PNG of what people see."""
     data = file.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
-        kind = SENT_AS_THEY_ARE.get(image.format or "")
-        is_plain = image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
-        is_plain = is_plain and getattr(image, "n_frames", 1) == 1
-    if kind is None or not is_plain:
+    kind = plain_kind(data)
+    if kind is None:
         buffer = io.BytesIO()
         open_rgb(file).save(buffer, format="PNG")
         kind, data = "image/png", buffer.getvalue()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def plain_kind(data: bytes) -> str | None:
+    """The media type of a file that needs no turning, no background and no choice of a frame, nor has odd metadata."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            is_upright = image.getexif().get(0x0112, 1) == 1
+            is_plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            is_still = getattr(image, "n_frames", 1) == 1
+            return SENT_AS_THEY_ARE.get(image.format or "") if is_upright and is_plain and is_still else None
+    except Exception:  # what Pillow raises at metadata beside pixels that `open_rgb` may read
+        return None
 
 
 class Pace:
