@@ -44,7 +44,7 @@ def test_prompts_are_read_as_they_are_written(tmp_path, name, encoding):
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_lines_end_as_on_any_system_and_nowhere_else(tmp_path, newline):
-    written = ["a\u2028b", "a\u00a0b", "tab\there"]
+    written = ["prompt", "text, written {by hand} on [a wall]", "a\u2028b", "a\u00a0b", "tab\there"]
     (tmp_path / "a.txt").write_bytes(newline.join(written).encode())
     assert prompts(tmp_path / "a.txt") == written
 
@@ -98,6 +98,16 @@ REFUSED = {
     "nothing": ("a.txt", b"\xef\xbb\xbf\r\n", "holds none"),
     "nothing, JSON": ("a.json", b"", "holds none"),
     "other format": ("a.yaml", b"- a red circle", r"expected prompts in a \.txt.*got \.yaml"),
+    "a table as .txt": (
+        "a.txt",
+        b"Prompt\tCategory\na red circle\tAny\n",
+        r"line 1: .*header of a table; rename",
+    ),
+    "JSON as .txt": (
+        "a.txt",
+        b'{"prompt": "a red circle"}\n',
+        r"line 1: .*got JSON; rename the file to \.jsonl",
+    ),
     "parquet": ("a.parquet", b"PAR1", r"got \.parquet"),
 }
 

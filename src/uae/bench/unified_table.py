@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.unified_result import BACKBONES, UnifiedResult
+from uae.data.images import shown
 from uae.rewards.backbones import TINY
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
@@ -99,4 +100,5 @@ def notes(result: UnifiedResult) -> list[str]:
 
 def listed(what: str, items: list[str]) -> list[str]:
     rest = len(items) - MAX_LISTED
-    return [f"  {what}: {item}" for item in items[:MAX_LISTED]] + ([f"  … and {rest} more {what}"] if rest > 0 else [])
+    lines = [f"  {what}: {shown(item)}" for item in items[:MAX_LISTED]]
+    return lines + ([f"  … and {rest} more {what}"] if rest > 0 else [])

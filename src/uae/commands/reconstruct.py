@@ -173,7 +173,7 @@ def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstru
         print(f"{shown(entry.output)}: {text}{remark}")
         atomic_write_text(args.out / entry.caption, f"{text}\n")
         save_png(args.out / entry.painting, image)
-        made.samples[entry.name] = Sample(images[entry], text, image)
+        made.samples[entry.name] = Sample(images[entry], text, image.cpu())
         made.pairs[entry.name] = (entry.file, args.out / entry.painting)
 
 

@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> list[Row]:
     Raises:
         ValueError: in one line, when the file or one of its rows cannot be read so.
     """
-    readers = {".txt": _lines, "": _lines, ".csv": _table, ".tsv": _table, ".json": _json, ".jsonl": _json_lines,
+    readers = {".txt": _list, "": _list, ".csv": _table, ".tsv": _table, ".json": _json, ".jsonl": _json_lines,
                ".ndjson": _json_lines}  # fmt: skip
     suffix = path.suffix.lower()
     if suffix not in readers:
@@ -84,13 +84,25 @@ def _start(value: Any) -> str:
 # --- by extension: rows with their places ----------------------------------------------------------------------------
 
 
-def _lines(text: str, suffix: str) -> list[tuple[str, Any]]:
+def _lines(text: str) -> list[tuple[str, str]]:
+    """Those that are not blank, with their places."""
     lines = enumerate(re.split(r"\r\n|\n|\r", text), 1)
     return [(f", line {number}", line) for number, line in lines if line.strip()]
 
 
+def _list(text: str, suffix: str) -> list[tuple[str, Any]]:
+    """A prompt in each line. Headers and JSON are not painted: the file has the extension of another kind."""
+    for place, line in _lines(text)[:1]:
+        cells = [cell.strip(' "').lower() for cell in re.split(r"[\t,]", line)]
+        if len(cells) > 1 and set(cells) & set(COLUMNS):
+            raise ValueError(f"{place}: expected a prompt, got the header of a table; rename the file to .csv or .tsv")
+        if re.match(r'\s*(\[|\{\s*")', line):
+            raise ValueError(f"{place}: expected a prompt, got JSON; rename the file to .jsonl or .json")
+    return _lines(text)
+
+
 def _json_lines(text: str, suffix: str) -> list[tuple[str, Any]]:
-    return [(place, _parsed(line, place)) for place, line in _lines(text, suffix)]
+    return [(place, _parsed(line, place)) for place, line in _lines(text)]
 
 
 def _json(text: str, suffix: str) -> list[tuple[str, Any]]:
