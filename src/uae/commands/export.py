@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from uae.models.export import Survival, export
+from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
     args = tyro.cli(Arguments, args=arguments, prog="uae export")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ValueError(f"expected a new folder to export to, {args.out} is not empty; name another")
+    check_out_folder(args.out)
     found = export(args.model, args.out, DTYPES[args.dtype])
     if found is None:
         print(f"{args.model} names no base: how much of what was learnt survives is not known")

@@ -38,6 +38,7 @@ from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask
 from uae.utils.checkpoint import appear, atomic_write_json, check_same_config, json_ready
 from uae.utils.metrics import read_metrics
+from uae.utils.outputs import check_out_folder
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
 START = "start"  # the name of the model that the first stage takes
@@ -126,6 +127,7 @@ def run_pipeline(pipeline: Pipeline, args: PipelineArguments) -> list[dict[str, 
     Raises:
         ValueError: when ``only`` names no stage, data is missing, or a stage was finished with other settings.
     """
+    check_out_folder(args.run_dir)
     stages = prepared(pipeline, args)
     if args.redo and args.only is None:
         raise ValueError("--redo begins one stage anew: name it by --only, or give another --run-dir")

@@ -33,6 +33,7 @@ from uae.scenes.scene import render_batch, scene_at
 from uae.stages.tiny.imitation import imitate
 from uae.utils.checkpoint import appear, atomic_write_json
 from uae.utils.metrics import read_metrics
+from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
 FAMILIES = {"diffusion": "tiny", "ar": "tiny-ar"}  # presets
@@ -80,6 +81,7 @@ def preset(args: Arguments) -> RunConfig:
 def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     """Measure, train, measure; the results as written to ``results.json``."""
     began, config, installed = time.monotonic(), preset(args), versions()
+    check_out_folder(args.out)
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
     backbones = {name: load_backbone(name, config.backbones) for name in backbones_of(config.rewards)}

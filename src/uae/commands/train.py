@@ -24,6 +24,7 @@ from uae.rl.run import ImageSource
 from uae.rl.train import train
 from uae.utils.checkpoint import appear
 from uae.utils.metrics import check_tensorboard
+from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
 UNRECORDED = ("train", "run_dir", "dry_run", "self_contained")  # of a run's settings, beside its data
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> None:
     if config.dry_run:
         print_footprint(step_shape(config))
         return
+    check_out_folder(config.run_dir)
     model = train_model(config)
     appear(config.run_dir / "model", model.save_pretrained)
     print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
