@@ -28,7 +28,7 @@ from uae.models.finite import require_finite
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
 from uae.models.tokens import draw, log_softmax, pad
-from uae.models.weights import DESCRIPTION, TOKENIZER_FILES, load_part, load_pretrained, naming_files, read_json
+from uae.models.weights import DESCRIPTION, load_pretrained, load_tokenizer, naming_files, read_json
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
 from uae.utils.progress import track
@@ -86,7 +86,7 @@ class Janus(CausalCaptioner):
         """From a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out. dtype: None leaves it as it is stored."""
         folder = Path(source)
         model = load_pretrained(JanusForConditionalGeneration, folder, dtype)
-        janus = cls(model.eval(), load_part(JanusProcessor, folder, *TOKENIZER_FILES, backend="pil"))
+        janus = cls(model.eval(), load_tokenizer(JanusProcessor, folder, backend="pil"))
         janus.check_prompts(folder)
         janus.put_on(folder)
         return janus

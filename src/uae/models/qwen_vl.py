@@ -28,7 +28,7 @@ from uae.models.captioner import CausalCaptioner, question_about_image
 from uae.models.lora import ADAPTER, Lora
 from uae.models.storage import save_exactly
 from uae.models.tokens import cut_inside, pad
-from uae.models.weights import TOKENIZER_FILES, load_part, load_pretrained, naming_files
+from uae.models.weights import load_part, load_pretrained, load_tokenizer, naming_files
 from uae.rewards.preprocess import resize_like_pil
 from uae.utils.checkpoint import atomic_write_json
 
@@ -85,7 +85,7 @@ class QwenVL(CausalCaptioner):
         """From a folder, as ``Qwen/Qwen2.5-VL-3B-Instruct`` is laid out. dtype: None leaves it as it is stored."""
         folder = Path(source)
         model = load_pretrained(Qwen2_5_VLForConditionalGeneration, folder, dtype)
-        tokenizer = load_part(AutoTokenizer, folder, *TOKENIZER_FILES)
+        tokenizer = load_tokenizer(AutoTokenizer, folder)
         captioner = cls(model.eval(), tokenizer, read_image_settings(folder))
         captioner.check_prompts(folder)
         captioner.adapters.load(folder / ADAPTER)

@@ -21,10 +21,10 @@ from uae.models.weights import (
     DIFFUSION_STEM,
     SCHEDULER_CONFIG,
     STEM,
-    TOKENIZER_FILES,
+    TOKENIZER_CONFIG,
     ModelFileError,
-    load_part,
     load_pretrained,
+    load_tokenizer,
     read_json,
     read_tensors,
     variants_of,
@@ -63,7 +63,8 @@ def missing_parts(folder: Path, *, needs_projector: bool) -> list[str]:
         missing.append("projector/ (a stock checkpoint has none: give llm_width to start a new one)")
     if not (folder / POOLED_FILE).exists():
         clip = [m for _, encoder in CLIP_ENCODERS for m in missing_files(folder / encoder)]
-        clip += [f"{name}/" for name, _ in CLIP_ENCODERS if not (folder / name).is_dir()]
+        needed = (f"{name}/{TOKENIZER_CONFIG}" for name, _ in CLIP_ENCODERS)
+        clip += [file for file in needed if not (folder / file).is_file()]
         if clip:
             missing.append(f"{POOLED_FILE}, or in its place {', '.join(clip)}")
     return missing
@@ -102,7 +103,7 @@ def embed_empty_prompt(folder: Path) -> Float[Tensor, " pooled_dim"]:
     """
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-    tokenizers = [load_part(CLIPTokenizer, folder / name, *TOKENIZER_FILES) for name, _ in CLIP_ENCODERS]
+    tokenizers = [load_tokenizer(CLIPTokenizer, folder / name) for name, _ in CLIP_ENCODERS]
     length = tokenizers[0].model_max_length
     pooled = []
     for tokenizer, (_, name) in zip(tokenizers, CLIP_ENCODERS, strict=True):

@@ -31,8 +31,9 @@ CONFIGS = (
 """Read by the libraries if they are there, some of them in silence if they can't be."""
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 MAY_BE_EMPTY = ("special_tokens_map.json", "added_tokens.json")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", *TOKENIZER_FILES)
+VOCABULARIES, TOKENIZER_CONFIG = ("tokenizer.json", "vocab.json"), "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+TEMPLATE_FILES = (TEMPLATE, "chat_template.json", TOKENIZER_CONFIG, *VOCABULARIES)
 SCHEDULER_CONFIG = "scheduler_config.json"
 DESCRIPTION = "uae.json"
 NOT_WEIGHTS = ("position_ids", "inv_freq", "num_batches_tracked")
@@ -77,7 +78,7 @@ def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype | None = 
 def check_size(model_class: Any, folder: Path, files: list[Path]) -> None:
     """Refuse a configuration of far more weights than the files hold, before memory is taken for them.
 
-    What a configuration does not say the library takes from its default, a model of 7B.
+    What a configuration does not say the library takes from its default, a model of 75B.
     """
     with torch.device("meta"):
         model = model_class(model_class.config_class.from_pretrained(folder, local_files_only=True))
@@ -131,6 +132,14 @@ def load_part(part_class: Any, folder: Path, *files: str, **options: Any) -> Any
         return part_class.from_pretrained(folder, local_files_only=True, **options)
 
 
+def load_tokenizer(tokenizer_class: Any, folder: Path, **options: Any) -> Any:
+    """As ``load_part``, of a tokenizer or a processor that has one, which the library makes up without a vocabulary."""
+    if not _present(folder, VOCABULARIES):
+        raise ModelFileError(f"{folder}: expected {' or '.join(VOCABULARIES)} of {tokenizer_class.__name__}, found "
+                             f"none; {AGAIN}")  # fmt: skip
+    return load_part(tokenizer_class, folder, *VOCABULARIES, TOKENIZER_CONFIG, **options)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     check_is_file(file)
@@ -181,8 +190,11 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def variants_of(file: Path) -> str:
-    """What may be said beside the name of a weight file that is not there: others do in its place by their name."""
+    """What may be said beside the name of a weight file that is not there: what lies there in its place."""
     others = sorted(other.name for other in file.parent.glob(f"{file.stem}.*{file.suffix}"))
+    shards = sorted(other.name for other in file.parent.glob(f"{file.stem}-*-of-*{file.suffix}"))
+    if shards:
+        return f" ({shards[0]} is there, but not {file.name}{INDEX})"
     return f" ({', '.join(others)} is there: rename it)" if others else ""
 
 
@@ -220,6 +232,8 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
     for file in _present(folder, CONFIGS):
         if not read_json(file) and file.name not in MAY_BE_EMPTY:
             raise ModelFileError(f"{file}: expected settings, got an empty object; {AGAIN}")
+    for file in _present(folder, (TEMPLATE,)):
+        read_text(file)
     try:
         yield
     except (ModelFileError, MemoryError, torch.OutOfMemoryError):

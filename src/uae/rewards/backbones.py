@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from uae.models import weights
 from uae.models.user_text import MARK, UserText
-from uae.models.weights import TOKENIZER_FILES, ModelFileError, check_finite, load_part, load_pretrained
+from uae.models.weights import ModelFileError, check_finite, load_pretrained
 from uae.rewards.longclip import load_longclip
 from uae.rewards.preprocess import CLIP_PREPROCESS, Preprocess, read_preprocess
 from uae.rewards.sources import (
@@ -166,7 +167,7 @@ def load_tokenizer(name: str, path: Path) -> Any:
     from transformers import AutoTokenizer
 
     with naming_backbone(name):
-        return load_part(AutoTokenizer, folder, *TOKENIZER_FILES)
+        return weights.load_tokenizer(AutoTokenizer, folder)
 
 
 class EmbeddingCache:
