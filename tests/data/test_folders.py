@@ -149,7 +149,9 @@ def test_noted_outputs_are_no_inputs_and_what_lies_beside_them_is(tmp_path):
 
 def test_the_output_folder_is_not_searched_but_may_hold_the_images(tmp_path):
     touch(tmp_path, "a.png", "out/recon_a.png")
+    (tmp_path / "latest").symlink_to(tmp_path / "out")
     assert names(tmp_path, out=tmp_path / "out") == ["a.png"]
+    (tmp_path / "latest").unlink()
     assert names(tmp_path, out=tmp_path) == ["a.png", "out/recon_a.png"]
     note_outputs(tmp_path, [Path("cats/recon_1.png")])
     touch(tmp_path, "cats/1.png", "cats/recon_1.png")

@@ -154,11 +154,13 @@ def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstru
     keys: list[int] = []
     for entry in entries:
         try:
-            images[entry] = fit_to(read_image(entry.file), size)
-            keys.append(content_key(entry.file))
+            image, key = fit_to(read_image(entry.file), size), content_key(entry.file)
         except (ImageError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
             made.left_out[entry.name] = str(error)
+            continue
+        images[entry] = image
+        keys.append(key)
     if not images:
         return
     captions, painted = autoencode(

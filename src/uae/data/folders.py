@@ -98,7 +98,7 @@ class Search:
             link = links.pop(0)
             if Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link)):
                 self.unreadable.append(f"{shown(link)}: a link to a folder that holds it")
-            elif os.path.realpath(link) not in self._seen:
+            elif os.path.realpath(link) not in self._seen | self._outputs:
                 links += self._walk(link)
         self.files.sort(key=lambda file: natural_key(file.relative_to(folder)))
 
