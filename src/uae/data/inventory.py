@@ -121,6 +121,8 @@ def _name(file: Path, roots: Sequence[Path], labels: Sequence[str]) -> str:
 
 def _entry(file: Path, is_hashed: bool) -> Entry:
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return Entry(-1)
         size = file.stat().st_size
         return Entry(size, _hash(file, size) if is_hashed else "")
     except OSError:

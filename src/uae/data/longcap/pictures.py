@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from uae.data.images import ImageError, one_line, open_rgb
+from uae.data.images import ImageError, check_file, one_line, open_rgb
 from uae.data.longcap.journal import JsonLines
 from uae.utils.metrics import TrainProgress
 
@@ -102,6 +102,7 @@ def look(file: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe(file: Path) -> dict[str, Any]:
+    check_file(file)
     with open(file, "rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     image = open_rgb(file)
