@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from uae.cli import run
+from uae.commands import quickstart
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings
 from uae.pipelines import PIPELINES
 from uae.presets import PRESETS, RunConfig, learning
@@ -89,6 +90,12 @@ def test_what_cannot_be_meant_is_refused(kind, values, message):
     with pytest.raises(ValueError, match=message) as raised:
         kind(**values)
     assert "\n" not in str(raised.value)
+
+
+def test_a_quickstart_of_no_steps_is_not_one_of_all():
+    with pytest.raises(ValueError, match="num-steps: expected at least 1, got 0"):
+        quickstart.preset(quickstart.Arguments(num_steps=0))
+    assert quickstart.preset(quickstart.Arguments()).train.num_steps == 80
 
 
 def test_what_looks_odd_and_can_be_meant_is_taken():

@@ -104,7 +104,7 @@ class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 
     sources: P images ``[3, h, w]`` of any sizes, on the CPU; reconstructions ``[P*G*K, 3, h, w]`` in [0, 1], on the
-    device that painted them; captions: P*G texts. Returns ``[P*G*K]`` on the latter device; larger is better. A reward
+    device that painted them; captions: P*G texts. Returns ``[P*G*K]`` real numbers; larger is better. A reward
     that fails must raise: it stops the run.
     """
 

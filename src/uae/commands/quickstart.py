@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 def preset(args: Arguments) -> RunConfig:
     """The family's tiny preset with this seed, length and learning half."""
     config = PRESETS[FAMILIES[args.family]][1]
-    num_steps = args.num_steps or config.train.num_steps
+    num_steps = config.train.num_steps if args.num_steps is None else args.num_steps
     train = replace(config.train, seed=args.seed, num_steps=num_steps)
     return replace(config, train=train if args.half is None else learning(train, args.half))
 
