@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tests.data.test_captions import batches, pairs, png, write_parquet, write_shards, write_tar
 from uae.data.captions import CaptionStream
+from uae.data.inventory import WHEN_TO_MEND
 from uae.stages.fit import Recipe, fit
 
 SAID = ['plain words, "quoted" \u2028 é 12', " 5", "null"]  # what a converter would change
@@ -127,7 +128,8 @@ def test_bytes_of_another_encoding_cost_their_line(tmp_path: Path):
     wide = (line(0, "zero") + "\n").encode("utf-16-be")
     (folder / "metadata.jsonl").write_bytes(codecs.BOM_UTF16_BE + wide + b"\xd8\x00\x00a\x00\n" + wide)
     captions, warned = read(folder)
-    assert captions == ["zero", "zero"] and warned == ["left out: metadata.jsonl line 2: bytes that are no UTF-16"]
+    assert captions == ["zero", "zero"] and len(warned) == 1
+    assert warned[0].startswith("left out: metadata.jsonl line 2: bytes that are no UTF-16")
 
 
 def test_a_name_composed_otherwise_than_on_the_disk(tmp_path: Path):
@@ -193,9 +195,8 @@ def test_files_and_row_groups_without_rows_are_passed_over(tmp_path: Path):
             writer.write_table(pa.table(columns, schema=schema))
     assert pq.read_metadata(tmp_path / "c.parquet").num_row_groups >= 2
     captions, warned = read(tmp_path)
-    assert sorted(captions) == [f"picture {i}" for i in range(6)] and warned == [
-        "passed over: a.parquet: holds no rows"
-    ]
+    assert sorted(captions) == [f"picture {i}" for i in range(6)]
+    assert warned == [f"passed over: a.parquet: holds no rows; remove it {WHEN_TO_MEND}"]
 
 
 # --- tar -------------------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_keys_that_hold_dots(tmp_path: Path):
     ]  # fmt: skip
     captions, warned = read(tar(tmp_path / "a.tar", members))
     assert captions == ["one", "two", "three", "four", "five"]
-    assert len(warned) == 1 and "sample IMG.002: IMG.002.png is alone" in warned[0] and "last dot" in warned[0]
+    assert len(warned) == 1 and "sample IMG.002: expected IMG.002.jpg" in warned[0] and "last dot" in warned[0]
 
 
 def test_further_members_of_a_sample_change_nothing(tmp_path: Path):
@@ -220,7 +221,7 @@ def test_further_members_of_a_sample_change_nothing(tmp_path: Path):
     ]  # fmt: skip
     tar(tmp_path / "a.tar", members)
     stream = CaptionStream(tmp_path)
-    with pytest.warns(UserWarning, match=r"sample 1: .* found jpg, caption\.txt; rename") as warned:
+    with pytest.warns(UserWarning, match=r"sample 1: .* found \.jpg, \.caption\.txt; rename") as warned:
         assert [row[:2] for row in iter(stream.read, None)] == [(png(0), "zero"), (png(2), "two")]
     assert len(warned) == 1
 
@@ -280,8 +281,16 @@ def test_a_damaged_shard_is_read_up_to_there_and_named(tmp_path: Path, kind: str
     found = " ".join(sorted(captions))
     assert found == " ".join([f"picture {i}" for i in range(6)]) + (f" {readable}" if readable else "")
     name = "b.tar" if "tar" in kind else "b.parquet"
-    assert len(warned) == 1 and warned[0].startswith(f"passed over: {name}: cannot be read (")
-    assert "\n" not in warned[0] and "leave the file as it is until the run is finished" in warned[0]
+    place = f"after its first {len(readable.split()) // 2} rows" if readable else "the whole file"
+    assert len(warned) == 1 and warned[0].startswith(f"passed over, {place}: {name}: cannot be read (")
+    assert "\n" not in warned[0] and warned[0].endswith(f"); mend it {WHEN_TO_MEND}")
+
+
+def test_a_link_that_leads_nowhere_is_passed_over(tmp_path: Path):
+    write_parquet(tmp_path / "a.parquet", pairs(2))
+    (tmp_path / "b.parquet").symlink_to("nowhere.parquet")
+    captions, warned = read(tmp_path)
+    assert captions == ["picture 0", "picture 1"] and "b.parquet: a link that leads nowhere" in warned[0]
 
 
 def test_a_file_that_cannot_be_reached_stops_the_run_and_the_same_command_goes_on(
@@ -336,7 +345,7 @@ def trained(path: Path, run: Path, stop_at: int | None = None) -> tuple[bytes, .
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:passed over")
 def test_a_run_over_a_damaged_shard_ends_as_if_never_stopped(tmp_path: Path, kind: str):
-    """And as its advice says: with the shard left as it is it goes on; mended, that is named until it is undone."""
+    """And as its advice says: with its files as they are it goes on; mended at once, that is named until undone."""
     data = tmp_path / "data"
     write_shards(data, "parquet", [pairs(6)])
     damaged(data, kind)

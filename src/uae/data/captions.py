@@ -22,7 +22,7 @@ import torch
 
 from uae.data.folders import folder_files
 from uae.data.images import IMAGE_SUFFIXES, ImageError, image_size, one_line
-from uae.data.inventory import Inventory
+from uae.data.inventory import WHEN_TO_MEND, Inventory
 from uae.data.layouts import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -72,7 +72,7 @@ def _shards_of(path: Path) -> list[Path]:
     shards = [file for file in folder_files(path) if _is_shard(file)]
     for file in shards:
         if not file.exists():
-            warnings.warn(f"passed over: {file} is a link that leads nowhere", stacklevel=3)
+            warnings.warn(f"passed over: {file}: a link that leads nowhere; mend it {WHEN_TO_MEND}", stacklevel=3)
     return [file for file in shards if file.exists()]
 
 
@@ -144,15 +144,13 @@ class CaptionStream:
             self._pass_over(shard, error)
             return None
         if found is None and self._within == 0:
-            self._name(f"passed over: {shard}: holds no rows")
+            self._name(f"passed over: {shard}: holds no rows; remove it")
         return found
 
     def _pass_over(self, shard: Path, error: Exception) -> None:
         self.num_skipped += 1
-        rest = f"what follows its first {self._within:,} rows" if self._within else "the whole file"
-        self._name(f"passed over: {shard}: cannot be read ({one_line(error):.400})",
-                   f". The run goes on without {rest}; leave the file as it is until the run is finished, and mend it "
-                   "for a new one")  # fmt: skip
+        what = f"after its first {self._within:,} rows" if self._within else "the whole file"
+        self._name(f"passed over, {what}: {shard}: cannot be read ({one_line(error):.400}); mend it")
 
     def skip(self, reason: ImageError) -> None:
         """Count a row that cannot be used."""
@@ -161,13 +159,13 @@ class CaptionStream:
         if self._num_rows_named <= MAX_NAMED:
             self._name(f"left out: {reason}")
         elif self._num_rows_named == MAX_NAMED + 1:
-            self._name(f"left out: more than {MAX_NAMED} pairs; from now on they are counted, not named")
+            self._name(f"left out: more than {MAX_NAMED} pairs, which from now on are counted, not named; mend them")
 
-    def _name(self, what: str, advice: str = "") -> None:
+    def _name(self, what: str) -> None:
         """Warn, once."""
         if what not in self._named:
             self._named.append(what)
-            warnings.warn(what + advice, stacklevel=4)
+            warnings.warn(f"{what} {WHEN_TO_MEND}", stacklevel=4)
 
     def _begin_pass(self) -> None:
         if self._num_read == 0:
@@ -244,7 +242,7 @@ def _caption(values: list[Any], where: str) -> str:
         if not problem:
             return text
         problems.append(problem)
-    raise ImageError(f"{where}: expected a text as caption, got {problems[0]}")
+    raise ImageError(f"{where}: expected a text as caption, got {problems[0]}; give it one or remove the row")
 
 
 def _text(value: Any) -> tuple[str, str]:
@@ -278,7 +276,8 @@ def _content(images: list[Any], shard: Path, where: str) -> bytes:
     except (OSError, ValueError) as error:  # a name too long, or with a null
         raise ImageError(f"{where}: cannot read an image's file: {one_line(error):.200}") from error
     shown = ", ".join(f"{value!r:.80}" for value in values)
-    raise ImageError(f"{where}: expected an image's content or the path of a file, got {shown:.200}")
+    raise ImageError(f"{where}: expected an image's content or the path of a file, got {shown:.200}; put it there or "
+                     "remove the row")  # fmt: skip
 
 
 def _forms(name: str) -> list[str]:

@@ -22,6 +22,8 @@ MAX_HASHED = 20_000
 ENDS = 4096  # bytes that are hashed at either end
 MAX_NAMED = 5
 AT_A_TIME, NUM_THREADS = 500, 16
+WHEN_TO_MEND = "(before a new run: this one needs its files as they are)"
+"""To be said where a message of a run asks for a file to be mended, which would end it."""
 
 
 class Entry(NamedTuple):

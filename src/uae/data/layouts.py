@@ -85,7 +85,7 @@ def _parquet_row(batch: Any, index: int, name: str) -> Found:
         try:
             fields[column] = values[index].as_py()
         except Exception as error:  # a text that is no UTF-8, a date out of range
-            return Found(name, {}, f"its column {column!r} cannot be read ({one_line(error)})")
+            return Found(name, {}, f"its column {column!r} cannot be read ({one_line(error)}); remove the row")
     return Found(name, fields)
 
 
@@ -113,7 +113,7 @@ def jsonl_rows(shard: Path, start: int) -> Iterator[Found]:
             if not line.strip():
                 continue
             if number >= start and errors == "replace" and "\ufffd" in line:
-                yield Found(f"line {line_number}", {}, f"bytes that are no {encoding.upper()}")
+                yield Found(f"line {line_number}", {}, f"bytes that are no {encoding.upper()}; mend or remove the line")
             elif number >= start:
                 yield _jsonl_row(line, f"line {line_number}")
             number += 1
@@ -123,9 +123,10 @@ def _jsonl_row(line: str, name: str) -> Found:
     try:
         value = load_json(line)
     except (ValueError, RecursionError) as error:
-        return Found(name, {}, f"expected one JSON object on the line, got {line.strip()!r:.60} ({one_line(error)})")
+        got = f"{line.strip()!r:.60} ({one_line(error)})"
+        return Found(name, {}, f"expected one JSON object on the line, got {got}; mend or remove the line")
     if not isinstance(value, dict):
-        return Found(name, {}, f"expected one JSON object on the line, got {kind_of(value)}")
+        return Found(name, {}, f"expected one JSON object on the line, got {kind_of(value)}; mend or remove the line")
     return Found(name, value)
 
 
@@ -173,11 +174,11 @@ def _samples(tar: tarfile.TarFile) -> Iterator[Found]:
             else:
                 others += [(stem, extension) for extension, _ in members]
         if own:  # the others are more of it, such as 0001.mask.png
-            yield _sample(key, [*own, *((f"{stem.removeprefix(key)[1:]}.{ext}", None) for stem, ext in others)])
+            found = [extension for extension, _ in own] + [f"{stem[len(key) + 1 :]}.{ext}" for stem, ext in others]
+            yield _sample(key, own) if _is_pair(own) else _alone(key, found)
             continue
         for stem, extension in others:
-            yield Found(f"sample {stem}", {}, f"{stem}.{extension} is alone: an image and its caption must stand next "
-                                              "to each other and share a name up to its last dot")  # fmt: skip
+            yield _alone(stem, [extension])
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -214,13 +215,17 @@ def _is_pair(members: list[Member]) -> bool:
     return bool(names & set(IMAGE_COLUMNS)) and bool(names & {*CAPTION_COLUMNS, NESTED})
 
 
+def _alone(key: str, found: list[str]) -> Found:
+    problem = (f"expected {key}.jpg (or another image) and {key}.txt or {key}.json next to it in the tar, found "
+               f".{', .'.join(found)}; rename them to agree up to their first or last dot")  # fmt: skip
+    return Found(f"sample {key}", {}, problem)
+
+
 def _sample(key: str, members: list[Member]) -> Found:
     fields: dict[str, Any] = {}
     for extension, content in members:
         if extension in fields:
-            return Found(
-                f"sample {key}", {}, f"two members are called {key}.{extension}; give each sample its own name"
-            )
+            return Found(f"sample {key}", {}, f"two members are called {key}.{extension}; rename one")
         fields[extension] = content
     if fields.get(NESTED) is not None:
         try:
@@ -228,5 +233,5 @@ def _sample(key: str, members: list[Member]) -> Found:
         except (ValueError, RecursionError) as error:
             fields[NESTED] = None
             if not fields.keys() & set(CAPTION_COLUMNS):
-                return Found(f"sample {key}", {}, f"its .json is no JSON ({one_line(error)})")
+                return Found(f"sample {key}", {}, f"its .json is no JSON ({one_line(error)}); mend it")
     return Found(f"sample {key}", fields)

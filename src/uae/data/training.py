@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uae.data.folders import list_images
 from uae.data.images import ImageError, read_image
-from uae.data.inventory import Inventory, check_unchanged
+from uae.data.inventory import WHEN_TO_MEND, Inventory, check_unchanged
 from uae.rewards.preprocess import resize_like_pil
 from uae.scenes.scene import render_batch, scene_at
 from uae.utils.seed import make_generator
@@ -75,7 +75,7 @@ class FolderImages:
         except (ImageError, FileNotFoundError) as error:  # the latter of a link that leads nowhere
             if file not in self._unreadable:
                 self._unreadable.add(file)
-                warnings.warn(f"left out: {error}", stacklevel=2)
+                warnings.warn(f"left out: {error} {WHEN_TO_MEND}", stacklevel=2)
             return None
         return image if self.size is None else fit_to(image, self.size)
 
