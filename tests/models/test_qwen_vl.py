@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.models.real_layouts import write_qwen
 from uae.models.qwen_vl import ImageSettings, QwenVL
 from uae.models.tiny import build_captioner
 from uae.models.tokens import draw, pad
@@ -76,6 +77,33 @@ def test_greedy_captions_equal_generate(captioner: QwenVL, folder: Path, images:
         inputs = library_inputs(captioner, folder, image, question)
         wanted = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert captions.rollout.actions[i][captions.rollout.mask[i]].tolist() == wanted.tolist()
+
+
+def test_the_published_repetition_penalty_does_not_count(images: list[torch.Tensor], tmp_path: Path):
+    """What is sampled, scored and measured is the model's own distribution: that of ``generate`` at penalty 1."""
+    torch.manual_seed(3)
+    folder = write_qwen(tmp_path)  # its generation_config.json has the published 1.05
+    captioner = QwenVL.from_pretrained(folder)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert model.generation_config.repetition_penalty == 1.05
+    captions = captioner.sample(captioner.look(images, QUESTIONS, temperature=0.0), max_new_tokens=12)
+    ours = [row[keep].tolist() for row, keep in zip(captions.rollout.actions, captions.rollout.mask, strict=True)]
+
+    def generated(**options: float) -> list[list[int]]:
+        inputs = [library_inputs(captioner, folder, image, q) for image, q in zip(images, QUESTIONS, strict=True)]
+        made = [model.generate(**i, max_new_tokens=12, do_sample=False, **options)[0] for i in inputs]
+        return [tokens[i["input_ids"].shape[1] :].tolist() for tokens, i in zip(made, inputs, strict=True)]
+
+    assert ours == generated(repetition_penalty=1.0)
+    assert ours != generated()  # it would make a difference
+    scored = captioner.evaluate(captions.rollout, with_kl=False).log_probs
+    torch.testing.assert_close(scored, captions.rollout.log_probs, atol=1e-4, rtol=0)
+
+    settings = folder / "generation_config.json"
+    settings.write_text(settings.read_text().replace("1.05", "1.5"))
+    strict = QwenVL.from_pretrained(folder)
+    again = strict.sample(strict.look(images, QUESTIONS, temperature=0.0), max_new_tokens=12)
+    assert torch.equal(again.rollout.actions, captions.rollout.actions)
 
 
 def test_log_probs_equal_the_class_forward(captioner: QwenVL, folder: Path, images: list[torch.Tensor]):

@@ -28,7 +28,7 @@ class UserText:
         special = {name: self._tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
         self._control: dict[str, int] = self._tokenizer.get_added_vocab() | special
         names = sorted(self._control, key=len, reverse=True)
-        self._cut = re.compile(f"({'|'.join(map(re.escape, names))})")
+        self._cut = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
         self._stand_in = {name: f"{MARK}{chr(FIRST + i)}" for i, name in enumerate(names)}
         self._name = {stand_in: name for name, stand_in in self._stand_in.items()}
         self._shown = re.compile(f"{MARK}.")
