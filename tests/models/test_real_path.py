@@ -194,7 +194,7 @@ def test_reconstruct_takes_them_in_bf16_as_published(folders, tmp_path):
         )
     assert made.captioning.instruction == "Describe this image in detail." and made.captioning.temperature == 0
     assert (made.decoding.guidance_scale, made.decoding.height) == (5.0, 64)
-    (sample,) = made.samples
+    (sample,) = made.samples.values()
     assert sample.reconstruction.shape == (3, 64, 64) and sample.reconstruction.isfinite().all()
 
 
