@@ -5,9 +5,8 @@ Positions are passed explicitly (3-D multimodal RoPE), since the class itself ke
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +100,21 @@ class QwenVL(CausalCaptioner):
     # --- the text encoder, where it is not what learns ---------------------------------------------------------
 
     def hold_text_encoder(self) -> None:
-        """Texts are encoded as they are now, in ``as_text_encoder``, whatever is learnt from here on."""
-        if self._text_adapters is None and self._text_model is None:
-            self._text_adapters = self.adapters.freeze()
+        """Texts are encoded as they are now, in ``as_text_encoder``, however often training begins anew."""
+        held = self._held_text_encoder()
+        if isinstance(held, nn.Module):
+            self._text_model = held
+        else:
+            self._text_adapters = self.adapters.freeze() if held is None else held
+
+    def _held_text_encoder(self) -> nn.Module | tuple[str, ...] | None:
+        """A language model, or the adapters that count in it: what was held, else the reference of a model that
+        learns, else None: the model as it is."""
+        if self._text_model is not None or self._text_adapters is not None:
+            return self._text_model if self._text_adapters is None else self._text_adapters
+        if self._frozen_copy is not None:
+            return self._frozen_copy[0]
+        return self.adapters.before if self.adapters.before != self.adapters.active else None
 
     def merge_adapters(self) -> None:
         """As every captioner; a text encoder that was held apart gets weights of its own."""
@@ -112,37 +123,27 @@ class QwenVL(CausalCaptioner):
         self._text_adapters = None
         super().merge_adapters()
 
-    def train_language_model(self) -> None:
-        """As every captioner; a text encoder that was held stays as it is now."""
-        is_held = self._text_adapters is not None
-        self.merge_adapters()
-        if is_held and self._text_model is None:
-            self._text_model = copy.deepcopy(self.language_model).requires_grad_(False)
-        super().train_language_model()
-
     @contextmanager
     def as_text_encoder(self) -> Iterator[None]:
-        """In this context the text encoder that was held answers; without one, the model as it is."""
-        if self._text_model is not None:
-            context = self.instead(self._text_model)
-        elif self._text_adapters is not None:
-            context = self.adapters.only(self._text_adapters)
-        else:
-            context = nullcontext()
-        with context:
+        """In this context the text encoder that is held answers, or the model as it is."""
+        held = self._held_text_encoder()
+        with nullcontext() if held is None else self._as(held):
             yield
+
+    def _as(self, held: nn.Module | tuple[str, ...]) -> AbstractContextManager:
+        return self.instead(held) if isinstance(held, nn.Module) else self.adapters.only(held)
 
     def save_text_encoder(self, folder: Path) -> str:
         """Write what the encoder's own files lack of it; what ``load_text_encoder`` is to be told."""
-        if self._text_model is not None:
-            save_exactly(self._text_model, folder)
+        held = self._held_text_encoder()
+        if isinstance(held, nn.Module):
+            save_exactly(held, folder)
             return "whole"
-        if self._text_adapters is None:
-            return "encoder"
-        adapter = self.adapters.read(self._text_adapters)
+        adapter = self.adapters.read(held or ())
         if adapter is not None:
             adapter.save(folder / ADAPTER, Path(self.model.name_or_path))
-        return "base" if adapter is None else ADAPTER
+            return ADAPTER
+        return "encoder" if held is None else "base"
 
     def load_text_encoder(self, folder: Path, kind: str, dtype: torch.dtype | None) -> None:
         """What ``save_text_encoder`` wrote there and answered: ``encoder`` as it is, its ``base``, that with an
