@@ -271,6 +271,19 @@ def test_shards_hold_captions_and_the_journal_whole_answers(
     assert {answer["text"] for answer in answers if answer["sha256"] == row["sha256"]} == {thoughts + LONG}
 
 
+def test_a_journal_of_before_is_judged_without_its_thoughts_and_asks_nothing(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
+    """Its numbers of tokens may be what a server had sent."""
+    run(capsys, *options(server, photos, tmp_path / "out"))
+    journal = tmp_path / "out" / "journal.jsonl"
+    text = journal.read_text().replace(f'"{LONG}"', f'"<think>Hm.</think> {LONG} end"').replace("300}", "300.0}")
+    journal.write_text(text)
+    code, printed, err = run(capsys, *options(server, photos, tmp_path / "out"))
+    assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 3, err
+    assert {row["caption"] for row in load(tmp_path / "out")} == {f"{LONG} end"} and "300.0" in text
+
+
 def test_special_tokens_of_a_local_model_go_and_thoughts_stay_marked():
     """A tokenizer that skips ``<think>`` as special would leave the thought as if it were said."""
     from tokenizers import Tokenizer

@@ -23,7 +23,9 @@ from uae.utils.checkpoint import check_same_config, disk_error
 
 HEADER = {"model": str, "prompt": str}
 FAILURE = {"sha256": str, "failed": str}
-ANSWER = {"sha256": str, "text": str, "finish_reason": str, "prompt_tokens": int, "completion_tokens": int}
+ANSWER = {
+    "sha256": str, "text": str, "finish_reason": str, "prompt_tokens": int | float, "completion_tokens": int | float,
+}  # fmt: skip
 
 
 class JsonLines:
@@ -105,8 +107,14 @@ class JsonLines:
 
 def is_of_journal(value: Any) -> bool:
     """Is it a line that a journal holds?"""
-    kinds = {name: type(part) for name, part in value.items()} if isinstance(value, dict) else {}
-    return kinds in (HEADER, FAILURE, ANSWER)
+    kinds = next((k for k in (HEADER, FAILURE, ANSWER) if isinstance(value, dict) and k.keys() == value.keys()), None)
+    return kinds is not None and all(isinstance(value[name], kind) for name, kind in kinds.items())
+
+
+def answer_of(line: dict[str, Any]) -> Answer:
+    """Older lines hold numbers of tokens as a server sent them, with a fraction too."""
+    tokens = int(line["prompt_tokens"]), int(line["completion_tokens"])
+    return Answer(line["text"], line["finish_reason"], *tokens)
 
 
 @dataclass
@@ -193,7 +201,7 @@ class Journal:
             elif "failed" in line:
                 self._record(line["sha256"]).failed = line["failed"]
             else:
-                self._keep_answer(line.pop("sha256"), Answer(**line), start)
+                self._keep_answer(line["sha256"], answer_of(line), start)
 
     def _keep_answer(self, sha256: str, answer: Answer, start: int) -> None:
         record = self._record(sha256)
