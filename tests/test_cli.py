@@ -137,6 +137,24 @@ def test_own_warnings_are_a_line_and_chatter_is_none(
 
 
 @pytest.mark.slow
+def test_commands_say_nothing_but_their_own(model_folder: Path, pictures: Path, tmp_path: Path):
+    """In processes of their own, where libraries are imported anew."""
+    (pictures / "broken.jpg").unlink()
+    folder = tmp_path / "run"
+    short = ["--train.captioning.max-new-tokens", "6", "--train.decoding.num-steps", "1", "--train.group-size", "2"]
+    train = ["train", "tiny", "--model", str(model_folder), "--run-dir", str(folder), "--lora-rank", "2"]
+    look = ["reconstruct", str(pictures), "--model", str(folder / "model"), "--out", str(tmp_path / "out")]
+    for arguments, num_lines in (
+        ([*train, "--train.num-steps", "1", "--train.images-per-step", "1", *short], 2),
+        ([*look, "--captioning.max-new-tokens", "6"], 4),
+    ):
+        code = f"from uae.cli import run; run({arguments})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(done.stdout.splitlines()) == num_lines, done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, -15, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )

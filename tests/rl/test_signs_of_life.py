@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,15 @@ SDE = DecodeSettings(num_steps=3, sampler="sde", window_size=2, micro_batch=4)
 def every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for each unit that is done, as if each had taken half a minute."""
     monkeypatch.setattr(progress, "EVERY_SEC", 0.0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """So that the same work has the same bits: two threads add a gather's gradients in any order."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def without_times(text: str) -> list[str]:
@@ -59,7 +69,7 @@ def one_step(model, settings: TrainConfig) -> list[torch.Tensor]:
     return [p.detach().clone() for p in parameters]
 
 
-@pytest.mark.usefixtures("every_unit")
+@pytest.mark.usefixtures("every_unit", "one_thread")
 @pytest.mark.parametrize(
     ("family", "wanted"),
     [

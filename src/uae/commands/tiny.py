@@ -28,7 +28,7 @@ from uae.stages.tiny.vision import JanusVisionTask, VisionTask
 from uae.stages.tiny.vq import VqDecoderTask, VqTask
 from uae.utils.checkpoint import atomic_write_json
 from uae.utils.outputs import check_out_file
-from uae.utils.quiet import quiet_libraries
+from uae.utils.quiet import plain_warnings, quiet_libraries
 from uae.utils.suggest import did_you_mean
 
 
@@ -133,5 +133,7 @@ def build(args: Arguments) -> None:
 def train_part(name: str, work: Path, threads: int) -> None:
     """Train one part to its end, in ``work / name``."""
     torch.set_num_threads(threads)
+    quiet_libraries()
     part = PARTS[name]
-    fit(part.make(*(work / source / "export" for source in part.inputs)), work / name)
+    with plain_warnings():  # in a process of its own, where the command's do not reach
+        fit(part.make(*(work / source / "export" for source in part.inputs)), work / name)
