@@ -638,3 +638,23 @@ def test_a_local_model(capsys: pytest.CaptureFixture[str], photos: Path, tmp_pat
     answers = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
     assert len(answers) == 6 and {answer["completion_tokens"] for answer in answers} == {6}
     assert all(answer["prompt_tokens"] > 16 and answer["finish_reason"] == "length" for answer in answers)
+
+
+def test_a_local_model_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    from tests.models.real_layouts import write_janus
+
+    model = write_janus(tmp_path / "janus")
+    arguments = [str(photos), "--out", str(tmp_path / "out"), "--local", str(model)]
+    code, _, err = run(capsys, *arguments, "--prompt", "<image_placeholder> describe")
+    assert code == 2 and "got one with <image_placeholder>, which this captioner reads as control tokens" in err
+    shard = model / "model-00001-of-00002.safetensors"
+    tensors = load_file(shard)
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    save_file(tensors, shard, metadata={"format": "pt"})
+    code, _, err = run(capsys, *arguments, "--prompt", "describe")
+    assert code == 2 and "expected finite weights, got NaN or infinity in 1 of" in err
+    shard.write_bytes(shard.read_bytes()[:1000])
+    code, _, err = run(capsys, *arguments, "--prompt", "describe")
+    assert code == 2 and f"{shard} is cut short" in err and len(err.splitlines()) <= 2

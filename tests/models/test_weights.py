@@ -164,6 +164,26 @@ def test_a_file_that_is_gone_is_not_made_up(
         load(layout, folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"captioning": "x"}, {"captioning": None}, {"decoding": {"steps": 1}}, {"decoding": {"num_steps": "20"}},
+        {"conditioning": "pictures"}, {"text_encoder": 7}, {"negative_prompt": ["blurry"]}, {"family": None},
+        {"weights": "adapters"}, {"weights": "adapters", "base": 5}, {"weights": "adapters", "base": []},
+        {"weights": "adapters", "base": [{"place": "tiny"}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_named(layouts: dict[str, Path], tmp_path: Path, change: dict):
+    folder = copy(layouts["tiny"], tmp_path / "copy")
+    file = folder / "uae.json"
+    described = json.loads(file.read_text())
+    replace(file, json.dumps(described | change).encode())
+    with pytest.raises(ValueError, match=r"uae\.json") as error:
+        load_model(str(folder))
+    assert "\n" not in str(error.value)
+
+
 def test_a_configuration_of_a_larger_model_takes_no_memory(layouts: dict[str, Path], tmp_path: Path):
     folder = copy(layouts["tiny"], tmp_path / "copy")
     config = {"model_type": "qwen2_5_vl"}  # and nothing else: the library's default has 75 billion weights

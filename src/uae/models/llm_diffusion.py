@@ -10,10 +10,11 @@ bottleneck), or the ``hidden`` states of the answer tokens from the pass that al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
@@ -265,6 +266,7 @@ class LLMDiffusion(nn.Module):
         named = ("conditioning", "text_encoder", "negative_prompt")
         with naming_files(folder, "a model's settings", DESCRIPTION):
             values = {n: settings[n] for n in named if n in settings} | settings_in(settings)
+            _check_settings(values)
         for name, value in values.items():
             setattr(self, name, value)
         if self.text_encoder == "reference":
@@ -274,3 +276,12 @@ class LLMDiffusion(nn.Module):
                                  "weights were not saved; train again, or write `text_encoder: policy` into uae.json "
                                  "(other pictures)")  # fmt: skip
             self.encoder.load_text_encoder(folder / "text_encoder", kind, dtype)
+
+
+def _check_settings(values: Mapping[str, Any]) -> None:
+    """Words that stand for nothing would be taken for the other one."""
+    for name, known in (("conditioning", get_args(Conditioning)), ("text_encoder", get_args(TextEncoder))):
+        if name in values and values[name] not in known:
+            raise ValueError(f"expected {name} to be {' or '.join(known)}, got {values[name]!r}")
+    if not isinstance(values.get("negative_prompt", ""), str):
+        raise ValueError(f"expected negative_prompt to be text, got {values['negative_prompt']!r}")

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uae.models.weights import DESCRIPTION, naming_files
 from uae.utils.checkpoint import atomic_write_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -93,7 +94,11 @@ def describe(
 
 def find_base(described: Mapping[str, Any], folder: Path) -> list[str]:
     """The sources of the base that ``uae.json`` names: one model's, or an encoder's and a decoder's."""
-    return [Base(**each).find(folder) for each in described["base"]]
+    with naming_files(folder, "the name of a base", DESCRIPTION):
+        bases = [Base(**each) for each in described["base"]]
+        if len(bases) not in (1, 2):
+            raise ValueError(f"expected one model, or an encoder and a decoder, got {len(bases)}")
+    return [base.find(folder) for base in bases]
 
 
 def checksum(folder: Path) -> str:

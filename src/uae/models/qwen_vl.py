@@ -64,7 +64,8 @@ def read_image_settings(folder: Path) -> ImageSettings:
     config: Any = load_part(Qwen2VLImageProcessorPil, folder, IMAGE_CONFIG)
     size, mean, std = config.size, config.image_mean, config.image_std
     with naming_files(folder, "settings of an image processor", IMAGE_CONFIG):
-        return ImageSettings(int(size["shortest_edge"]), int(size["longest_edge"]), (*mean,), (*std,))  # type: ignore[arg-type]
+        (r, g, b), (r_std, g_std, b_std) = (map(float, each) for each in (mean, std))
+        return ImageSettings(int(size["shortest_edge"]), int(size["longest_edge"]), (r, g, b), (r_std, g_std, b_std))
 
 
 class QwenVL(CausalCaptioner):

@@ -236,7 +236,7 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
         read_text(file)
     try:
         yield
-    except (ModelFileError, MemoryError, torch.OutOfMemoryError):
+    except (ModelFileError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of several libraries; every one means that the folder can't be read
         for file in sorted(folder.iterdir()):

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -180,6 +181,7 @@ def local_captioner(source: str, prompt: str, max_tokens: int) -> Captioner:
     The first attempt decodes as the checkpoint's generation settings say, later ones draw.
     """
     model, processor = load_local(source)
+    check_prompt(prompt, processor)
     in_use = threading.Lock()
 
     def caption(file: Path, attempt: int) -> Answer:
@@ -201,12 +203,26 @@ def load_local(source: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from uae.models.weights import CONFIG, check_finite, naming_files
+
+    folder = Path(source).expanduser()
+    place = str(folder) if folder.is_dir() else source
     try:
-        processor = AutoProcessor.from_pretrained(source)
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+        with naming_files(folder, "a captioner", CONFIG) if folder.is_dir() else nullcontext():
+            processor = AutoProcessor.from_pretrained(place)
+            model: Any = AutoModelForImageTextToText.from_pretrained(place, dtype="auto")
     except ImportError as error:  # many processors want torchvision
         raise ValueError(f"{source} needs a library that is not installed: {one_line(error)}") from error
+    check_finite(model.state_dict(), folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def check_prompt(prompt: str, processor: Any) -> None:
+    """Refuse a prompt that the processor would not read as text: names of control tokens, an image's for one."""
+    names = getattr(processor, "tokenizer", processor).get_added_vocab()
+    if found := sorted(name for name in names if name in prompt):
+        raise ValueError(f"expected a prompt of plain words, got one with {', '.join(found)}, which this captioner "
+                         "reads as control tokens; write it without")  # fmt: skip
 
 
 def generate(model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, should_draw: bool) -> Answer:
