@@ -48,7 +48,7 @@ def test_a_plain_line_every_thirty_seconds(now: list[float]):
     ]
 
 
-def test_what_ends_sooner_says_nothing(now: list[float]):
+def test_half_a_minute_of_phases_says_nothing(now: list[float]):
     out = io.StringIO()
     with show_phases(Console(file=out)):
         for name in ("captioning", "painting"):
@@ -83,7 +83,7 @@ def test_what_is_done_at_once_counts_at_once(now: list[float]):
     ]
 
 
-def test_a_uncounted_phase_shows_its_time(now: list[float]):
+def test_an_uncounted_phase_shows_its_time(now: list[float]):
     with show_phases(Console(file=io.StringIO())) as display, phase("loading transformer"):
         now[0] += 70
         assert display.text() == "loading transformer  1m10s"

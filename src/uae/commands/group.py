@@ -51,7 +51,7 @@ def choose(group: str, arguments: Sequence[str]) -> str:
     return name
 
 
-def choose_run(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+def choose_run(arguments: list[str]) -> tuple[str, list[str]]:
     """The preset or pipeline that is named first, or ``DEFAULT_RUN``, and its options; asked for help, all are listed.
 
     Raises:
@@ -69,7 +69,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     return name, arguments[1:]
 
 
-CHOICES: dict[str, Callable[[Sequence[str]], object]] = {
+CHOICES: dict[str, Callable[[list[str]], object]] = {
     "train": choose_run,
     **{group: lambda arguments, group=group: choose(group, arguments) for group in GROUPS},
 }

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-EVERY_SEC = 30.0  # without a terminal; what ends sooner is never named
+EVERY_SEC = 30.0  # of silence without a terminal, then a line about the phase that is under way
 
 
 @dataclass(eq=False)  # two of one name are two
