@@ -259,6 +259,19 @@ def test_weights_that_do_not_do_are_named(layouts: dict[str, Path], tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("change", [lost, another_shape])
+def test_a_weight_that_an_index_promises_is_missed(layouts: dict[str, Path], tmp_path: Path, change: Callable):
+    """``diffusers`` counts the names in the index, and leaves what no file has without memory."""
+    folder = copy(layouts["sd3"], tmp_path / "copy")
+    file = min((folder / "transformer").glob("*-of-*.safetensors"))
+    tensors = load_file(file)
+    change(tensors, name := min(tensors))
+    file.unlink()
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"1 (are missing|have another shape) \({re.escape(name)}"):
+        load("sd3", folder)
+
+
 def test_a_tied_head_is_not_missed(layouts: dict[str, Path]):
     files = [load_file(file) for file in layouts["qwen"].glob("*.safetensors")]
     assert not any("lm_head.weight" in tensors for tensors in files)

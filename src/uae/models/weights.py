@@ -94,13 +94,14 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
     Weights beside the model, as a head for classification, are passed over.
     """
     what = type(model).__name__
-    if missing := sorted(set(info["missing_keys"])):
-        raise ModelFileError(f"{folder}: expected all weights of {what}, {len(missing)} are missing "
-                             f"({_some(missing)}); take weights and {CONFIG} from one model, whole")  # fmt: skip
     if mismatched := sorted(set(info["mismatched_keys"])):
         shapes = [f"{name} {tuple(stored)} in place of {tuple(wanted)}" for name, stored, wanted in mismatched]
         raise ModelFileError(f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(shapes)} have another "
                              f"shape ({_some(shapes)}); take both from one model")  # fmt: skip
+    unread = (name for name, tensor in model.state_dict().items() if tensor.is_meta)  # in an index but in no file
+    if missing := sorted({*info["missing_keys"], *unread}):
+        raise ModelFileError(f"{folder}: expected all weights of {what}, {len(missing)} are missing "
+                             f"({_some(missing)}); take weights and {CONFIG} from one model, whole")  # fmt: skip
     own = {name for name, _ in model.named_children()}
     extra = sorted(name for name in info["unexpected_keys"] if name.partition(".")[0] in own)
     if extra := [name for name in extra if name.rpartition(".")[2] not in NOT_WEIGHTS]:
