@@ -136,11 +136,31 @@ def test_a_terminal_shows_the_phase_under_the_bar():
 
 def test_a_terminal_is_left_in_order_by_an_exception():
     out = io.StringIO()
-    with pytest.raises(KeyError), show_phases(terminal(out)), phase("loading"):
+    with contextlib.suppress(KeyError), show_phases(terminal(out)), phase("loading"):
+        time.sleep(1.2)
         raise KeyError
+    assert "loading  0m0" in out.getvalue()
     hidden, shown = "\x1b[?25l", "\x1b[?25h"
     assert out.getvalue().rindex(shown) > out.getvalue().index(hidden)
     assert sys.stdout.__class__.__name__ != "FileProxy"
+
+
+def test_a_terminal_is_free_between_phases():
+    """Tables are printed past the display, by a console of their own."""
+    out = io.StringIO()
+    with show_phases(terminal(out)):
+        for _ in range(100):
+            with phase("quick"):
+                pass
+        assert out.getvalue() == ""
+        with phase("slow"):
+            time.sleep(1.2)
+        screen = out.getvalue()
+        assert "slow  0m0" in screen
+        assert screen.rindex("\x1b[2K") > screen.rindex("slow")  # the line is empty again
+        assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+        terminal(out).print("table")
+    assert out.getvalue() == screen + "table\n"
 
 
 def test_a_bar_in_the_display_of_a_command_shares_it():

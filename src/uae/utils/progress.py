@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+LIVE_AFTER_SEC = 0.5  # on a terminal, for what is sooner over only flickers
 EVERY_SEC = 30.0  # of silence without a terminal, then a line about the phase that is under way
 
 
@@ -41,64 +42,60 @@ class Phase:
 
 
 class Display:
-    """The phases under way, outermost first, shown where the user looks."""
+    """The phases under way, outermost first, shown where the user looks.
+
+    A terminal is drawn on only while a run has its bar or a phase lasts, so that tables may be printed in between.
+    """
 
     def __init__(self, console: Any) -> None:
         self.console = console
         self.process = os.getpid()
+        self.is_live = console.is_terminal and not console.is_dumb_terminal
+        """Whether it is drawn on a terminal."""
         self._phases: list[Phase] = []
         self._bars: list[Any] = []
-        self._lock = threading.RLock()
         self._last_line = time.monotonic()
         self._over = threading.Event()
-        self._live = _live(console, self._rows) if console.is_terminal and not console.is_dumb_terminal else None
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it is drawn on a terminal."""
-        return self._live is not None
+        self._live: Any = None
+        self._speaking, self._drawing = threading.RLock(), threading.RLock()
 
     def open(self) -> None:
-        """Watch the phases: the watcher speaks of one that is long in a single unit."""
-        if self._live is None:
-            threading.Thread(target=self._watch, daemon=True).start()
+        """Watch the phases: they say nothing themselves while a single unit takes long."""
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self) -> None:
         self._over.set()
-        if self._live is not None:
-            self._live.stop()
+        self._erase()
 
     def begin(self, name: str, total: int | None, unit: str) -> Phase:
-        with self._lock:
-            entered = Phase(name, total, unit, time.monotonic())
-            self._phases.append(entered)
-        if self._live is not None:
-            self._live.start()  # nothing, if it was
+        entered = Phase(name, total, unit, time.monotonic())
+        self._phases.append(entered)
         return entered
 
     def take(self, entered: Phase, num_units: int) -> None:
         """What was in hand is done, and so many units are next."""
         entered.done, entered.in_hand = entered.done + entered.in_hand, num_units
-        if self._live is None:
+        if not self.is_live:
             self._speak_if_due()
 
     def end(self, entered: Phase) -> None:
         """The phase is over, and with it those within it that were left by an exception."""
-        with self._lock:
+        with self._speaking:
             if entered in self._phases:
                 del self._phases[self._phases.index(entered) :]
+        if not self._phases and not self._bars:
+            self._erase()
 
     def add_bar(self, bar: Any) -> None:
         """Draw the bar of a run above the line of its phase."""
-        assert self._live is not None
         self._bars.append(bar)
-        self._live.start()
+        self._draw()
 
     def remove_bar(self, bar: Any) -> None:
         """The bar is over; it stays on the terminal as it is."""
-        assert self._live is not None
         self._bars.remove(bar)
-        self._live.refresh()
+        if not self._phases and not self._bars:
+            self._erase()
         self.console.print(bar)
 
     def said_something(self) -> None:
@@ -107,10 +104,11 @@ class Display:
 
     def text(self) -> str:
         """``painting 8/32 images, denoising 3/10 steps  ETA 0m40s``, or nothing."""
-        with self._lock:
-            return _described(self._phases, time.monotonic()) if self._phases else ""
+        phases = self._phases[:]
+        return _described(phases, time.monotonic()) if phases else ""
 
-    def _rows(self) -> Any:
+    def __rich__(self) -> Any:
+        """Bars and the phases' line as they are when it is drawn, which each ``print`` does too."""
         from rich.console import Group
         from rich.text import Text
 
@@ -118,17 +116,35 @@ class Display:
         return Group(*self._bars, *([Text(text, overflow="ellipsis", no_wrap=True)] if text else []))
 
     def _speak_if_due(self) -> None:
-        with self._lock:
+        with self._speaking:
             if self._phases and time.monotonic() - self._last_line >= EVERY_SEC:
                 self.said_something()
                 print(self.text(), file=self.console.file, flush=True)
 
     def _watch(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(LIVE_AFTER_SEC / 2 if self.is_live else 1.0):
             try:
-                self._speak_if_due()
+                self._draw_if_due() if self.is_live else self._speak_if_due()
             except (OSError, ValueError):  # nobody reads any more; the command notices at its own next line
                 return
+
+    def _draw_if_due(self) -> None:
+        with self._drawing:
+            phases = self._phases[:]
+            if phases and time.monotonic() - phases[0].began >= LIVE_AFTER_SEC:
+                self._draw()
+
+    def _draw(self) -> None:
+        with self._drawing:
+            if self._live is None:
+                self._live = _live(self)
+                self._live.start()
+
+    def _erase(self) -> None:
+        with self._drawing:
+            live, self._live = self._live, None
+            if live is not None:
+                live.stop()
 
 
 _display: ContextVar[Display | None] = ContextVar("display", default=None)
@@ -221,14 +237,15 @@ def _share_done(phases: list[Phase]) -> float:
     return share
 
 
-def _live(console: Any, rows: Callable[[], Any]) -> Any:
+def _live(display: Display) -> Any:
     """What is printed meanwhile appears above; a stream that does not lead to this terminal is left alone."""
     from rich.live import Live
 
+    is_stdout = display.console.file is sys.stdout
     return Live(
-        console=console,
-        get_renderable=rows,
+        display,  # type: ignore[arg-type]
+        console=display.console,
         transient=True,
-        redirect_stdout=console.file is sys.stdout,
-        redirect_stderr=console.file is sys.stdout and sys.stderr.isatty(),
+        redirect_stdout=is_stdout,
+        redirect_stderr=is_stdout and sys.stderr.isatty(),
     )
