@@ -143,7 +143,7 @@ def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     assert data.stream.num_skipped >= 2
     drawn(data, 3)
     assert data.stream.num_skipped >= 3
-    messages = [str(warning.message) for warning in warned]
+    messages = [str(warning.message) for warning in warned if warning.category is UserWarning]
     assert [message.split(".parquet ")[1].split(":")[0] for message in messages] == ["row 2", "row 3", "row 4"]
     assert "is none" in messages[0] and "empty or blank" in messages[1] and "truncated" in messages[2]
 
@@ -154,8 +154,8 @@ def test_many_unusable_pairs_are_counted_and_twenty_are_named(tmp_path: Path):
     with pytest.warns(UserWarning, match="left out") as warned:
         captions = [row.caption for _ in range(2) for row in iter(stream.read, None)]
     assert captions == ["picture 0", "picture 1"] * 2
-    assert stream.num_skipped == 100 and len(warned) == 21
-    assert "more than 20 pairs" in str(warned[-1].message)
+    messages = [str(warning.message) for warning in warned if warning.category is UserWarning]
+    assert stream.num_skipped == 100 and len(messages) == 21 and "more than 20 pairs" in messages[-1]
 
 
 def test_an_image_beside_a_json_that_names_it():
