@@ -14,7 +14,7 @@ from uae.config import CaptionSettings, DecodeSettings
 from uae.models.janus import Janus
 from uae.models.loading import load_model
 from uae.models.qwen_vl import QwenVL
-from uae.models.user_text import UserText
+from uae.utils.user_text import UserText
 
 QWEN_NAMES = [
     "<|image_pad|>",

@@ -30,7 +30,7 @@ from uae.models.loading import SHIPPED, load_model
 from uae.models.projector import Projector
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
-from uae.models.weights import ModelFileError, check_finite, read_tensors
+from uae.utils.weights import ModelFileError, check_finite, read_tensors
 
 
 def _release(root: Path) -> None:

@@ -24,15 +24,15 @@ from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
 from uae.models.cache import reserve
-from uae.models.finite import require_finite
 from uae.models.lora import ADAPTER, Adapters, linear_layers
 from uae.models.storage import save_exactly
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
-from uae.models.user_text import UserText
-from uae.models.weights import TEMPLATE_FILES, naming_files
 from uae.types import Captions, Evaluation, Rollout
+from uae.utils.finite import require_finite
 from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
+from uae.utils.user_text import UserText
+from uae.utils.weights import TEMPLATE_FILES, naming_files
 
 PROBE = "a red circle"  # a question that a template is tried with
 

@@ -24,15 +24,15 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
 from uae.models.cache import reserve
 from uae.models.captioner import CausalCaptioner, Prefix, question_about_image, token_evaluation
-from uae.models.finite import require_finite
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
 from uae.models.tokens import draw, log_softmax, pad
-from uae.models.weights import DESCRIPTION, load_pretrained, load_tokenizer, naming_files, read_json
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
+from uae.utils.finite import require_finite
 from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
+from uae.utils.weights import DESCRIPTION, load_pretrained, load_tokenizer, naming_files, read_json
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
-from uae.models.weights import DESCRIPTION, naming_files, read_json
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
+from uae.utils.weights import DESCRIPTION, naming_files, read_json
 
 
 class LLMDiffusion(nn.Module):

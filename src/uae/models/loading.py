@@ -16,11 +16,11 @@ import torch
 from uae.models.base import UnifiedModel
 from uae.models.hub import fetch
 from uae.models.origin import SHIPPED, WHOLE, Checkpoint, find_base
-from uae.models.weights import AGAIN, CONFIG, DESCRIPTION, ModelFileError, read_json
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
 from uae.utils.suggest import did_you_mean
+from uae.utils.weights import AGAIN, CONFIG, DESCRIPTION, ModelFileError, read_json
 
 SMALL_BYTES = 400_000_000  # of weights
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uae.models.origin import hub_name
-from uae.models.weights import read_json, read_tensors
+from uae.utils.weights import read_json, read_tensors
 
 LEARNING = "default"  # as parameters in checkpoints of runs are called
 ADAPTER = "adapter"  # the folder beside a model's weights, or in their place; `lora` lay beside merged ones once

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uae.models.weights import DESCRIPTION, naming_files
 from uae.utils.checkpoint import atomic_write_json
+from uae.utils.weights import DESCRIPTION, naming_files
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}

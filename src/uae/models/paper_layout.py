@@ -29,8 +29,7 @@ from uae.models.peft_adapter import missing_of_adapter, put_on
 from uae.models.projector import Projector
 from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
-from uae.models.storage import stored_dtype
-from uae.models.weights import SCHEDULER_CONFIG, load_part, load_pretrained, read_tensors
+from uae.utils.weights import SCHEDULER_CONFIG, load_part, load_pretrained, read_tensors, stored_dtype
 
 PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
 PROJECTOR_FILES = ("projector.safetensors", "projector.pt", "projector.bin")

@@ -24,7 +24,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from uae.models.lora import PREFIX, Adapters, Lora
-from uae.models.weights import AGAIN, ModelFileError, naming_files, read_json, read_tensors
+from uae.utils.weights import AGAIN, ModelFileError, naming_files, read_json, read_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 REFUSED = (

@@ -27,9 +27,9 @@ from uae.models.captioner import CausalCaptioner, question_about_image
 from uae.models.lora import ADAPTER, Lora
 from uae.models.storage import save_exactly
 from uae.models.tokens import cut_inside, pad
-from uae.models.weights import load_part, load_pretrained, load_tokenizer, naming_files
 from uae.rewards.preprocess import resize_like_pil
 from uae.utils.checkpoint import atomic_write_json
+from uae.utils.weights import load_part, load_pretrained, load_tokenizer, naming_files
 
 IMAGE_PAD = "<|image_pad|>"
 IMAGE_CONFIG = "preprocessor_config.json"

@@ -34,13 +34,13 @@ from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
 from uae.models import sd3_files
-from uae.models.finite import require_finite
 from uae.models.lora import ADAPTER, Adapters
 from uae.models.projector import Projector, projector_between
 from uae.models.storage import save_exactly
-from uae.models.weights import SCHEDULER_CONFIG, load_part, load_pretrained
 from uae.types import Evaluation, Rollout
+from uae.utils.finite import require_finite
 from uae.utils.progress import phase
+from uae.utils.weights import SCHEDULER_CONFIG, load_part, load_pretrained
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from uae.models.hub import fetch
-from uae.models.weights import (
+from uae.utils.weights import (
     CONFIG,
     DIFFUSION_STEM,
     SCHEDULER_CONFIG,

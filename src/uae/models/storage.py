@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
-
-SINGLE = ("F64", "F32")  # as safetensors calls what is computed with in fp32; all else in bf16
 
 
 def save_exactly(model: Any, folder: Path) -> None:
@@ -27,17 +23,6 @@ def save_exactly(model: Any, folder: Path) -> None:
 def is_exact_in_bf16(model: nn.Module) -> bool:
     """Whether bf16 holds every weight."""
     return all(torch.equal(tensor.bfloat16().to(tensor.dtype), tensor) for tensor in _floats(model))
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """What to compute in with a folder's weights: fp32 where its largest tensor is stored so, else bf16."""
-    sizes: dict[str, int] = {}
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                part = tensors.get_slice(name)
-                sizes[part.get_dtype()] = max(sizes.get(part.get_dtype(), 0), math.prod(part.get_shape()))
-    return torch.float32 if sizes and max(sizes, key=sizes.__getitem__) in SINGLE else torch.bfloat16
 
 
 def _floats(model: nn.Module) -> list[Tensor]:

@@ -25,9 +25,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uae.models import weights
-from uae.models.user_text import MARK, UserText
-from uae.models.weights import ModelFileError, check_finite, load_pretrained
 from uae.rewards.longclip import load_longclip
 from uae.rewards.preprocess import CLIP_PREPROCESS, Preprocess, read_preprocess
 from uae.rewards.sources import (
@@ -40,8 +37,11 @@ from uae.rewards.sources import (
     library_versions,
     weights_identity,
 )
+from uae.utils import weights
 from uae.utils.progress import phase
 from uae.utils.quiet import quiet
+from uae.utils.user_text import MARK, UserText
+from uae.utils.weights import ModelFileError, check_finite, load_pretrained
 
 __all__ = [
     "ARCHITECTURES",

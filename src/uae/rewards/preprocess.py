@@ -29,7 +29,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.models.weights import read_json
+from uae.utils.weights import read_json
 
 Resample = Literal["bicubic", "bilinear"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from uae.models.weights import STEM, ModelFileError, check_weight_file, read_json, weight_files
 from uae.rewards.preprocess import read_preprocess
+from uae.utils.weights import STEM, ModelFileError, check_weight_file, read_json, weight_files
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TINY = "tiny"

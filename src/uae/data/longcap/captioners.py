@@ -203,7 +203,7 @@ def load_local(source: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from uae.models.weights import CONFIG, check_finite, naming_files
+    from uae.utils.weights import CONFIG, check_finite, naming_files
 
     folder = Path(source).expanduser()
     place = str(folder) if folder.is_dir() else source

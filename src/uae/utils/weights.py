@@ -8,6 +8,7 @@ are counted and looked at after, and what is raised in between is looked for in 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uae.models.finite import is_finite
-from uae.models.storage import stored_dtype
+from uae.utils.finite import is_finite
 from uae.utils.progress import phase
 
 CONFIG, INDEX = "config.json", ".index.json"
@@ -39,6 +39,7 @@ DESCRIPTION = "uae.json"
 NOT_WEIGHTS = ("position_ids", "inv_freq", "num_batches_tracked")
 """Last parts of the names of buffers that older releases stored and newer ones compute."""
 AGAIN = "download or copy it again"
+SINGLE = ("F64", "F32")  # as safetensors calls what is computed with in fp32; all else in bf16
 NUM_NAMED = 3  # weights, of those that are missing
 
 
@@ -73,6 +74,17 @@ def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype | None = 
     check_loaded(model, info, folder)
     check_finite(model.state_dict(), folder)
     return model
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """What to compute in with a folder's weights: fp32 where its largest tensor is stored so, else bf16."""
+    sizes: dict[str, int] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                part = tensors.get_slice(name)
+                sizes[part.get_dtype()] = max(sizes.get(part.get_dtype(), 0), math.prod(part.get_shape()))
+    return torch.float32 if sizes and max(sizes, key=sizes.__getitem__) in SINGLE else torch.bfloat16
 
 
 def check_size(model_class: Any, folder: Path, files: list[Path]) -> None:
