@@ -121,7 +121,7 @@ def test_with_almost_no_noise_it_paints_what_the_ode_does():
 
 
 def test_no_random_step_is_refused():
-    with pytest.raises(ValueError, match="at least one random step"):
+    with pytest.raises(ValueError, match="noise-level: expected above 0"):
         sample(small_decoder(), replace(SDE, noise_level=0.0))
 
 

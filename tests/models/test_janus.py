@@ -10,6 +10,7 @@ import torch
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from uae.config import CaptionSettings, DecodeSettings
+from uae.data.training import SceneImages
 from uae.models.janus import Janus
 from uae.models.loading import load_model
 from uae.models.tiny import build_janus
@@ -228,3 +229,18 @@ def test_only_the_language_model_learns(folder: Path):
 def test_other_pixels_than_it_paints_are_refused(janus: Janus):
     with pytest.raises(ValueError, match="paints 48x48 pixels, got 64x64"):
         janus.generate(PROMPTS, DecodeSettings(height=64, width=64))
+
+
+def test_gradients_are_the_same_bits_every_time():
+    """On two threads too, where many captions lean on one image's prompt: what resuming to the bit rests on."""
+    model = build_janus()
+    model.begin_training(0, captions=True, decoding=None)
+    rollout = model.caption(SceneImages().batch(0, 1), CaptionSettings(max_new_tokens=8), group_size=64).rollout
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        model.evaluate(rollout, with_kl=False).log_probs.sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.named_trainable_parameters().values() if p.grad is not None])
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(5))

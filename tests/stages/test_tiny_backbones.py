@@ -18,13 +18,14 @@ from uae.models.tiny_backbones import (
 )
 from uae.rewards.backbones import ARCHITECTURES, load_backbone
 from uae.rewards.preprocess import parse_preprocess
-from uae.rewards.sources import ASSETS, weight_files
+from uae.rewards.sources import ASSETS
 from uae.scenes.edits import EDIT_KINDS, wrong_scene, wrong_scenes
 from uae.scenes.language import exhaustive_caption
 from uae.scenes.scene import HELD_OUT_PAIRS, scene_at, split_of
 from uae.stages.fit import Recipe, fit
 from uae.stages.tiny import backbones
 from uae.stages.tiny.data import images_of
+from uae.utils.weights import STEM, weight_files
 
 TEXTS = ["a large red circle top on white", "blue ring"]
 
@@ -180,7 +181,7 @@ def shipped():
 
 def test_shipped_sizes(shipped):
     assert sum(p.numel() for b in shipped.values() for p in b.model.parameters()) <= 5_000_000
-    num_bytes = sum(file.stat().st_size for name in ARCHITECTURES for file in weight_files(ASSETS / name))
+    num_bytes = sum(file.stat().st_size for name in ARCHITECTURES for file in weight_files(ASSETS / name, STEM))
     assert num_bytes < 10_500_000  # bf16
     assert all(b.preprocess == parse_preprocess(processor_config(name)) for name, b in shipped.items())
     assert shipped["longclip"].model.config.text_config.max_position_embeddings == 248

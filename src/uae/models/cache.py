@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -30,6 +31,15 @@ class ReservedLayer(DynamicLayer):
 
     def _show(self) -> None:
         self.keys, self.values = (buffer[..., : self._length, :] for buffer in self._buffers)
+
+
+def repeat_rows(cache: DynamicCache, row: Int[Tensor, " b"]) -> None:
+    """These rows of every layer, as often as they are named.
+
+    Unlike the library's indexing, its gradient adds up in one order, so that threads give the same bits every time.
+    """
+    for layer in cache.layers:
+        layer.keys, layer.values = (states.index_select(0, row) for states in (layer.keys, layer.values))  # type: ignore[union-attr]
 
 
 def reserve(cache: DynamicCache, num_tokens: int) -> None:

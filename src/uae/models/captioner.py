@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
-from uae.models.cache import reserve
+from uae.models.cache import repeat_rows, reserve
 from uae.models.lora import ADAPTER, Adapters, linear_layers
 from uae.models.storage import save_exactly
 from uae.models.tokens import draw, k3_kl, log_softmax, pad
@@ -70,7 +70,7 @@ class Prefix:
 
     def select(self, row: Int[Tensor, " b"]) -> Prefix:
         """These rows, as often as they are named; the cache is taken over, not copied."""
-        self.cache.batch_select_indices(row)
+        repeat_rows(self.cache, row)
         return Prefix(self.cache, self.mask[row], self.next_position[row], self.last_token[row])
 
 
@@ -103,6 +103,10 @@ class CausalCaptioner(nn.Module, ABC):
     @abstractmethod
     def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
         """Position ids of left-padded prompts, ``[..., B, L]``."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As the family's ``from_pretrained`` loads it."""
 
     def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
         """Position ids of tokens after the prompt, ``[..., B, T]``."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from uae.utils.ratios import bounded
 
 
 def log_softmax(logits: Float[Tensor, "*B V"], temperature: float) -> Float[Tensor, "*B V"]:
@@ -21,15 +22,6 @@ def draw(log_probs: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[T
     cumulative = log_probs.exp().cumsum(-1)
     token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
     return token.clamp_max(log_probs.shape[-1] - 1)
-
-
-MAX_LOG_RATIO = 20.0  # nats; exp overflows at 88
-ALMOST_LARGEST_K3 = 0.99 * math.exp(MAX_LOG_RATIO)  # more is only found where the log-ratio was bounded
-
-
-def bounded(log_ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """Safe to take ``exp`` of: what is above ``MAX_LOG_RATIO`` counts as that, and has no gradient."""
-    return log_ratio.clamp(max=MAX_LOG_RATIO)
 
 
 def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:

@@ -11,7 +11,7 @@ tokens, closed form for denoising steps. Variants, by their TRL names: ``dapo`` 
 ratio per sequence.
 
 Deviation: a log-ratio above 20 nats counts as 20, as its exp would overflow. Such an action is no gradient's reason, as
-where dual-clip PPO clips it (arXiv 1912.09729), and is counted. The k3 KL is bounded alike (``models/tokens.py``).
+where dual-clip PPO clips it (arXiv 1912.09729), and is counted. The k3 KL is bounded alike (``utils/ratios.py``).
 
 Suffixes: B = P*G sequences, T actions. ``mask`` is True where an action was the policy's own.
 """
@@ -26,10 +26,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from uae.models.tokens import ALMOST_LARGEST_K3, MAX_LOG_RATIO, bounded
 from uae.rl.advantages import RewardScale
 from uae.types import Evaluation
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, check_ranges
+from uae.utils.ratios import ALMOST_LARGEST_K3, MAX_LOG_RATIO, bounded
 
 Normalization = Literal["grpo", "dapo", "dr_grpo"]
 RatioLevel = Literal["token", "sequence"]
