@@ -13,6 +13,7 @@ from uae.stages.fit import Task
 from uae.stages.tiny.data import images_of
 from uae.stages.tiny.janus import JanusTask, inherit_language_model
 from uae.stages.tiny.vq import REVIVE_EVERY, VqDecoderTask, VqTask, measure_vq, training_scenes
+from uae.utils.weights import stored_dtype
 
 
 def losses_on_one_batch(task: Task, num_steps: int, learning_rate: float) -> list[float]:
@@ -46,6 +47,8 @@ def test_its_decoder_learns_while_tokens_stay(tmp_path: Path):
     losses = losses_on_one_batch(task, 15, 2e-3)
     assert losses[-1] < 0.8 * losses[0]
     assert torch.equal(task.janus.image_tokens(images), tokens)
+    task.export(tmp_path / "shipped")
+    assert stored_dtype(tmp_path / "shipped") == torch.bfloat16
 
 
 def test_dead_codes_are_put_to_use():

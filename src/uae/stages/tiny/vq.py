@@ -5,6 +5,7 @@ Two parts. ``VqTask`` makes the tokens. ``VqDecoderTask`` makes more of them, wh
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ class VqDecoderTask:
         return measure_vq(self.janus, [scene_at("validation", i) for i in range(num_scenes)])
 
     def export(self, folder: Path) -> None:
-        self.janus.save_pretrained(folder)
+        copy.deepcopy(self.janus).to(torch.bfloat16).save_pretrained(folder)  # as it is shipped
 
     def after_step(self, step: int) -> None:
         pass
