@@ -154,6 +154,11 @@ def test_commands_say_nothing_but_their_own(model_folder: Path, pictures: Path, 
         assert len(done.stdout.splitlines()) == num_lines, done.stdout
 
 
+WITH_CTRL_C = (  # which a process in the background ignores
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from uae.cli import main; main()"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, -15, "terminated"), (signal.SIGINT, 130, "interrupted")]
@@ -162,7 +167,7 @@ def test_a_signal_ends_a_run_in_a_line(model_folder: Path, tmp_path: Path, numbe
     short = ["--train.captioning.max-new-tokens", "6", "--train.decoding.num-steps", "1", "--train.group-size", "2"]
     options = ["--model", str(model_folder), "--run-dir", str(tmp_path), "--train.images-per-step", "1", *short]
     child = subprocess.Popen(
-        [sys.executable, "-c", "from uae.cli import main; main()", "train", "tiny", *options],
+        [sys.executable, "-c", WITH_CTRL_C, "train", "tiny", *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout and child.stderr

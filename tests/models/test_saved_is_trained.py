@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import JanusForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
-from tests.models.real_layouts import large_like_transformer, large_like_vae, write_qwen, write_sd3
+from tests.models.real_layouts import large_like_transformer, large_like_vae, write_janus, write_qwen, write_sd3
 from tests.rl.tiny_run import config, reward
 from uae.config import DecodeSettings
 from uae.data.training import SceneImages
 from uae.models.loading import load_model
-from uae.models.tiny import build_captioner, build_decoder, build_janus, build_llm_diffusion, build_vae
+from uae.models.tiny import build_captioner, build_decoder, build_llm_diffusion, build_vae
 from uae.presets import Half, learning
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
@@ -40,22 +40,22 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Either family with random weights that bf16 holds, as published ones are, in a folder."""
     torch.manual_seed(0)
     folders = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
-    models = build_llm_diffusion(build_captioner(), build_decoder(build_vae())), build_janus()
-    for folder, model in zip(folders.values(), models, strict=True):
-        model.bfloat16().save_pretrained(folder)
+    build_llm_diffusion(build_captioner(), build_decoder(build_vae())).bfloat16().save_pretrained(folders["umm1"])
+    write_janus(folders["umm2"])
     return folders
 
 
-def run_settings(half: Half, rate: float, average: float) -> TrainConfig:
+def run_settings(model: Any, half: Half, rate: float, average: float) -> TrainConfig:
     """A step of a few tokens, which moves each weight by about the rate; in fp32, as what is saved is compared in."""
     settings = config(1, images_per_step=1, learning_rate=rate, ema_decay=average, ema_every=1, use_bf16=False)
-    settings = replace(settings, group_size=2, decoding=DecodeSettings(num_steps=2))
+    size = model.decoding.height
+    settings = replace(settings, group_size=2, decoding=DecodeSettings(num_steps=2, height=size, width=size))
     settings = learning(settings, half)
     return replace(settings, reconstructions_per_caption=2 if half == "images" else 1)
 
 
 def trained(model: Any, half: Half, lora_rank: int, rate: float, average: float, folder: Path) -> Any:
-    settings = run_settings(half, rate, average)
+    settings = run_settings(model, half, rate, average)
     decoding = settings.decoding if settings.image_weight else None
     model.begin_training(lora_rank, captions=settings.caption_weight > 0, decoding=decoding)
     train(model, reward(), SceneImages(), settings, folder, {})
@@ -136,7 +136,7 @@ def stage(source: Path, folder: Path, half: Half, rank: int, text_encoder: str |
     model: Any = load_model(str(source))
     if text_encoder:
         model.text_encoder = text_encoder
-    decoding = run_settings(half, 1e-3, 0.0).decoding
+    decoding = run_settings(model, half, 1e-3, 0.0).decoding
     model.begin_training(rank, captions=half != "images", decoding=None if half == "captions" else decoding)
     before = answers(model)
     disturb(model)

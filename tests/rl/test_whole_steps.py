@@ -3,8 +3,9 @@ run that goes on from there has the bits of one that was never disturbed."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 
 import uae.rl.run
 import uae.rl.train
+from tests.models.real_layouts import JANUS_SIDE, write_janus
 from tests.rl.tiny_run import build_model, config, likeness
 from uae.config import CaptionSettings, DecodeSettings
 from uae.data.training import SceneImages
-from uae.models.tiny import build_janus
+from uae.models.loading import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.hacking import HeldOutAlarm
@@ -67,9 +69,16 @@ def umm1() -> Any:
     return model
 
 
-def umm2() -> Any:
+@cache
+def small_janus() -> Path:
+    """Of 16 image tokens, where the shipped one has 144."""
     torch.manual_seed(0)
-    model = build_janus()
+    return write_janus(Path(tempfile.mkdtemp()))
+
+
+def umm2() -> Any:
+    model: Any = load_model(str(small_janus()))
+    torch.manual_seed(0)
     model.begin_training(2, captions=True, decoding=DecodeSettings())
     return model
 
@@ -134,7 +143,7 @@ UMM2 = pytest.param(umm2, marks=pytest.mark.slow)
 def test_wherever_it_fails(build, num_updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One attempt for each point: it finishes one step and fails in the next, or right after the one."""
     monkeypatch.setattr(uae.rl.train, "Probe", partial(Probe, num_images=2))
-    decoding = NOISY if build is umm1 else DecodeSettings()
+    decoding = NOISY if build is umm1 else DecodeSettings(height=JANUS_SIDE, width=JANUS_SIDE)
     settings = config(len(IN_A_STEP | AFTER_IT) + 1, **SMALL, decoding=decoding, num_updates=num_updates)
     for done, (name, (owner, function, per_step, which)) in enumerate((IN_A_STEP | AFTER_IT).items(), 1):
         calls = per_step * (num_updates if function in ("step", "clip_grad_norm_") else 1)

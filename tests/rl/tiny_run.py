@@ -28,7 +28,8 @@ def build_model() -> LLMDiffusion:
 def likeness(sources, captions, reconstructions):
     """Minus the mean squared difference: cheap, and different for each reconstruction."""
     per_source = len(reconstructions) // len(sources)
-    repeated = torch.stack(list(sources)).repeat_interleave(per_source, 0)
+    fitted = torch.nn.functional.interpolate(torch.stack(list(sources)), reconstructions.shape[-2:])
+    repeated = fitted.repeat_interleave(per_source, 0)
     return -(repeated - reconstructions).square().mean((1, 2, 3))
 
 
