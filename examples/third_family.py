@@ -25,8 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.captioner import token_evaluation
-from uae.models.tokens import draw, log_softmax
+from uae.models.tokens import draw, log_softmax, token_evaluation
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.train import train

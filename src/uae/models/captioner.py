@@ -1,4 +1,4 @@
-"""A language model that captions what it sees, whatever its family: sampling, scoring, and what is trained.
+"""A language model that captions what it sees, whatever its family: sampling and scoring.
 
 One forward serves sampling and scoring. An image's vision features and its prompt are computed once, whatever the
 number of captions: the prompt (all but its last token) is run into a key-value cache, the cache is repeated for the
@@ -8,25 +8,22 @@ writes a prompt, and what positions its tokens have.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
 from uae.models.cache import repeat_rows, reserve
-from uae.models.lora import ADAPTER, Adapters, linear_layers
-from uae.models.storage import save_exactly
-from uae.models.tokens import draw, k3_kl, log_softmax, pad
+from uae.models.learner import Learner
+from uae.models.tokens import draw, log_softmax, pad, token_evaluation
 from uae.types import Captions, Evaluation, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import track
@@ -74,21 +71,15 @@ class Prefix:
         return Prefix(self.cache, self.mask[row], self.next_position[row], self.last_token[row])
 
 
-class CausalCaptioner(nn.Module, ABC):
-    """Captioner and token policy. ``reference`` answers for the model as it was before training."""
+class CausalCaptioner(Learner, ABC):
+    """Captioner and token policy."""
 
     image_pad_id: int
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        self.model: Any = model  # the library annotates its configurations more loosely than they are
-        self.tokenizer: Any = tokenizer
+        super().__init__(model, tokenizer)
         self.user_text = UserText(tokenizer)
         self.end_ids = _end_ids(model, tokenizer)
-        self.adapters = Adapters(self.model)
-        self._frozen_copy: nn.ModuleList | None = None
-        self.is_whole = False
-        """Trained fully since it was loaded: there is no base to name."""
 
     # --- what a family says of itself --------------------------------------------------------------------------
 
@@ -111,71 +102,6 @@ class CausalCaptioner(nn.Module, ABC):
     def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
         """Position ids of tokens after the prompt, ``[..., B, T]``."""
         return position
-
-    def save_weights(self, folder: Path, *, whole: bool) -> None:
-        """Model and tokenizer as their classes save them, and the adapters that lie on it, unmerged, in ``adapter``;
-        these alone unless ``whole``."""
-        base = folder if whole else Path(self.model.name_or_path)
-        if whole:
-            save_exactly(self.adapters.without(), folder)
-            self.tokenizer.save_pretrained(folder)
-        self.adapters.save(folder / ADAPTER, base)
-
-    # --- what is trained, and what it is held to ---------------------------------------------------------------
-
-    @property
-    def language_model(self) -> nn.Module:
-        return self.model.model.language_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def learn(self, lora_rank: int) -> None:
-        """From now on, by LoRA, or fully at rank 0."""
-        self.add_lora(lora_rank) if lora_rank else self.train_language_model()
-
-    def train_language_model(self) -> None:
-        """Full fine-tuning of the language model and its head alone; a frozen copy stays as the reference."""
-        self.merge_adapters()
-        self.is_whole = True
-        self.model.requires_grad_(False)
-        self.language_model.requires_grad_(True)
-        self.model.lm_head.requires_grad_(True)
-        self._frozen_copy = copy.deepcopy(nn.ModuleList([self.language_model, self.model.lm_head]))
-        self._frozen_copy.requires_grad_(False)
-
-    def merge_adapters(self) -> None:
-        """Add them to the weights, in the dtype of these."""
-        self.adapters.merge()
-
-    def add_lora(self, rank: int) -> None:
-        """LoRA on all linear layers of the language model."""
-        self._frozen_copy = None
-        self.adapters.learn(rank, [f"model.language_model.{name}" for name in linear_layers(self.language_model)])
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """In this context the model answers as it was before training: without what learns, or by the frozen copy."""
-        if self._frozen_copy is None:
-            with self.adapters.only(self.adapters.before):
-                yield
-            return
-        with self.instead(*self._frozen_copy):
-            yield
-
-    @contextmanager
-    def instead(self, language_model: nn.Module, lm_head: nn.Module | None = None) -> Iterator[None]:
-        """In this context these answer in the place of the model's own."""
-        current = self.language_model, self.model.lm_head
-        self.model.model.language_model, self.model.lm_head = language_model, lm_head or current[1]
-        try:
-            yield
-        finally:
-            self.model.model.language_model, self.model.lm_head = current
 
     # --- images and prompts ------------------------------------------------------------------------------------
 
@@ -395,24 +321,6 @@ class CausalCaptioner(nn.Module, ABC):
             use_cache=True,
         )
         return output.last_hidden_state
-
-
-def token_evaluation(
-    scores: Callable[[], Float[Tensor, "B T V"]],
-    rollout: Rollout,
-    reference: Callable[[], AbstractContextManager],
-    with_kl: bool,
-) -> Evaluation:
-    """What a token policy answers: ``scores`` gives log-probabilities over the vocabulary at each action."""
-    chosen = rollout.actions[..., None]
-    now = scores()
-    entropy = -(now.detach().exp() * now.detach()).sum(-1)
-    log_probs = now.gather(-1, chosen)[..., 0]
-    if not with_kl:
-        return Evaluation(log_probs, entropy)
-    with torch.no_grad(), reference():
-        before = scores().gather(-1, chosen)[..., 0]
-    return Evaluation(log_probs, entropy, k3_kl(log_probs, before))
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -23,10 +23,10 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
 from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
 from uae.models.cache import reserve
-from uae.models.captioner import CausalCaptioner, Prefix, question_about_image, token_evaluation
+from uae.models.captioner import CausalCaptioner, Prefix, question_about_image
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
-from uae.models.tokens import draw, log_softmax, pad
+from uae.models.tokens import draw, log_softmax, pad, token_evaluation
 from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
 from uae.utils.finite import require_finite

@@ -1,14 +1,16 @@
-"""Sequences of tokens as actions: log-probabilities, draws, padding, and the k3 KL, for all token policies."""
+"""Sequences of tokens as actions: log-probabilities, draws, padding, the k3 KL, and their evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from uae.types import Evaluation, Rollout
 from uae.utils.ratios import bounded
 
 
@@ -51,3 +53,21 @@ def pad(
         ids[i, at] = torch.tensor(row)
         mask[i, at] = True
     return ids.to(device), mask.to(device)
+
+
+def token_evaluation(
+    scores: Callable[[], Float[Tensor, "B T V"]],
+    rollout: Rollout,
+    reference: Callable[[], AbstractContextManager],
+    with_kl: bool,
+) -> Evaluation:
+    """What a token policy answers: ``scores`` gives log-probabilities over the vocabulary at each action."""
+    chosen = rollout.actions[..., None]
+    now = scores()
+    entropy = -(now.detach().exp() * now.detach()).sum(-1)
+    log_probs = now.gather(-1, chosen)[..., 0]
+    if not with_kl:
+        return Evaluation(log_probs, entropy)
+    with torch.no_grad(), reference():
+        before = scores().gather(-1, chosen)[..., 0]
+    return Evaluation(log_probs, entropy, k3_kl(log_probs, before))
