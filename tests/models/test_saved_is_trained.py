@@ -226,6 +226,26 @@ def test_a_base_that_changed_is_named(adapted: tuple[Path, Path]):
         load_model(str(model))
 
 
+@pytest.mark.parametrize("part", ["encoder/adapter", "decoder/adapter"])
+def test_an_adapter_that_is_gone_or_lacks_a_matrix_is_named(adapted: tuple[Path, Path], part: str):
+    file = adapted[1] / part / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    save_file({name: tensor for name, tensor in tensors.items() if name != first}, file)
+    with pytest.raises(ValueError, match=part):
+        load_model(str(adapted[1]))
+    shutil.rmtree(file.parent)
+    with pytest.raises(ValueError, match=f"the adapters that learnt, {part} is gone"):
+        load_model(str(adapted[1]))
+
+
+def test_what_is_saved_again_holds_no_adapter_of_before(bases: dict[str, Path], tmp_path: Path):
+    stage(bases["umm2"], tmp_path / "model", "both", 2)
+    full = stage(bases["umm2"], tmp_path / "model", "both", 0)
+    assert not (tmp_path / "model" / "adapter").exists()
+    assert_same(full, load_model(str(tmp_path / "model")), load_model(str(bases["umm2"])))
+
+
 def test_self_contained_needs_no_base(bases: dict[str, Path], tmp_path: Path):
     base = shutil.copytree(bases["umm2"], tmp_path / "base")
     model = stage(base, tmp_path / "small", "both", 2)

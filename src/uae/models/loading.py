@@ -15,7 +15,7 @@ import torch
 
 from uae.models.base import UnifiedModel
 from uae.models.hub import fetch
-from uae.models.origin import SHIPPED, WHOLE, Checkpoint, find_base
+from uae.models.origin import SHIPPED, WHOLE, Checkpoint, adapters_in, find_base
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
@@ -58,6 +58,8 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
     if (pair := split_pair(source)) is not None:
         return _join(*pair, dtype=dtype)
     described = _described(folder)
+    if gone := set(described.get("adapters", ())) - set(adapters_in(folder)):
+        raise ModelFileError(f"{folder}: expected the adapters that learnt, {', '.join(sorted(gone))} is gone; {AGAIN}")
     if described.get("weights", WHOLE) != WHOLE:
         return _on_its_base(folder, described, dtype)
     if _paper_layout().is_paper_layout(folder):

@@ -9,6 +9,7 @@ less than 6e-5, and a run at a rate of 1e-6 would be lost. ``uae export`` merges
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uae.models.origin import hub_name
-from uae.utils.weights import read_json, read_tensors
+from uae.utils.weights import naming_files, read_json, read_tensors
 
 LEARNING = "default"  # as parameters in checkpoints of runs are called
 ADAPTER = "adapter"  # the folder beside a model's weights, or in their place; `lora` lay beside merged ones once
@@ -84,6 +85,11 @@ class Lora:
     @classmethod
     def load(cls, folder: Path) -> Lora:
         """What ``save`` wrote."""
+        with naming_files(folder, "an adapter", *FILES):
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Lora:
         config, tensors = read_json(folder / FILES[0]), read_tensors(folder / FILES[1])
         names = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
         factors = {
@@ -92,7 +98,10 @@ class Lora:
         }
         with safe_open(folder / FILES[1], "pt") as opened:
             ranks = (opened.metadata() or {}).get(RANKS, str(config["r"]))
-        return cls(config["lora_alpha"] / config["r"], factors, tuple(map(int, ranks.split())))
+        lora = cls(config["lora_alpha"] / config["r"], factors, tuple(map(int, ranks.split())))
+        if 2 * len(factors) != len(tensors) or any(not len(a) == lora.rank == b.shape[1] for a, b in factors.values()):
+            raise ValueError(f"expected a pair of matrices of rank {config['r']} for each layer")
+        return lora
 
 
 class Adapters:
@@ -180,7 +189,8 @@ class Adapters:
             self._activate(active)
 
     def save(self, folder: Path, base: Path) -> None:
-        """What counts, if anything does."""
+        """What counts, if anything does; an adapter of an earlier save gives way."""
+        shutil.rmtree(folder, ignore_errors=True)
         lora = self.read(self.active)
         if lora is not None:
             lora.save(folder, base)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uae.utils.checkpoint import atomic_write_json
-from uae.utils.weights import DESCRIPTION, naming_files
+from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
@@ -89,7 +88,12 @@ def describe(
     bases = (Base.of(checkpoint, folder) for checkpoint in origin)
     recorded = [{name: value for name, value in asdict(base).items() if value is not None} for base in bases]
     atomic_write_json(folder / "uae.json", {"family": family, **settings, "weights": WHOLE if whole else "adapters",
-                                            "base": recorded})  # fmt: skip
+                                            "adapters": adapters_in(folder), "base": recorded})  # fmt: skip
+
+
+def adapters_in(folder: Path) -> list[str]:
+    """Where below a model's folder adapters lie."""
+    return sorted(file.parent.relative_to(folder).as_posix() for file in folder.rglob("adapter_config.json"))
 
 
 def find_base(described: Mapping[str, Any], folder: Path) -> list[str]:
@@ -119,10 +123,3 @@ def hub_name(folder: Path) -> tuple[str, str | None]:
         return str(folder.absolute()), None
     repository = folder.parts[folder.parts.index("snapshots") - 1]
     return repository.removeprefix("models--").replace("--", "/"), revision
-
-
-def hub_revision(folder: Path) -> str | None:
-    """The commit that a folder of the hub's cache is named after."""
-    parts = folder.parts
-    after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
-    return after[0] if after and re.fullmatch(r"[0-9a-f]{40}", after[0]) else None

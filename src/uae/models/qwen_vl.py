@@ -153,6 +153,9 @@ class QwenVL(CausalCaptioner):
         if kind == "whole":
             model = load_pretrained(Qwen2_5_VLTextModel, folder, dtype)
             self._text_model = model.eval().requires_grad_(False)
+        elif kind not in ("encoder", "base", ADAPTER):
+            raise ValueError(f"{folder.parent}: expected text_encoder_weights to be encoder, base, {ADAPTER} or whole, "
+                             f"got {kind!r}")  # fmt: skip
         elif kind != "encoder":
             self._text_adapters = self.adapters.lay(Lora.load(folder / ADAPTER) if kind == ADAPTER else None)
 

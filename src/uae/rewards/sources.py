@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from uae.rewards.preprocess import read_preprocess
-from uae.utils.weights import STEM, ModelFileError, check_weight_file, read_json, weight_files
+from uae.utils.weights import STEM, ModelFileError, check_weight_file, hub_revision, read_json, weight_files
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TINY = "tiny"
@@ -179,8 +179,7 @@ def check_weight_files(name: str, folder: Path) -> None:
 
 def weights_identity(path: Path) -> str:
     """The hub commit that the file cache is named after, or a hash over the weight files."""
-    parts = path.parts
-    if "snapshots" in parts and re.fullmatch(r"[0-9a-f]{40}", revision := parts[parts.index("snapshots") + 1]):
+    if (revision := hub_revision(path)) is not None:
         return f"commit:{revision}"
     digest = hashlib.sha256()
     for file in weight_files(path, STEM) if path.is_dir() else [path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -286,3 +287,10 @@ def _reason(error: BaseException) -> str:
     """The first line of what was raised."""
     said = str(error).strip()
     return said.splitlines()[0].rstrip(".:") if said else type(error).__name__
+
+
+def hub_revision(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is named after."""
+    parts = folder.parts
+    after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
+    return after[0] if after and re.fullmatch(r"[0-9a-f]{40}", after[0]) else None
