@@ -28,7 +28,7 @@ from uae.models.qwen_vl import QwenVL
 from uae.models.sd3 import SD3Decoder
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
-from uae.utils.weights import DESCRIPTION, naming_files, read_json
+from uae.utils.weights import DESCRIPTION, naming_files, read_json, stored_dtype
 
 
 class LLMDiffusion(nn.Module):
@@ -259,7 +259,8 @@ class LLMDiffusion(nn.Module):
         folder = Path(folder)
         self.encoder.adapters.load(folder / "encoder" / ADAPTER)
         self.decoder.put_on(folder / "decoder")
-        self._take_settings(folder, self.encoder.model.dtype)
+        held = stored_dtype(folder / "text_encoder")  # fp32 where it was trained in that, whatever its base is in
+        self._take_settings(folder, torch.promote_types(self.encoder.model.dtype, held))
 
     def _take_settings(self, folder: Path, dtype: torch.dtype | None) -> None:
         settings = read_json(folder / DESCRIPTION)
