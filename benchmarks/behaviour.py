@@ -1,13 +1,15 @@
-"""What every command does, recorded, so that two versions of the code can be held against each other bit for bit.
+"""What every command does, recorded, so that two versions of the code can be held against each
+other bit for bit.
 
-    python benchmarks/behaviour.py record ROOT before          # in the old checkout: half an hour on two cores
+    python benchmarks/behaviour.py record ROOT before   # in the old checkout: half an hour
     python benchmarks/behaviour.py record ROOT after           # in the new one
     python benchmarks/behaviour.py record ROOT across --begun before
     python benchmarks/behaviour.py compare ROOT before after
 
-Each case is a few commands in a folder of its own, always at the same path, one thread each. `across` takes runs that
-`before` had begun and was stopped in, and goes on with them. What may differ between two identical runs (seconds,
-versions of libraries, the time left) is left out of the record.
+Each case is a few commands in a folder of its own, always at the same path, one thread each.
+`across` takes runs that `before` had begun and was stopped in, and goes on with them. What may
+differ between two identical runs (seconds, versions of libraries, the time left) is left out of the
+record.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ VOLATILE = re.compile(r"time/|^seconds$|^versions$|^command$|^platform$|^caption
 CHANGING_LINE = re.compile(r"s/step|ETA|\d+ s\b|it/s|took|%\|")
 REAL = "inputs/qwen+inputs/sd3"
 SMALL = (
-    "--train.num-steps 3 --train.images-per-step 2 --train.group-size 2 --train.captioning.max-new-tokens 6 "
-    "--train.save-every 1 --train.probe-every 2"
+    "--train.num-steps 3 --train.images-per-step 2 --train.group-size 2 "
+    "--train.captioning.max-new-tokens 6 --train.save-every 1 --train.probe-every 2"
 )
+PAIR = "--train.reconstructions-per-caption 2"
+COLD_SIZE = "--decoding.height 64 --decoding.width 64"
 SIZE = "--train.decoding.height 64 --train.decoding.width 64"
 TINY_STEPS = "--train.decoding.num-steps 3"
 
@@ -52,25 +56,33 @@ def stage(name: str, options: str) -> str:
     return options.replace("--", f"--{name}.")
 
 
-RL_STAGES = {name: stage(name, f"{SMALL} {TINY_STEPS}") for name in
-             ("generation-for-understanding", "understanding-for-generation", "unified-grpo", "joint")}  # fmt: skip
+RL_STAGES = {
+    name: stage(name, f"{SMALL} {TINY_STEPS}")
+    for name in (
+        "generation-for-understanding",
+        "understanding-for-generation",
+        "unified-grpo",
+        "joint",
+    )
+}
 LONG = stage("long-captions", "--num-steps 4 --batch-size 2 --pool-size 8 --num-held-out 2")
 COLD = stage("cold-start", "--num-steps 2 --images-per-step 2 --captioning.max-new-tokens 6")
 REAL_RL = f"{SMALL} {TINY_STEPS} {SIZE} --rewards ssim 1"
 REAL_V1 = (
-    f"train v1 --model {REAL} --captions inputs/pairs --data inputs/photos --run-dir run {LONG} {COLD} "
-    f"{stage('long-captions', '--resolution 64 --lora-rank 2')} "
-    f"{stage('cold-start', '--rewards ssim 1 --decoding.height 64 --decoding.width 64 --decoding.num-steps 2')} "
+    f"train v1 --model {REAL} --captions inputs/pairs --data inputs/photos --run-dir run {LONG} "
+    f"{COLD} {stage('long-captions', '--resolution 64 --lora-rank 2')} "
+    f"{stage('cold-start', '--rewards ssim 1 --decoding.num-steps 2 ' + COLD_SIZE)} "
     f"{stage('generation-for-understanding', REAL_RL + ' --lora-rank 2')} "
-    f"{stage('understanding-for-generation', REAL_RL + ' --lora-rank 2 --train.reconstructions-per-caption 2')} "
-    "--understanding-for-generation.train.group-size 1 --understanding-for-generation.train.decoding.window-size 1"
+    f"{stage('understanding-for-generation', REAL_RL + ' --lora-rank 2 ' + PAIR)} "
+    "--understanding-for-generation.train.group-size 1 "
+    "--understanding-for-generation.train.decoding.window-size 1"
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """Commands in turn. With ``stop_at``, the first is terminated once a file of this pattern is there, and given
-    again as ``again``, by default as it was."""
+    """Commands in turn. With ``stop_at``, the first is terminated once a file of this pattern is
+    there, and given again as ``again``, by default as it was."""
 
     commands: tuple[str, ...]
     stop_at: str = ""
@@ -81,56 +93,89 @@ CASES = {
     "quickstart": Case(("quickstart",)),
     "quickstart_ar": Case(("quickstart --family ar",)),
     "quickstart_prompted": Case(("quickstart --control prompted --num-steps 2",)),
-    "quickstart_supervised": Case(("quickstart --control supervised --num-steps 2 --half captions",)),
+    "quickstart_supervised": Case(
+        ("quickstart --control supervised --num-steps 2 --half captions",)
+    ),
     "quickstart_images": Case(("quickstart --num-steps 2 --half images",)),
     "quickstart_resumed": Case(
         ("quickstart --num-steps 24",),
         stop_at="quickstart/run/checkpoints/step_*10",
         again="quickstart --num-steps 24 --resume",
     ),
-    "train_tiny": Case((f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.ema-decay 0.9 --train.ema-every 1",)),
+    "train_tiny": Case(
+        (
+            (
+                f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.ema-decay 0.9 "
+                "--train.ema-every 1"
+            ),
+        )
+    ),
     "train_tiny_lora": Case(
         (
-            f"train tiny --run-dir run {SMALL} {TINY_STEPS} --lora-rank 4 --data inputs/photos --train.num-updates 2",
+            (
+                f"train tiny --run-dir run {SMALL} {TINY_STEPS} --lora-rank 4 --data inputs/photos "
+                "--train.num-updates 2"
+            ),
             "export run/model merged --dtype fp32",
             "export run/model small",
             "reconstruct inputs/photos --model run/model --out painted",
-            f"train tiny --run-dir second {SMALL} {TINY_STEPS} --lora-rank 4 --model run/model --data inputs/photos",
+            (
+                f"train tiny --run-dir second {SMALL} {TINY_STEPS} --lora-rank 4 --model run/model "
+                "--data inputs/photos"
+            ),
         )
     ),
     "train_tiny_sde": Case(
         (
-            f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.decoding.sampler sde "
-            "--train.decoding.window-size 2 --train.reconstructions-per-caption 2 --train.caption-weight 0 "
-            "--train.group-size 1 --rewards caption_likelihood 1 objects 0.5 clip 0 --lora-rank 4",
-            f"train tiny --run-dir cps {SMALL} {TINY_STEPS} --train.decoding.sampler cps "
-            "--text-encoder reference --train.decoder-learning-rate 1e-4 --train.reconstructions-per-caption 2",
+            (
+                f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.decoding.sampler sde "
+                "--train.decoding.window-size 2 --train.reconstructions-per-caption 2 "
+                "--train.caption-weight 0 --train.group-size 1 --rewards caption_likelihood 1 "
+                "objects 0.5 clip 0 --lora-rank 4"
+            ),
+            (
+                f"train tiny --run-dir cps {SMALL} {TINY_STEPS} --train.decoding.sampler cps "
+                "--text-encoder reference --train.decoder-learning-rate 1e-4 "
+                "--train.reconstructions-per-caption 2"
+            ),
         )
     ),
     "train_tiny_ar": Case((f"train tiny-ar --run-dir run {SMALL}",)),
-    "train_tiny_ar_lora": Case((f"train tiny-ar --run-dir run {SMALL} --lora-rank 4 --train.decoding.guidance-scale 2",)),
+    "train_tiny_ar_lora": Case(
+        (f"train tiny-ar --run-dir run {SMALL} --lora-rank 4 --train.decoding.guidance-scale 2",)
+    ),
     "train_resumed": Case(
         (f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.num-steps 30",),
         stop_at="run/checkpoints/step_*05",
     ),
     "train_longer": Case(
         tuple(
-            f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.lr-scheduler-type constant --train.num-steps {n}"
+            (
+                f"train tiny --run-dir run {SMALL} {TINY_STEPS} --train.lr-scheduler-type constant "
+                f"--train.num-steps {n}"
+            )
             for n in (2, 4)
         )
     ),
     "paper": Case((f"train paper --model {REAL} --data inputs/photos --run-dir run {REAL_RL}",)),
-    "paper_full": Case((f"train paper --model {REAL} --data inputs/photos --run-dir run {REAL_RL} --lora-rank 0",)),
+    "paper_full": Case(
+        (f"train paper --model {REAL} --data inputs/photos --run-dir run {REAL_RL} --lora-rank 0",)
+    ),
     "decoder": Case(
         (
-            f"train decoder --model {REAL} --data inputs/photos --run-dir run {REAL_RL} --train.group-size 1 "
-            "--train.reconstructions-per-caption 2 --train.decoding.window-size 1 --train.ema-every 1",
+            (
+                f"train decoder --model {REAL} --data inputs/photos --run-dir run {REAL_RL} "
+                "--train.group-size 1 --train.reconstructions-per-caption 2 "
+                "--train.decoding.window-size 1 --train.ema-every 1"
+            ),
         )
     ),
     "janus": Case(
         (
-            f"train janus --model inputs/janus --data inputs/photos --run-dir run {SMALL} --rewards ssim 1 "
-            "--train.decoding.height 64 --train.decoding.width 64",
+            (
+                f"train janus --model inputs/janus --data inputs/photos --run-dir run {SMALL} "
+                "--rewards ssim 1 --train.decoding.height 64 --train.decoding.width 64"
+            ),
             "reconstruct inputs/photos --model run/model --out painted",
             "export run/model merged",
         )
@@ -140,14 +185,21 @@ CASES = {
     "v5_ar": Case(
         (
             "train v5-ar --model inputs/janus --data inputs/photos --run-dir run "
-            + stage("unified-grpo", f"{SMALL} --rewards ssim 1 --train.decoding.height 64 --train.decoding.width 64"),
+            + stage(
+                "unified-grpo",
+                f"{SMALL} --rewards ssim 1 --train.decoding.height 64 --train.decoding.width 64",
+            ),
         )
     ),
     "v1_tiny": Case(
         (
-            f"train v1-tiny --run-dir run {LONG} {COLD} {RL_STAGES['generation-for-understanding']} "
-            f"{RL_STAGES['understanding-for-generation']} --understanding-for-generation.train.group-size 1 "
-            "--understanding-for-generation.train.reconstructions-per-caption 2",
+            (
+                f"train v1-tiny --run-dir run {LONG} {COLD} "
+                f"{RL_STAGES['generation-for-understanding']} "
+                f"{RL_STAGES['understanding-for-generation']} "
+                "--understanding-for-generation.train.group-size 1 "
+                "--understanding-for-generation.train.reconstructions-per-caption 2"
+            ),
         )
     ),
     "joint_tiny": Case((f"train joint-tiny --run-dir run {RL_STAGES['joint']} --seed 3",)),
@@ -163,17 +215,25 @@ CASES = {
     ),
     "v3_tiny_resumed": Case(
         (
-            f"train v3-tiny --run-dir run {stage('long-captions', '--num-steps 60 --batch-size 2 --pool-size 8')} "
-            f"{RL_STAGES['generation-for-understanding']} {RL_STAGES['understanding-for-generation']} "
-            "--understanding-for-generation.train.group-size 1 --understanding-for-generation.train."
-            "reconstructions-per-caption 2 --only long_captions",
+            (
+                "train v3-tiny --run-dir run "
+                f"{stage('long-captions', '--num-steps 60 --batch-size 2 --pool-size 8')} "
+                f"{RL_STAGES['generation-for-understanding']} "
+                f"{RL_STAGES['understanding-for-generation']} "
+                "--understanding-for-generation.train.group-size 1 "
+                "--understanding-for-generation.train.reconstructions-per-caption 2 --only "
+                "long_captions"
+            ),
         ),
         stop_at="run/1_long_captions/checkpoints/step_*12",
     ),
     "reconstruct": Case(
         (
             "reconstruct inputs/photos --out painted",
-            "reconstruct inputs/photos --out painted_ar --model tiny-ar --seed 2 --decoding.temperature 1",
+            (
+                "reconstruct inputs/photos --out painted_ar --model tiny-ar --seed 2 "
+                "--decoding.temperature 1"
+            ),
             f"reconstruct inputs/photos --out real --model {REAL} --captioning.max-new-tokens 8 "
             "--decoding.height 64 --decoding.width 64 --decoding.num-steps 2",
         )
@@ -188,18 +248,28 @@ CASES = {
     ),
     "bench": Case(
         (
-            "bench unified --images inputs/photos --out images.json --backbones clip tiny longclip tiny dinov2 tiny "
-            "dinov3 tiny",
-            "bench unified --source inputs/photos --recon images_reconstructions --out folders.json --backbones clip "
-            "tiny longclip tiny dinov2 tiny dinov3 tiny",
-            "bench unified --source inputs/photos --recon images_reconstructions --out partial.json --backbones clip "
-            "tiny --allow-partial",
+            (
+                "bench unified --images inputs/photos --out images.json --backbones clip tiny "
+                "longclip tiny dinov2 tiny dinov3 tiny"
+            ),
+            (
+                "bench unified --source inputs/photos --recon images_reconstructions --out "
+                "folders.json --backbones clip tiny longclip tiny dinov2 tiny dinov3 tiny"
+            ),
+            (
+                "bench unified --source inputs/photos --recon images_reconstructions --out "
+                "partial.json --backbones clip tiny --allow-partial"
+            ),
             "bench unified --source inputs/photos --out folders.json",
             "bench unified --images inputs/photos --backbones clop tiny",
         )
     ),
-    "measure": Case(("tiny measure --out umm1.json", "tiny measure --model tiny-ar --out umm2.json")),
-    "longcap": Case(("data longcap inputs/photos --local inputs/qwen --out out --max-tokens 8 --attempts 1",)),
+    "measure": Case(
+        ("tiny measure --out umm1.json", "tiny measure --model tiny-ar --out umm2.json")
+    ),
+    "longcap": Case(
+        ("data longcap inputs/photos --local inputs/qwen --out out --max-tokens 8 --attempts 1",)
+    ),
     "refusals": Case(
         (
             "train nothing",
@@ -267,20 +337,36 @@ def record_case(root: Path, name: str, begun: str | None, case: str) -> None:
         said.append({"command": command, "said": run(command, folder)})
     shutil.move(folder, kept)
     digests = {str(path.relative_to(kept)): digest(path) for path in sorted(files_in(kept))}
-    digests |= {f"$ uae {each['command']}": text_digest(each["said"]) for each in said if not CASES[case].stop_at}
-    (root / name / f"{case}.json").write_text(json.dumps({"digests": digests, "said": said}, indent=1))
+    digests |= {
+        f"$ uae {each['command']}": text_digest(each["said"])
+        for each in said
+        if not CASES[case].stop_at
+    }
+    (root / name / f"{case}.json").write_text(
+        json.dumps({"digests": digests, "said": said}, indent=1)
+    )
     print(f"{name} {case}: {len(digests)} outputs, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def run(command: str, folder: Path, stop_at: str = "") -> str:
     """What ``uae COMMAND`` printed, and its exit status; terminated once ``stop_at`` is there."""
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **threads, "PYTHONPATH": str(REPOSITORY / "src"), "HF_HUB_OFFLINE": "1",
-                   "COLUMNS": "100", "OMP_WAIT_POLICY": "passive"}  # fmt: skip
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {
+        **os.environ,
+        **threads,
+        "PYTHONPATH": str(REPOSITORY / "src"),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "100",
+        "OMP_WAIT_POLICY": "passive",
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, *shlex.split(command)],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     while stop_at and process.poll() is None:
         if any(folder.glob(stop_at)):
             process.send_signal(signal.SIGTERM)
@@ -294,15 +380,28 @@ def run(command: str, folder: Path, stop_at: str = "") -> str:
 
 def files_in(folder: Path) -> list[Path]:
     """All that a run left, but for inputs, locks and what lists the bytes of other files."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and "inputs" not in path.relative_to(folder).parts]
-    return [path for path in paths if path.name not in ("manifest.json", "latest") and path.suffix != ".lock"]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "inputs" not in path.relative_to(folder).parts
+    ]
+    return [
+        path
+        for path in paths
+        if path.name not in ("manifest.json", "latest") and path.suffix != ".lock"
+    ]
 
 
 def digest(path: Path) -> str:
     """Of what the file says, whatever its bytes are."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as opened:
-            return hashed({"metadata": opened.metadata(), **{key: opened.get_tensor(key) for key in opened.keys()}})
+            return hashed(
+                {
+                    "metadata": opened.metadata(),
+                    **{key: opened.get_tensor(key) for key in opened},
+                }
+            )
     if path.suffix == ".json":
         return hashed(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
@@ -314,7 +413,9 @@ def digest(path: Path) -> str:
     if path.suffix in (".html", ".txt", ".md", ".svg"):
         return text_digest(path.read_text())
     content = path.read_bytes()
-    return hashlib.sha256(gzip.decompress(content) if path.suffix == ".gz" else content).hexdigest()[:16]
+    return hashlib.sha256(
+        gzip.decompress(content) if path.suffix == ".gz" else content
+    ).hexdigest()[:16]
 
 
 def hashed(value: Any) -> str:
@@ -351,24 +452,39 @@ def compare(root: Path, before: str, after: str) -> int:
     """Print what differs; how many outputs do."""
     num_same = num_other = 0
     for path in sorted((root / after).glob("*.json")):
-        old, new = (json.loads((root / name / path.name).read_text())["digests"] for name in (before, after))
+        old, new = (
+            json.loads((root / name / path.name).read_text())["digests"] for name in (before, after)
+        )
         for output in sorted(old.keys() | new.keys()):
             if old.get(output) == new.get(output):
                 num_same += 1
                 continue
             num_other += 1
-            kind = "only before" if output not in new else "only after" if output not in old else "differs"
+            kind = (
+                "only before"
+                if output not in new
+                else "only after"
+                if output not in old
+                else "differs"
+            )
             print(f"{path.stem}: {kind}: {output}")
     print(f"{num_same} outputs are the same, {num_other} are not")
     return min(num_other, 1)
 
 
 def write_inputs(folder: Path) -> None:
-    """Images, captioned images, prompts, and small checkpoints in the layouts of the published ones."""
+    """Images, captioned images, prompts, and small checkpoints in the layouts of the published
+    ones."""
     if folder.exists():
         return
     sys.path.insert(0, str(REPOSITORY))
-    from tests.models.real_layouts import large_like_transformer, large_like_vae, write_janus, write_qwen, write_sd3
+    from tests.models.real_layouts import (
+        large_like_transformer,
+        large_like_vae,
+        write_janus,
+        write_qwen,
+        write_sd3,
+    )
 
     draw, made = np.random.default_rng(0), folder.with_name("inputs.unfinished")
     shutil.rmtree(made, ignore_errors=True)
@@ -377,13 +493,19 @@ def write_inputs(folder: Path) -> None:
     names = ["0.png", "1.jpg", "2.png", "below/3.png", "4.bmp", "5.png"]
     for i, name in enumerate(names):
         coarse = draw.integers(0, 256, (4, 4 + i % 3, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((48 + 9 * i, 48), Image.Resampling.BICUBIC).save(made / "photos" / name)
+        Image.fromarray(coarse).resize((48 + 9 * i, 48), Image.Resampling.BICUBIC).save(
+            made / "photos" / name
+        )
     (made / "photos" / "broken.png").write_bytes(b"no image")
     rows = []
     for i in range(24):
         coarse = draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(made / "pairs" / f"{i}.png")
-        rows.append({"file_name": f"{i}.png", "text": f"a large red circle and {i} small blue squares"})
+        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(
+            made / "pairs" / f"{i}.png"
+        )
+        rows.append(
+            {"file_name": f"{i}.png", "text": f"a large red circle and {i} small blue squares"}
+        )
     (made / "pairs" / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (made / "prompts.txt").write_text("a red circle\ntwo small blue squares on grey\n")
     torch.manual_seed(0)

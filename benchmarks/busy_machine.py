@@ -1,10 +1,12 @@
-"""How OpenMP's threads should wait for each other, on a machine that is quiet and on one that is busy.
+"""How OpenMP's threads should wait for each other, on a machine that is quiet and on one that is
+busy.
 
-    python benchmarks/busy_machine.py            # 5 settings, each quiet and beside 1 and 2 busy processes: 6 minutes
+    python benchmarks/busy_machine.py   # 5 settings, each quiet and beside 1 and 2 others: 6 min
 
-A step: 64 captions of 8 images by the tiny UMM-1 with random weights, drawn, scored and learnt from, on two threads. A
-busy process counts in a Python loop. Each cell is the median of up to 5 steps in a fresh process, since OpenMP reads
-its settings once; a cell that has no step done after 30 seconds says so.
+A step: 64 captions of 8 images by the tiny UMM-1 with random weights, drawn, scored and learnt
+from, on two threads. A busy process counts in a Python loop. Each cell is the median of up to 5
+steps in a fresh process, since OpenMP reads its settings once; a cell that has no step done after
+30 seconds says so.
 """
 
 from __future__ import annotations
@@ -34,24 +36,40 @@ BUSY = "while True: pass"
 
 def main() -> None:
     """Print a Markdown table of seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--step-here", action="store_true", help=argparse.SUPPRESS)  # in the process that is measured
+    parser.add_argument(
+        "--step-here", action="store_true", help=argparse.SUPPRESS
+    )  # in the process that is measured
     args = parser.parse_args()
     if args.step_here:
         take_steps(args.steps, args.threads)
         return
     print("| | quiet | beside one busy process | beside two |\n|---|---|---|---|", flush=True)
     for name, variables in SETTINGS.items():
-        cells = [cell(seconds(variables, number, args.steps, args.threads)) for number in NEIGHBOURS]
+        cells = [
+            cell(seconds(variables, number, args.steps, args.threads)) for number in NEIGHBOURS
+        ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def seconds(variables: dict[str, str], num_busy: int, steps: int, threads: int) -> list[float]:
     """Of each step that a fresh process took in the time of a cell."""
-    environment = {name: value for name, value in os.environ.items() if name not in READ_BY_OPENMP} | variables
-    command = [sys.executable, __file__, "--step-here", "--steps", str(steps), "--threads", str(threads)]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in READ_BY_OPENMP
+    } | variables
+    command = [
+        sys.executable,
+        __file__,
+        "--step-here",
+        "--steps",
+        str(steps),
+        "--threads",
+        str(threads),
+    ]
     with ExitStack() as stack:
         lines = stack.enter_context(reading(command, environment))
         assert lines.get(timeout=300) == "ready"
@@ -82,7 +100,9 @@ def reading(command: list[str], environment: dict[str, str]):
     """The lines of a process, as they come."""
     lines: Queue[str] = Queue()
     with running(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        reader = threading.Thread(target=lambda: [lines.put(line.strip()) for line in process.stdout], daemon=True)
+        reader = threading.Thread(
+            target=lambda: [lines.put(line.strip()) for line in process.stdout], daemon=True
+        )
         reader.start()
         yield lines
 
@@ -96,8 +116,8 @@ def take_steps(num_steps: int, threads: int) -> None:
     import torch  # before uae, which would choose how to wait
 
     from uae.config import CaptionSettings
-    from uae.models.tiny import build_captioner
-    from uae.scenes.scene import render_batch, scene_at
+    from uae.world.models import build_captioner
+    from uae.world.scene import render_batch, scene_at
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -109,7 +129,9 @@ def take_steps(num_steps: int, threads: int) -> None:
     images = torch.from_numpy(render_batch([scene_at("train", i) for i in range(8)]))
 
     def step(num_images: int) -> None:
-        rollout = captioner.caption(images[:num_images], CaptionSettings(max_new_tokens=32), group_size=8).rollout
+        rollout = captioner.caption(
+            images[:num_images], CaptionSettings(max_new_tokens=32), group_size=8
+        ).rollout
         evaluation = captioner.evaluate(rollout, with_kl=True)
         (evaluation.kl.mean() - evaluation.log_probs.mean()).backward()
         optimizer.step()

@@ -1,4 +1,5 @@
-"""The curves of docs/results.md: one chart per stage of a pipeline, one line per run (seed), as an SVG.
+"""The curves of docs/results.md: one chart per stage of a pipeline, one line per run (seed), as an
+SVG.
 
     python benchmarks/curves.py docs/curves/v3-tiny.svg runs/v3-tiny-seed*
 
@@ -11,7 +12,7 @@ import argparse
 from html import escape
 from pathlib import Path
 
-from uae.bench.curves import Chart, make_chart
+from uae.report.charts import Chart, make_chart
 from uae.utils.metrics import read_metrics
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea")
@@ -19,9 +20,13 @@ KEY_HEIGHT, COLUMNS = 24, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path, help="SVG to write")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders that `uae train PIPELINE` wrote")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders that `uae train PIPELINE` wrote"
+    )
     args = parser.parse_args()
     charts = [stage_chart(name, args.runs) for name in stage_names(args.runs)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +37,10 @@ def stage_names(runs: list[Path]) -> list[str]:
     """Folders of the runs' stages, in order."""
     names = sorted({path.parent.name for run in runs for path in run.glob("*/metrics.jsonl")})
     if not names:
-        raise SystemExit(f"expected runs of `uae train PIPELINE`, no */metrics.jsonl in {', '.join(map(str, runs))}")
+        raise SystemExit(
+            "expected runs of `uae train PIPELINE`, no */metrics.jsonl in "
+            f"{', '.join(map(str, runs))}"
+        )
     return names
 
 
@@ -40,9 +48,18 @@ def stage_chart(stage: str, runs: list[Path]) -> Chart:
     """Mean reward of an RL stage, the loss of another, one line per run."""
     files = {run.name: run / stage / "metrics.jsonl" for run in runs}
     logged = {name: read_metrics(file) for name, file in files.items() if file.exists()}
-    key = "reward/total" if any("reward/total" in row for rows in logged.values() for row in rows) else "loss"
-    lines = {name: [(row["step"], row[key]) for row in rows if key in row] for name, rows in logged.items()}
-    chart = make_chart(f"{stage.partition('_')[2].replace('_', ' ')}: {key.replace('/total', '')}", lines)
+    key = (
+        "reward/total"
+        if any("reward/total" in row for rows in logged.values() for row in rows)
+        else "loss"
+    )
+    lines = {
+        name: [(row["step"], row[key]) for row in rows if key in row]
+        for name, rows in logged.items()
+    }
+    chart = make_chart(
+        f"{stage.partition('_')[2].replace('_', ' ')}: {key.replace('/total', '')}", lines
+    )
     if chart is None:
         raise SystemExit(f"expected {key} in metrics.jsonl of {stage}, found none that is finite")
     return chart
@@ -54,24 +71,39 @@ def svg(charts: list[Chart]) -> str:
     columns = min(COLUMNS, len(charts))
     width, height = columns * wide, -(-len(charts) // columns) * high
     drawn = [
-        f'<g transform="translate({i % columns * wide},{i // columns * high + KEY_HEIGHT})">{draw(chart)}</g>'
+        f'<g transform="translate({i % columns * wide},{i // columns * high + KEY_HEIGHT})">'
+        f"{draw(chart)}</g>"
         for i, chart in enumerate(charts)
     ]
     box = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="sans-serif" font-size="10">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *drawn, "</svg>\n"])
+    return "\n".join(
+        [head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *drawn, "</svg>\n"]
+    )
 
 
 def draw(chart: Chart) -> str:
     """Title, grid, ticks and lines of one chart."""
-    parts = [f'<text x="{chart.left}" y="-8" font-size="12" font-weight="bold">{escape(chart.title)}</text>']
+    parts = [
+        f'<text x="{chart.left}" y="-8" font-size="12" font-weight="bold">'
+        f"{escape(chart.title)}</text>"
+    ]
     for y, label in chart.y_ticks:
-        parts.append(f'<line x1="{chart.left}" x2="{chart.right}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
-        parts.append(f'<text x="{chart.left - 6}" y="{y + 3}" text-anchor="end" fill="#555">{label}</text>')
+        parts.append(
+            f'<line x1="{chart.left}" x2="{chart.right}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>'
+        )
+        parts.append(
+            f'<text x="{chart.left - 6}" y="{y + 3}" text-anchor="end" fill="#555">{label}</text>'
+        )
     for x, label in chart.x_ticks:
-        parts.append(f'<text x="{x}" y="{chart.bottom + 15}" text-anchor="middle" fill="#555">{label}</text>')
+        parts.append(
+            f'<text x="{x}" y="{chart.bottom + 15}" text-anchor="middle" fill="#555">{label}</text>'
+        )
     for line, color in zip(chart.lines, COLORS * len(chart.lines), strict=False):
-        for points, how in ((line.raw, 'stroke-opacity="0.25"'), (line.smooth, 'stroke-width="1.6"')):
+        for points, how in (
+            (line.raw, 'stroke-opacity="0.25"'),
+            (line.smooth, 'stroke-width="1.6"'),
+        ):
             parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" {how}/>')
     return "".join(parts)
 

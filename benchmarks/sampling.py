@@ -1,10 +1,10 @@
 """Sampling beside the library that defines the models, on the same small models, in one run.
 
-    python benchmarks/sampling.py            # 8 images, 8 samples each; medians of 5 interleaved repetitions
+    python benchmarks/sampling.py   # 8 images, 8 samples each; medians of 5 interleaved repetitions
 
-Captions: ``generate(num_return_sequences=8)`` against ours, for UMM-1 (Qwen2.5-VL) and UMM-2 (Janus), equal tokens.
-Image tokens: ``generate(generation_mode="image")`` against ours, guidance 3. Weights are random: nothing
-ends early. Both give tokens: the VQ decoder is left out.
+Captions: ``generate(num_return_sequences=8)`` against ours, for UMM-1 (Qwen2.5-VL) and UMM-2
+(Janus), equal tokens. Image tokens: ``generate(generation_mode="image")`` against ours, guidance 3.
+Weights are random: nothing ends early. Both give tokens: the VQ decoder is left out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from transformers import logging
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from uae.config import CaptionSettings
-from uae.models.captioner import CausalCaptioner
+from uae.models.encoders.causal import CausalCaptioner
 from uae.models.janus import Janus, PaintContext
-from uae.models.tiny import build_captioner, build_janus
-from uae.scenes.language import exhaustive_caption
-from uae.scenes.scene import render_batch, scene_at
+from uae.world.language import exhaustive_caption
+from uae.world.models import build_captioner, build_janus
+from uae.world.scene import render_batch, scene_at
 
 NUM_IMAGES, GROUP_SIZE, CAPTION_TOKENS, GUIDANCE = 8, 8, 32, 3.0
 INSTRUCTION = CaptionSettings().instruction
@@ -33,7 +33,9 @@ INSTRUCTION = CaptionSettings().instruction
 
 def main() -> None:
     """Print a table and JSON of tokens per second and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -50,20 +52,31 @@ def main() -> None:
     num_captions = NUM_IMAGES * GROUP_SIZE
     num_image_tokens = num_captions * janus.model.config.vision_config.num_image_tokens
     cases: dict[str, tuple[int, Callable, Callable]] = {
-        "UMM-1 captions": (num_captions * CAPTION_TOKENS, ours(qwen, images), theirs(qwen, qwen_inputs(qwen, images))),
+        "UMM-1 captions": (
+            num_captions * CAPTION_TOKENS,
+            ours(qwen, images),
+            theirs(qwen, qwen_inputs(qwen, images)),
+        ),
         "UMM-2 captions": (
             num_captions * CAPTION_TOKENS,
             ours(janus, images),
             theirs(janus, janus_inputs(janus, images)),
         ),
-        "UMM-2 image tokens": (num_image_tokens, our_pictures(janus, texts), their_pictures(janus, texts)),
+        "UMM-2 image tokens": (
+            num_image_tokens,
+            our_pictures(janus, texts),
+            their_pictures(janus, texts),
+        ),
     }
     results = {}
     for name, (num_tokens, mine, library) in cases.items():
         seconds = interleaved((mine, library), args.repeats)
         speeds = [num_tokens / s for s in seconds]
         results[name] = {"ours": speeds[0], "library": speeds[1], "ratio": speeds[0] / speeds[1]}
-        print(f"{name:20}  ours {speeds[0]:8.0f} tokens/s   library {speeds[1]:8.0f}   {speeds[0] / speeds[1]:.2f}x")
+        print(
+            f"{name:20}  ours {speeds[0]:8.0f} tokens/s   library {speeds[1]:8.0f}   "
+            f"{speeds[0] / speeds[1]:.2f}x"
+        )
     print(json.dumps({"threads": args.threads, "repeats": args.repeats, **results}))
 
 
@@ -87,7 +100,9 @@ def ours(model: CausalCaptioner, images: torch.Tensor) -> Callable:
 
 def theirs(model: CausalCaptioner, inputs: dict[str, Any]) -> Callable:
     length = {"max_new_tokens": CAPTION_TOKENS, "min_new_tokens": CAPTION_TOKENS}
-    return lambda: model.model.generate(**inputs, **length, do_sample=True, num_return_sequences=GROUP_SIZE, top_k=0)
+    return lambda: model.model.generate(
+        **inputs, **length, do_sample=True, num_return_sequences=GROUP_SIZE, top_k=0
+    )
 
 
 def our_pictures(janus: Janus, texts: list[str]) -> Callable:
@@ -99,8 +114,12 @@ def our_pictures(janus: Janus, texts: list[str]) -> Callable:
 
 def their_pictures(janus: Janus, texts: list[str]) -> Callable:
     chats = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in texts]
-    prompts = [janus.processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
-    inputs: Any = janus.processor(text=prompts, generation_mode="image", padding=True, return_tensors="pt")
+    prompts = [
+        janus.processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats
+    ]
+    inputs: Any = janus.processor(
+        text=prompts, generation_mode="image", padding=True, return_tensors="pt"
+    )
 
     def run() -> None:
         janus.model.generate(

@@ -1,10 +1,10 @@
 """Peak memory of streaming image-caption pairs: it must not grow with the number of rows read.
 
-    python benchmarks/streaming_memory.py                       # 10k, 100k and 1M rows, through the pool, decoded
+    python benchmarks/streaming_memory.py   # 10k, 100k and 1M rows, through the pool, decoded
     python benchmarks/streaming_memory.py --rows 10000 100000
 
-A parquet set of as many rows is written to a temporary folder: captions of 250 words, and one noisy 64x64 PNG repeated
-so that the files stay small; each row is read and decoded all the same.
+A parquet set of as many rows is written to a temporary folder: captions of 250 words, and one noisy
+64x64 PNG repeated so that the files stay small; each row is read and decoded all the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ CAPTION = "word " * 250
 
 def main() -> None:
     """Print a table and JSON of rows read, peak memory and rows per second."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--pool-size", type=int, default=1_000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        writer = multiprocessing.get_context("spawn").Process(target=write_set, args=(Path(folder), max(args.rows)))
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_set, args=(Path(folder), max(args.rows))
+        )
         writer.start()  # a process of its own: what writing takes is not counted
         writer.join()
         data = CaptionBatches(folder, [(SIDE, SIDE)], BATCH_SIZE, pool_size=args.pool_size)
@@ -68,8 +72,14 @@ def measure(data: CaptionBatches, num_rows: int) -> dict[str, float]:
     while data.num_batches * BATCH_SIZE < num_rows:
         data.next_batch()
     read = (data.num_batches - before) * BATCH_SIZE
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return {"rows": num_rows, "peak_mb": peak, "rows_per_sec": read / max(time.monotonic() - began, 1e-9)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024**2 if sys.platform == "darwin" else 1024
+    )
+    return {
+        "rows": num_rows,
+        "peak_mb": peak,
+        "rows_per_sec": read / max(time.monotonic() - began, 1e-9),
+    }
 
 
 if __name__ == "__main__":

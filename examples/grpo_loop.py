@@ -1,16 +1,18 @@
-"""Unified-GRPO on one page: image -> caption -> image, rewarded for what survives. Needs only torch.
+"""Unified-GRPO on one page: image -> caption -> image, rewarded for what survives. Needs only
+torch.
 
     python examples/grpo_loop.py
 
-The world: an image has four quadrants, each in one of eight colours. The *encoder* is a small network that captions
-the image, one colour word per quadrant, or stops early with "end". The *decoder* is frozen: it paints the words it is
-told, quadrant by quadrant, and leaves the rest grey. The reward is the cosine between the image and its
-reconstruction. Nobody shows the encoder a correct caption. It starts terse and wrong, and learns to say more, and to
-say it right, because that is what makes reconstructions come back alike. The project does the same with real models:
-see ``src/uae/rl/train.py`` for this loop, ``src/uae/rl/losses.py`` for this loss.
+The world: an image has four quadrants, each in one of eight colours. The *encoder* is a small
+network that captions the image, one colour word per quadrant, or stops early with "end". The
+*decoder* is frozen: it paints the words it is told, quadrant by quadrant, and leaves the rest grey.
+The reward is the cosine between the image and its reconstruction. Nobody shows the encoder a
+correct caption. It starts terse and wrong, and learns to say more, and to say it right, because
+that is what makes reconstructions come back alike. The project does the same with real models: see
+``src/uae/rl/train.py`` for this loop, ``src/uae/rl/losses.py`` for this loss.
 
-Expect the mean reward to rise from 0 to 0.95 or more (0.96 to 0.99 over seeds 0 to 4), and captions from about one word
-to four, in ten seconds on one CPU core.
+Expect the mean reward to rise from 0 to 0.95 or more (0.96 to 0.99 over seeds 0 to 4), and captions
+from about one word to four, in ten seconds on one CPU core.
 """
 
 import copy
@@ -23,10 +25,18 @@ WORDS = ["black", "blue", "green", "cyan", "red", "magenta", "yellow", "white", 
 NUM_COLOURS, END = 8, 8
 NUM_QUADRANTS = MAX_WORDS = 4
 NUM_IMAGES, GROUP_SIZE = 32, 8  # P images a step, G captions of each: B = P*G
-CLIP_EPS, KL_COEF, NUM_UPDATES = 0.2, 1e-3, 2  # two updates per rollout, so the clip has something to do
+CLIP_EPS, KL_COEF, NUM_UPDATES = (
+    0.2,
+    1e-3,
+    2,
+)  # two updates per rollout, so the clip has something to do
 
 # Colour n is a corner of the RGB cube, written as -1/+1 so that grey is the zero vector.
-COLOURS = torch.tensor([[float(n >> 2 & 1), float(n >> 1 & 1), float(n & 1)] for n in range(NUM_COLOURS)]) * 2 - 1
+COLOURS = (
+    torch.tensor([[float(n >> 2 & 1), float(n >> 1 & 1), float(n & 1)] for n in range(NUM_COLOURS)])
+    * 2
+    - 1
+)
 
 
 def sample_images(num: int) -> Tensor:
@@ -59,7 +69,9 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, captions: Tensor) -> Tensor:
         """Logits [B, T, V] of each word given those before it."""
         batch, length = captions.shape
-        previous = torch.cat([torch.full((batch, 1), END), captions[:, :-1]], dim=1)  # "end" also means "begin"
+        previous = torch.cat(
+            [torch.full((batch, 1), END), captions[:, :-1]], dim=1
+        )  # "end" also means "begin"
         position = torch.eye(MAX_WORDS)[:length].expand(batch, -1, -1)
         pixels = images.flatten(1)[:, None].expand(-1, length, -1)
         return self.net(torch.cat([pixels, position, one_hot(previous, len(WORDS)).float()], dim=2))
@@ -88,8 +100,11 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return ((rewards - mean) / (std + 1e-4)).flatten()
 
 
-def grpo_loss(log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """-J: the clipped policy gradient less β times the k3 KL, averaged over words, then over captions."""
+def grpo_loss(
+    log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
+    """-J: the clipped policy gradient less β times the k3 KL, averaged over words, then over
+    captions."""
     ratio = (log_probs - old).exp()
     clipped = ratio.clamp(1 - CLIP_EPS, 1 + CLIP_EPS)
     gain = torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
@@ -112,7 +127,8 @@ def train(num_steps: int = 200, seed: int = 0, log_every: int = 20) -> list[tupl
         # Reward, then advantage: no labels, no value network, only the comparison within the group.
         rewards = reward(images, draw(captions))
         advantages = group_advantages(rewards.view(NUM_IMAGES, GROUP_SIZE))
-        # Loss and step. Gradients flow through the words' probabilities only, never through the decoder.
+        # Loss and step. Gradients flow through the words' probabilities only, never through the
+        # decoder.
         with torch.no_grad():
             old, ref = encoder.log_probs(images, captions), ref_encoder.log_probs(images, captions)
         for _ in range(NUM_UPDATES):
@@ -124,7 +140,8 @@ def train(num_steps: int = 200, seed: int = 0, log_every: int = 20) -> list[tupl
         if log_every and (step % log_every == 0 or step == num_steps - 1):
             said = " ".join(WORDS[word] for word in captions[0].tolist() if word != END)
             print(
-                f"step {step:3d}  reward {history[-1][0]:.3f}  words {history[-1][1]:.2f}  e.g. {said or '(nothing)'}"
+                f"step {step:3d}  reward {history[-1][0]:.3f}  words {history[-1][1]:.2f}  e.g. "
+                f"{said or '(nothing)'}"
             )
     return history
 

@@ -1,8 +1,9 @@
-"""A third model family in one file: it names the colour of an image, and paints the colour it is told.
+"""A third model family in one file: it names the colour of an image, and paints the colour it is
+told.
 
-Everything that ``uae`` does with a unified model, it does with this one: Unified-GRPO teaches it to name colours by the
-likeness of what it paints to what it saw. ``docs/add_a_model.md`` walks through it. Run it, and then any command with
-what it leaves:
+Everything that ``uae`` does with a unified model, it does with this one: Unified-GRPO teaches it to
+name colours by the likeness of what it paints to what it saw. ``docs/add_a_model.md`` walks through
+it. Run it, and then any command with what it leaves:
 
     cd examples && python third_family.py
     PYTHONPATH=. uae reconstruct photo.jpg --model color_namer
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.tokens import draw, log_softmax, token_evaluation
+from uae.models.encoders.tokens import draw, log_softmax, token_evaluation
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
@@ -54,7 +55,8 @@ class Seen:
 
 
 class ColorNamer(nn.Module):
-    """One linear layer that names a mean colour in one word; its decoder fills the picture with the word's colour."""
+    """One linear layer that names a mean colour in one word; its decoder fills the picture with the
+    word's colour."""
 
     family = "third_family:ColorNamer"
     captioning = CaptionSettings(temperature=0.0)  # how it is benchmarked
@@ -90,22 +92,35 @@ class ColorNamer(nn.Module):
         step: int = 0,
         keys: Sequence[int] | None = None,
     ) -> Captions:
-        colors = torch.stack([image.mean((1, 2)) for image in images]).repeat_interleave(group_size, 0)
+        colors = torch.stack([image.mean((1, 2)) for image in images]).repeat_interleave(
+            group_size, 0
+        )
         context = Seen(colors, settings.temperature)
         with torch.no_grad():
             scores = self.scores(context)[:, 0]
-        draws = uniforms(seed, step, sequence_keys(keys, len(images), group_size), "caption", 1)[:, 0]
+        draws = uniforms(seed, step, sequence_keys(keys, len(images), group_size), "caption", 1)[
+            :, 0
+        ]
         tokens = scores.argmax(-1) if settings.temperature == 0 else draw(scores, draws)
         log_probs = scores.gather(-1, tokens[:, None])
-        rollout = Rollout(tokens[:, None], log_probs, torch.ones_like(log_probs, dtype=torch.bool), context)
-        return Captions([NAMES[t] for t in tokens], rollout, group_size, torch.zeros(len(tokens), dtype=torch.bool))
+        rollout = Rollout(
+            tokens[:, None], log_probs, torch.ones_like(log_probs, dtype=torch.bool), context
+        )
+        return Captions(
+            [NAMES[t] for t in tokens],
+            rollout,
+            group_size,
+            torch.zeros(len(tokens), dtype=torch.bool),
+        )
 
     def scores(self, context: Seen) -> Tensor:
         """``[B, 1, V]`` log-probabilities of the one word."""
         return log_softmax(self.head(context.colors), context.temperature)[:, None]
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
-        return token_evaluation(lambda: self.scores(rollout.context), rollout, self.reference, with_kl)
+        return token_evaluation(
+            lambda: self.scores(rollout.context), rollout, self.reference, with_kl
+        )
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -116,7 +131,9 @@ class ColorNamer(nn.Module):
         finally:
             self.head = now
 
-    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+    def answer(
+        self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
         return self.caption(images, CaptionSettings(temperature=0.0)).texts
 
     # --- generation: frozen, so its reconstructions come without a rollout ---
@@ -138,12 +155,24 @@ class ColorNamer(nn.Module):
         return self.generate(captions.texts, settings, group_size=group_size)
 
     def generate(
-        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        texts: Sequence[str],
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
     ) -> Reconstructions:
-        colors = torch.tensor([PALETTE.get(text, UNKNOWN) for text in texts]).repeat_interleave(group_size, 0)
-        return Reconstructions(colors[:, :, None, None].expand(-1, -1, settings.height, settings.width), group_size)
+        colors = torch.tensor([PALETTE.get(text, UNKNOWN) for text in texts]).repeat_interleave(
+            group_size, 0
+        )
+        return Reconstructions(
+            colors[:, :, None, None].expand(-1, -1, settings.height, settings.width), group_size
+        )
 
-    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
+    def begin_training(
+        self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None
+    ) -> None:
         self.head.requires_grad_(captions)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -159,7 +188,7 @@ class ColorNamer(nn.Module):
         return model.to(dtype)
 
 
-# --- a world of plain colours, and a reward --------------------------------------------------------------------
+# --- a world of plain colours, and a reward ------------------------------------------------------
 
 
 class PlainColors:
@@ -176,7 +205,9 @@ class PlainColors:
 def likeness(sources: Sequence[Tensor], captions: list[str], reconstructions: Tensor) -> Tensor:
     """Minus the mean squared difference of pixels."""
     repeated = (
-        torch.stack(list(sources)).repeat_interleave(len(reconstructions) // len(sources), 0).to(reconstructions.device)
+        torch.stack(list(sources))
+        .repeat_interleave(len(reconstructions) // len(sources), 0)
+        .to(reconstructions.device)
     )
     return -(repeated - reconstructions).square().mean((1, 2, 3))
 
@@ -185,7 +216,14 @@ def learn(folder: Path, num_steps: int = 80) -> ColorNamer:
     """Unified-GRPO, as for any other family."""
     config = TrainConfig(num_steps=num_steps, images_per_step=5, learning_rate=0.1, use_bf16=False)
     model = ColorNamer()
-    train(model, WeightedSum({"likeness": (1.0, likeness)}), PlainColors(), config, folder, {"model": "color_namer"})
+    train(
+        model,
+        WeightedSum({"likeness": (1.0, likeness)}),
+        PlainColors(),
+        config,
+        folder,
+        {"model": "color_namer"},
+    )
     return model
 
 

@@ -1,4 +1,5 @@
-"""Test set-up: shapes checked at run time, no network, two threads, fixed seeds, fast tests first."""
+"""Test set-up: shapes checked at run time, no network, two threads, fixed seeds, fast tests
+first."""
 
 import uae  # noqa: F401 - first: it says how OpenMP's threads wait, and torch reads that as it is loaded
 

@@ -12,16 +12,16 @@ import torch
 
 from uae import cli
 from uae.bench.unified_result import BACKBONES
-from uae.bench.world import measure
-from uae.commands.reconstruct import save_png
 from uae.config import CaptionSettings
+from uae.images.write import save_png
 from uae.models.base import UnifiedModel
-from uae.models.loading import load_model
-from uae.models.tokens import k3_kl
-from uae.rewards.backbones import load_backbone
+from uae.models.encoders.tokens import k3_kl
+from uae.models.load import load_model
 from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
+from uae.similarity.backbones import load_backbone
 from uae.types import Evaluation, Policy
+from uae.world.measure import measure
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = EXAMPLES / "grpo_loop.py"
@@ -46,7 +46,9 @@ def test_a_third_family_is_one_file_and_learns(tmp_path: Path):
     before, after = example.ColorNamer(), example.learn(tmp_path)
     assert isinstance(after, UnifiedModel) and isinstance(after.encoder, Policy)
     greedy = CaptionSettings(temperature=0.0)
-    assert after.caption(images, greedy).texts == example.NAMES != before.caption(images, greedy).texts
+    assert (
+        after.caption(images, greedy).texts == example.NAMES != before.caption(images, greedy).texts
+    )
     rollout = after.caption(images, CaptionSettings(), group_size=4).rollout
     evaluation = after.evaluate(rollout, with_kl=True)
     torch.testing.assert_close(evaluation.log_probs, rollout.log_probs)
@@ -63,19 +65,42 @@ def test_a_third_family_is_taken_by_every_command(tmp_path: Path, monkeypatch: p
     (tmp_path / "photos").mkdir()
     for name, image in zip(example.NAMES, images, strict=True):
         save_png(tmp_path / "photos" / f"{name}.png", image)
-    cli.run(["reconstruct", str(tmp_path / "photos"), "--model", str(folder), "--out", str(tmp_path / "out")])
+    cli.run(
+        [
+            "reconstruct",
+            str(tmp_path / "photos"),
+            "--model",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     for name in example.NAMES:
         assert (tmp_path / "out" / f"{name}.txt").read_text().strip() == name
     tiny = [word for name in BACKBONES for word in (name, "tiny")]
     numbers = tmp_path / "bench.json"
-    cli.run(["bench", "unified", "--images", str(tmp_path / "photos"), "--model", str(folder), "--out", str(numbers),
-             "--backbones", *tiny])  # fmt: skip
+    cli.run(
+        [
+            "bench",
+            "unified",
+            "--images",
+            str(tmp_path / "photos"),
+            "--model",
+            str(folder),
+            "--out",
+            str(numbers),
+            "--backbones",
+            *tiny,
+        ]
+    )
     found = json.loads(numbers.read_text())
     assert found["statistics_by_model"]["clip"]["average_similarity"] > 0.99
     settings = found["uae"]["settings"]
     assert settings["model"] == str(folder) and settings["decoding"]["height"] == 48
     world = {"clip": load_backbone("clip", "tiny")}
-    again = measure(load_model(str(folder)), world, num_scenes=4, prompts_per_tag=1, num_bootstrap=5)
+    again = measure(
+        load_model(str(folder)), world, num_scenes=4, prompts_per_tag=1, num_bootstrap=5
+    )
     assert again.numbers["geneval"] == 0
 
 
@@ -114,7 +139,9 @@ def test_its_loss_is_the_projects(grpo_loop):
 
 def test_its_advantages_are_the_projects(grpo_loop):
     rewards = torch.rand(6, 4)
-    torch.testing.assert_close(grpo_loop.group_advantages(rewards), group_advantages(rewards).flatten())
+    torch.testing.assert_close(
+        grpo_loop.group_advantages(rewards), group_advantages(rewards).flatten()
+    )
 
 
 def test_its_log_probs_are_those_sampled_from(grpo_loop):
@@ -134,6 +161,11 @@ def test_it_stands_alone_on_one_page():
     assert len(source.splitlines()) < 150
     assert "import uae" not in source
     assert "from uae" not in source
-    code = f"import sys; sys.path.insert(0, {str(PAGE.parent)!r}); import grpo_loop; grpo_loop.train(2, log_every=1)"
-    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(PAGE.parent)!r}); import grpo_loop; "
+        "grpo_loop.train(2, log_every=1)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.startswith("step   0  reward ")

@@ -1,4 +1,5 @@
-"""The main job from the shipped weights, cut to two steps: everything it promises to leave behind."""
+"""The main job from the shipped weights, cut to two steps: everything it promises to leave
+behind."""
 
 from __future__ import annotations
 
@@ -12,32 +13,52 @@ import torch
 from tests.rl.tiny_run import build_model
 from uae.commands.quickstart import FAMILIES, Arguments, preset, quickstart
 from uae.presets import PRESETS
-from uae.scenes.scene import scene_at
-from uae.stages.tiny.imitation import imitate, imitation_loss
+from uae.world.imitation import imitate, imitation_loss
+from uae.world.scene import scene_at
 
 BACKBONES = {"clip", "longclip", "dinov2", "dinov3"}
 HEADLINE = {
-    "unified_score", *BACKBONES, "rescaled_score", "unified_score_if_true", "geneval", "perception", "perception_small",
-    "caption_tokens", "caption_precision", "caption_recall", "small_recall", "reconstruction_objects_exact",
-}  # fmt: skip
+    "unified_score",
+    *BACKBONES,
+    "rescaled_score",
+    "unified_score_if_true",
+    "geneval",
+    "perception",
+    "perception_small",
+    "caption_tokens",
+    "caption_precision",
+    "caption_recall",
+    "small_recall",
+    "reconstruction_objects_exact",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
-    quickstart(Arguments(out=tmp_path, family=family, num_steps=2), command="uae quickstart --num-steps 2")
+    quickstart(
+        Arguments(out=tmp_path, family=family, num_steps=2), command="uae quickstart --num-steps 2"
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"family", "seconds", "seed", "command", "versions"} <= set(results)
     for column in ("before", "after", "delta", "ceiling"):
         assert set(results[column]) == HEADLINE
         assert all(isinstance(value, float) for value in results[column].values())
     for name in HEADLINE:
-        assert results["delta"][name] == pytest.approx(results["after"][name] - results["before"][name])
+        assert results["delta"][name] == pytest.approx(
+            results["after"][name] - results["before"][name]
+        )
     assert sum(results["gain"].values()) == pytest.approx(results["delta"]["unified_score"])
     assert results["before"]["unified_score"] < results["ceiling"]["unified_score"] <= 100
-    assert results["before"]["unified_score"] == pytest.approx(sum(results["before"][b] for b in BACKBONES) / 4)
+    assert results["before"]["unified_score"] == pytest.approx(
+        sum(results["before"][b] for b in BACKBONES) / 4
+    )
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") > 30 and 'src="http' not in page and "<link" not in page
+    assert (
+        page.count("data:image/png;base64,") > 30
+        and 'src="http' not in page
+        and "<link" not in page
+    )
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "model/uae.json").is_file()
 
@@ -47,7 +68,10 @@ def test_a_half_learns_from_as_many_images():
         whole = preset(Arguments(family=family)).train
         for half in ("both", "captions", "images"):
             run = preset(Arguments(family=family, half=half)).train
-            assert (run.caption_weight > 0, run.image_weight > 0) == (half != "images", half != "captions")
+            assert (run.caption_weight > 0, run.image_weight > 0) == (
+                half != "images",
+                half != "captions",
+            )
             per_image = run.group_size * run.reconstructions_per_caption
             assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
             assert run.reconstructions_per_caption > 1 or half != "images"
@@ -65,4 +89,7 @@ def test_the_control_learns_by_imitation():
     with torch.no_grad():
         after = imitation_loss(model.encoder, held_out, config.captioning.instruction).item()
     assert after < before - 0.5
-    assert all(torch.equal(a, b) for a, b in zip(vision, model.encoder.model.model.visual.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(vision, model.encoder.model.model.visual.parameters(), strict=True)
+    )

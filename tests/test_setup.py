@@ -16,7 +16,8 @@ TOOLS = ("sh", "awk", "cat", "cksum", "cp", "df", "dirname", "grep", "mkdir", "r
 FAKE_PYTHON = f"""#!/bin/sh
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    "-m pip") shift 5; echo "$*" >>pip-calls; [ -z "${{PIP_ERROR:-}}" ] || {{ echo "$PIP_ERROR"; exit 1; }} ;;
+    "-m pip") shift 5; echo "$*" >>pip-calls
+        [ -z "${{PIP_ERROR:-}}" ] || {{ echo "$PIP_ERROR"; exit 1; }} ;;
     *) exec {sys.executable} "$@" ;;
 esac
 """
@@ -135,7 +136,10 @@ def test_old_python(project: Project) -> None:
 
 
 def test_full_disk_before_the_start(faked: Project) -> None:
-    faked.command("df", "#!/bin/sh\necho Filesystem 1024-blocks Used Available\necho disk 9999999 9000000 307200\n")
+    faked.command(
+        "df",
+        "#!/bin/sh\necho Filesystem 1024-blocks Used Available\necho disk 9999999 9000000 307200\n",
+    )
     assert_one_line(faked.setup(), "2000 MB of free disk", "found 300 MB", "free some")
     assert faked.pip_calls() == []
 
@@ -149,9 +153,18 @@ def test_python_without_venv(project: Project) -> None:
 @pytest.mark.parametrize(
     ("pip_error", "parts"),
     [
-        ("ERROR: Could not install packages: [Errno 28] No space left on device", ("free disk", "free some")),
-        ("WARNING: Retrying: 'ReadTimeoutError(read timed out)'", ("package index", "check the network")),
-        ("ERROR: No matching distribution found for torch==2.13.0", ("No matching distribution found for torch",)),
+        (
+            "ERROR: Could not install packages: [Errno 28] No space left on device",
+            ("free disk", "free some"),
+        ),
+        (
+            "WARNING: Retrying: 'ReadTimeoutError(read timed out)'",
+            ("package index", "check the network"),
+        ),
+        (
+            "ERROR: No matching distribution found for torch==2.13.0",
+            ("No matching distribution found for torch",),
+        ),
     ],
 )
 def test_pip_failure(faked: Project, pip_error: str, parts: tuple[str, ...]) -> None:
@@ -164,8 +177,14 @@ def test_pip_failure(faked: Project, pip_error: str, parts: tuple[str, ...]) -> 
 def test_no_network(project: Project) -> None:
     """The real thing: a real venv, and a real pip that has nowhere to go."""
     project.command("python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
-    assert_one_line(project.setup(**nowhere), "package index", "check the network", ".venv/setup.log")
+    nowhere = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "1",
+    }
+    assert_one_line(
+        project.setup(**nowhere), "package index", "check the network", ".venv/setup.log"
+    )
 
 
 def test_foreign_venv_is_left_alone(faked: Project) -> None:

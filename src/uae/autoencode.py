@@ -1,9 +1,10 @@
 """The idea, in one page: a unified multimodal model is an auto-encoder whose code is text.
 
-    image ── understanding ──▶ caption ── generation ──▶ reconstruction        similarity(image, reconstruction)
+    image ── understanding ──▶ caption ── generation ──▶ reconstruction
+      └──────────── similarity(image, reconstruction) ────────────┘
 
-How close the reconstruction comes measures both halves at once: it is the reward (Unified-GRPO, ``rl/train.py``)
-and the benchmark (Unified-Bench, ``bench/unified.py``). Source: arXiv 2509.09666.
+How close the reconstruction comes measures both halves at once: it is the reward (Unified-GRPO,
+``rl/train.py``) and the benchmark (Unified-Bench, ``bench/unified.py``). Source: arXiv 2509.09666.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def autoencode(
 
     keys: what draws are keyed by beside seed and step, one for each image; by default its place.
     """
-    captions = model.caption(images, captioning, group_size=captions_per_image, seed=seed, step=step, keys=keys)
+    captions = model.caption(
+        images, captioning, group_size=captions_per_image, seed=seed, step=step, keys=keys
+    )
     reconstructions = model.reconstruct(
         captions, decoding, group_size=reconstructions_per_caption, seed=seed, step=step, keys=keys
     )

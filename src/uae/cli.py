@@ -1,4 +1,5 @@
-"""``uae``: the command line. Each command is a module of ``uae.commands``, imported when it is called."""
+"""``uae``: the command line. Each command is a module of ``uae.commands``, imported when it is
+called."""
 
 from __future__ import annotations
 
@@ -16,20 +17,32 @@ from uae.utils.quiet import plain_warnings
 from uae.utils.suggest import did_you_mean
 
 COMMANDS = {
-    "quickstart": "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)",
-    "train": "Unified-GRPO on the embedded world or a folder of images (uae train --help lists presets and pipelines)",
+    "quickstart": (
+        "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)"
+    ),
+    "train": (
+        "Unified-GRPO on the embedded world or a folder of images (uae train --help lists "
+        "presets and pipelines)"
+    ),
     "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
     "generate": "paint prompts, into the folders that GenEval reads",
     "export": "merge a trained model's adapters into its weights, and say what survives",
-    "bench": "Unified-Bench: score a model on images, or two folders of images (uae bench unified --help)",
-    "data": "write long captions for folders of images: the data of long-caption pretraining (uae data longcap --help)",
+    "bench": (
+        "Unified-Bench: score a model on images, or two folders of images (uae bench "
+        "unified --help)"
+    ),
+    "data": (
+        "write long captions for folders of images: the data of long-caption pretraining "
+        "(uae data longcap --help)"
+    ),
     "tiny": "rebuild the tiny models from nothing (uae tiny build --help)",
 }
 
 USAGE = """uae - unified multimodal models as auto-encoders (arXiv 2509.09666)
 
-Understanding is the encoder (image -> caption), generation is the decoder (caption -> image), and the similarity
-between an image and its reconstruction is both the reward (Unified-GRPO) and the benchmark (Unified-Bench).
+Understanding is the encoder (image -> caption), generation is the decoder (caption -> image), and
+the similarity between an image and its reconstruction is both the reward (Unified-GRPO) and the
+benchmark (Unified-Bench).
 
 usage: uae COMMAND [OPTIONS]        uae COMMAND --help
 
@@ -42,7 +55,9 @@ start here:
   uae train --data my_images/ --run-dir runs/mine  train on your own images
   uae bench unified --source DIR --recon DIR       score reconstructions made elsewhere
 """
-AFTER_A_STOP = "what is finished stays, and a run resumes when started again (a quickstart by --resume)"
+AFTER_A_STOP = (
+    "what is finished stays, and a run resumes when started again (a quickstart by --resume)"
+)
 
 
 class Terminated(KeyboardInterrupt):
@@ -53,7 +68,9 @@ def main() -> None:
     """Run the command named first; whatever goes wrong is one message, without a traceback."""
     before = signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no error
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # names that the terminal cannot show are no error
     try:
         run(sys.argv[1:])
         sys.stdout.flush()
@@ -77,7 +94,10 @@ def run(arguments: list[str]) -> None:
         return
     command, *options = arguments
     if command not in COMMANDS:
-        _fail(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\nuae --help lists the commands")
+        _fail(
+            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\nuae --help lists the "
+            "commands"
+        )
     _check_name(command, options)
     try:
         with plain_warnings(), show_phases():

@@ -1,4 +1,5 @@
-"""Settings shared by training, benchmark and commands: frozen dataclasses, one docstring per field."""
+"""Settings shared by training, benchmark and commands: frozen dataclasses, one docstring per
+field."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def _weights(words: list[str]) -> dict[str, float]:
 
 RewardWeights = Annotated[
     dict[str, float],
-    tyro.constructors.PrimitiveConstructorSpec(  # `--rewards clip 0.5 my_rewards:likeness 0.5`: any names
+    # `--rewards clip 0.5 my_rewards:likeness 0.5`: any names
+    tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="NAME WEIGHT …",
         instance_from_str=_weights,
@@ -49,7 +51,13 @@ def check_reward_weights(weights: Mapping[str, float]) -> None:
     """A ValueError where there is no reward to learn from."""
     wrong = [name for name, weight in weights.items() if not math.isfinite(weight)]
     refuse_if(
-        (bool(wrong), f"rewards: expected finite weights, got {', '.join(f'{n} {weights[n]}' for n in wrong)}"),
+        (
+            bool(wrong),
+            (
+                "rewards: expected finite weights, got "
+                f"{', '.join(f'{n} {weights[n]}' for n in wrong)}"
+            ),
+        ),
         (
             not any(weights.values()),
             f"rewards: expected one of a weight other than 0 to learn from, got {dict(weights)}",
@@ -77,10 +85,11 @@ class DecodeSettings:
     """How captions become images."""
 
     num_steps: int = 10
-    """Steps of the ODE of a diffusion decoder; an autoregressive one takes a step for each of its image tokens."""
+    """Steps of the ODE of a diffusion decoder; an autoregressive one takes a step for each of its
+    image tokens."""
     sampler: Sampler = "ode"
-    """Of a diffusion decoder. `sde` (Flow-GRPO) and `cps` draw noise in each step, so that steps have probabilities to
-    learn from; they are for training, benchmarks always take the `ode`."""
+    """Of a diffusion decoder. `sde` (Flow-GRPO) and `cps` draw noise in each step, so that steps
+    have probabilities to learn from; they are for training, benchmarks always take the `ode`."""
     noise_level: float = 0.7
     """How much noise `sde` and `cps` draw (a)."""
     window_start: int = 0
@@ -88,7 +97,8 @@ class DecodeSettings:
     window_size: int | None = None
     """Steps that draw noise (Flow-GRPO-Fast); by default all from the first."""
     kl_form: KLForm = "published"
-    """The KL of a denoising step: `published` leaves the step's length out of the variance, `exact` does not."""
+    """The KL of a denoising step: `published` leaves the step's length out of the variance, `exact`
+    does not."""
     temperature: float = 1.0
     """Of image tokens, where the decoder is autoregressive; 0 is greedy."""
     guidance_scale: float = 1.0
@@ -102,13 +112,17 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         noise = {"noise_level": AT_LEAST_0 if self.sampler == "ode" else ABOVE_0}
-        check_ranges(self, DECODE_RANGES | noise | {"window_start": AT_LEAST_0, "window_size": AT_LEAST_1})
+        check_ranges(
+            self, DECODE_RANGES | noise | {"window_start": AT_LEAST_0, "window_size": AT_LEAST_1}
+        )
         num_noisy = self.num_steps - (self.sampler == "cps")  # whose last step draws none
         refuse_if(
             (
                 self.sampler != "ode" and self.window_start >= num_noisy,
-                f"window-start: expected below {num_noisy}, as no later of {self.num_steps} steps draws noise by "
-                f"{self.sampler}, got {self.window_start}",
+                (
+                    f"window-start: expected below {num_noisy}, as no later of {self.num_steps} "
+                    f"steps draws noise by {self.sampler}, got {self.window_start}"
+                ),
             ),
             (
                 self.sampler == "cps" and self.noise_level > 1,
@@ -117,9 +131,11 @@ class DecodeSettings:
         )
 
 
-# --- what a model does by itself, and what a user wants otherwise ----------------------------------------------
+# --- what a model does by itself, and what a user wants otherwise --------------------------------
 
-IN_DETAIL = CaptionSettings(instruction="Describe this image in detail.", temperature=0.0, max_new_tokens=512)
+IN_DETAIL = CaptionSettings(
+    instruction="Describe this image in detail.", temperature=0.0, max_new_tokens=512
+)
 """How a real model is asked for captions where nothing else is said."""
 
 
@@ -164,7 +180,9 @@ Settings = TypeVar("Settings", CaptionSettings, DecodeSettings)
 
 def changed(settings: Settings, options: CaptionOptions | DecodeOptions) -> Settings:
     """The settings, but for the options that are given."""
-    return replace(settings, **{name: value for name, value in vars(options).items() if value is not None})
+    return replace(
+        settings, **{name: value for name, value in vars(options).items() if value is not None}
+    )
 
 
 def settings_in(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""The method's published versions as pipelines: each is a list of stages, which hand a model on (arXiv 2509.09666).
+"""The method's published versions as pipelines: each is a list of stages, which hand a model on
+(arXiv 2509.09666).
 
 | version | stages                                                                             |
 |---------|------------------------------------------------------------------------------------|
-| v1      | long captions → cold start → generation for understanding → understanding for generation |
+| v1      | long captions → cold start → generation for understanding → … for generation       |
 | v3      | long captions → generation for understanding → understanding for generation        |
 | v5      | Unified-GRPO as post-training: the encoder of a UMM-1; both halves of a UMM-2       |
 
-*Generation for understanding* is RL of the encoder under a frozen decoder, *understanding for generation* that of the
-decoder. Each stage takes the settings of what runs it: ``LongCaptionConfig``, ``ColdStartConfig`` or ``RunConfig``.
+*Generation for understanding* is RL of the encoder under a frozen decoder, *understanding for
+generation* that of the decoder. Each stage takes the settings of what runs it:
+``LongCaptionConfig``, ``ColdStartConfig`` or ``RunConfig``.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from dataclasses import dataclass, replace
 from uae import catalog
 from uae.presets import PRESETS, Half, RunConfig, learning
 from uae.rl.losses import Objective
-from uae.scenes.language import INSTRUCTIONS
 from uae.stages.cold_start import ColdStartConfig
 from uae.stages.long_captions import LongCaptionConfig
+from uae.world.language import INSTRUCTIONS
 
 StageSettings = LongCaptionConfig | ColdStartConfig | RunConfig
 
@@ -48,7 +50,7 @@ def _half(settings: RunConfig, half: Half) -> RunConfig:
     return replace(settings, train=learning(settings.train, half))
 
 
-# --- real checkpoints ----------------------------------------------------------------------------------------
+# --- real checkpoints ----------------------------------------------------------------------------
 
 _ENCODER_RL = _preset("paper")
 _DECODER_RL = replace(_preset("decoder"), model=_ENCODER_RL.model)
@@ -64,10 +66,16 @@ _COLD_START = ColdStartConfig(
     backbones=None,
 )
 
-# --- the embedded world --------------------------------------------------------------------------------------
+# --- the embedded world --------------------------------------------------------------------------
 
 _TINY_LONG_CAPTIONS = LongCaptionConfig(
-    data=(), num_steps=1500, batch_size=32, learning_rate=5e-4, resolution=48, num_held_out=128, guidance_scale=3.0
+    data=(),
+    num_steps=1500,
+    batch_size=32,
+    learning_rate=5e-4,
+    resolution=48,
+    num_held_out=128,
+    guidance_scale=3.0,
 )
 _TINY_COLD_START = ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=2e-5)
 _TINY_ENCODER_RL = _preset("tiny")
@@ -126,7 +134,9 @@ PIPELINES = {
         _ENCODER_RL.model,
         {"unified_grpo": _ENCODER_RL},
     ),
-    "v5-ar": Pipeline(catalog.PIPELINES["v5-ar"], _preset("janus").model, {"unified_grpo": _preset("janus")}),
+    "v5-ar": Pipeline(
+        catalog.PIPELINES["v5-ar"], _preset("janus").model, {"unified_grpo": _preset("janus")}
+    ),
     "v1-tiny": Pipeline(
         catalog.PIPELINES["v1-tiny"],
         "tiny",
@@ -141,10 +151,16 @@ PIPELINES = {
     "v3-tiny": Pipeline(
         catalog.PIPELINES["v3-tiny"],
         "tiny",
-        {"long_captions": _TINY_LONG_CAPTIONS, _UNDERSTANDING: _TINY_ENCODER_RL, _GENERATION: _TINY_DECODER_RL},
+        {
+            "long_captions": _TINY_LONG_CAPTIONS,
+            _UNDERSTANDING: _TINY_ENCODER_RL,
+            _GENERATION: _TINY_DECODER_RL,
+        },
         in_world=True,
     ),
-    "v5-tiny": Pipeline(catalog.PIPELINES["v5-tiny"], "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True),
+    "v5-tiny": Pipeline(
+        catalog.PIPELINES["v5-tiny"], "tiny", {"unified_grpo": _TINY_ENCODER_RL}, in_world=True
+    ),
     "decoder-tiny": Pipeline(
         catalog.PIPELINES["decoder-tiny"],
         "tiny",
@@ -157,7 +173,9 @@ PIPELINES = {
         {"joint": _TINY_JOINT},
         in_world=True,
     ),
-    "v5-tiny-ar": Pipeline(catalog.PIPELINES["v5-tiny-ar"], "tiny-ar", {"unified_grpo": _TINY_AR}, in_world=True),
+    "v5-tiny-ar": Pipeline(
+        catalog.PIPELINES["v5-tiny-ar"], "tiny-ar", {"unified_grpo": _TINY_AR}, in_world=True
+    ),
     "v3-tiny-ar": Pipeline(
         catalog.PIPELINES["v3-tiny-ar"],
         "tiny-ar",

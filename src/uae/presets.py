@@ -20,25 +20,32 @@ class RunConfig:
     """What is trained on what, for which reward."""
 
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
+    folder."""
     data: tuple[str, ...] = ()
     """Image files or folders; none means scenes of the embedded world."""
-    rewards: RewardWeights = field(default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0})
-    """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text, caption_likelihood, ssim,
-    objects, ocr, or a function of your own as MODULE:FUNCTION. Weight 0 is only logged: a held-out backbone."""
+    rewards: RewardWeights = field(
+        default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
+    )
+    """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text,
+    caption_likelihood, ssim, objects, ocr, or a function of your own as MODULE:FUNCTION. Weight 0
+    is only logged: a held-out backbone."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     lora_rank: int = 0
-    """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains it fully."""
+    """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains
+    it fully."""
     text_encoder: TextEncoder | None = None
-    """Who encodes captions for a diffusion decoder: the `policy`, which learns (the paper), or the frozen `reference`,
-    which is saved with the model; None leaves it as the model says."""
+    """Who encodes captions for a diffusion decoder: the `policy`, which learns (the paper), or the
+    frozen `reference`, which is saved with the model; None leaves it as the model says."""
     self_contained: bool = False
-    """Save the base's weights beside a LoRA run's adapters, where else the folder names its base."""
+    """Save the base's weights beside a LoRA run's adapters, where else the folder names its
+    base."""
     run_dir: Path = Path("runs/train")
     """Where the run lives; an unfinished run there is resumed."""
     dry_run: bool = False
-    """Only print what a step would take on one GPU; nothing is loaded. For Qwen2.5-VL-3B + SD3.5."""
+    """Only print what a step would take on one GPU; nothing is loaded. For Qwen2.5-VL-3B +
+    SD3.5."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The run itself."""
 
@@ -81,7 +88,9 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
                 images_per_step=1,
                 group_size=4,
                 captioning=_IN_DETAIL,
-                decoding=DecodeSettings(num_steps=10, guidance_scale=5.0, height=512, width=512, micro_batch=4),
+                decoding=DecodeSettings(
+                    num_steps=10, guidance_scale=5.0, height=512, width=512, micro_batch=4
+                ),
                 objective=Objective(kl_coef=1e-6),
                 learning_rate=1e-6,
                 micro_batch=4,
@@ -102,10 +111,20 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
                 reconstructions_per_caption=24,
                 captioning=_IN_DETAIL,
                 decoding=DecodeSettings(
-                    num_steps=10, sampler="sde", window_size=9, guidance_scale=4.5, height=512, width=512, micro_batch=4
+                    num_steps=10,
+                    sampler="sde",
+                    window_size=9,
+                    guidance_scale=4.5,
+                    height=512,
+                    width=512,
+                    micro_batch=4,
                 ),
                 objective=Objective(
-                    clip_eps_low=1e-4, clip_eps_high=1e-4, kl_coef=0.04, scale_rewards="batch", advantage_clamp=5.0
+                    clip_eps_low=1e-4,
+                    clip_eps_high=1e-4,
+                    kl_coef=0.04,
+                    scale_rewards="batch",
+                    advantage_clamp=5.0,
                 ),
                 caption_weight=0.0,
                 learning_rate=3e-4,
@@ -127,7 +146,9 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
                 images_per_step=1,
                 captioning=_IN_DETAIL,
                 decoding=DecodeSettings(guidance_scale=5.0, height=384, width=384, micro_batch=8),
-                objective=Objective(clip_eps_low=1e9, clip_eps_high=1e9, kl_coef=0.01, normalization="dapo"),
+                objective=Objective(
+                    clip_eps_low=1e9, clip_eps_high=1e9, kl_coef=0.01, normalization="dapo"
+                ),
                 learning_rate=1e-6,
                 micro_batch=2,
             ),
@@ -139,10 +160,13 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
 def learning(train: TrainConfig, half: Half) -> TrainConfig:
     """The settings under which this half of the model learns, from as many images as before.
 
-    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two noisy steps.
+    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two
+    noisy steps.
     """
     if half != "captions":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
-        return replace(train, group_size=1, reconstructions_per_caption=train.group_size, caption_weight=0.0)
+        return replace(
+            train, group_size=1, reconstructions_per_caption=train.group_size, caption_weight=0.0
+        )
     return replace(train, image_weight=train.image_weight * (half != "captions"))

@@ -1,11 +1,11 @@
 """The vocabulary: what passes between encoder, decoder, reward and loss.
 
-Caption tokens, autoregressive image tokens and stochastic denoising steps are all *sequences of actions
-with log-probabilities*, so one ``Rollout`` serves them all.
+Caption tokens, autoregressive image tokens and stochastic denoising steps are all *sequences of
+actions with log-probabilities*, so one ``Rollout`` serves them all.
 
-Shape legend, used everywhere: P images, G captions per image, K reconstructions per caption,
-T action steps, B = P*G (or P*G*K) sequences, V vocabulary, L latent tokens, D width, ``c h w`` pixels.
-Sequences of one image are adjacent: index ``b = (p*G + g)*K + k``.
+Shape legend, used everywhere: P images, G captions per image, K reconstructions per caption, T
+action steps, B = P*G (or P*G*K) sequences, V vocabulary, L latent tokens, D width, ``c h w``
+pixels. Sequences of one image are adjacent: index ``b = (p*G + g)*K + k``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Rollout:
     """B sequences of T actions, with all that is needed to score them again.
 
     actions:   token ids ``[B, T]``, or latents along a denoising path ``[B, T+1, ...]``.
-    log_probs: ``[B, T]`` under the distribution that ``Policy.evaluate`` scores (temperature included).
+    log_probs: ``[B, T]`` under the distribution that ``Policy.evaluate`` scores (temperature
+               included).
     mask:      ``[B, T]``, True where the action was chosen by the policy (not padding).
     context:   what the policy conditioned on; opaque to everything but that policy. It must support
                ``context.select(index)`` with a ``[b]`` long tensor of sequence indices.
@@ -40,7 +41,9 @@ class Rollout:
 
     def select(self, index: Int[Tensor, " b"]) -> Rollout:
         """The sub-batch of these sequences, e.g. a micro-batch."""
-        return Rollout(self.actions[index], self.log_probs[index], self.mask[index], self.context.select(index))
+        return Rollout(
+            self.actions[index], self.log_probs[index], self.mask[index], self.context.select(index)
+        )
 
 
 @dataclass
@@ -48,9 +51,10 @@ class Evaluation:
     """A policy's answer about a rollout's actions; gradients flow through ``log_probs`` and ``kl``.
 
     log_probs: ``[B, T]`` log-probability of each action now.
-    entropy:   ``[B, T]`` of the action distribution, no gradient; None where it is a constant (denoising steps).
-    kl:        ``[B, T]`` estimate of KL(policy || reference) per action (k3 for tokens, closed form for
-               denoising steps), or None when no reference was asked for.
+    entropy:   ``[B, T]`` of the action distribution, no gradient; None where it is a constant
+               (denoising steps).
+    kl:        ``[B, T]`` estimate of KL(policy || reference) per action (k3 for tokens, closed
+               form for denoising steps), or None when no reference was asked for.
     """
 
     log_probs: Float[Tensor, "B T"]
@@ -73,7 +77,8 @@ class Captions:
 
 @dataclass
 class Reconstructions:
-    """B = P*G*K images in [0, 1], and the actions that made them (None under a deterministic ODE)."""
+    """B = P*G*K images in [0, 1], and the actions that made them (None under a deterministic
+    ODE)."""
 
     images: Float[Tensor, "B 3 h w"]
     group_size: int
@@ -83,7 +88,8 @@ class Reconstructions:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything whose actions can be scored again: an encoder's tokens, a decoder's denoising steps."""
+    """Anything whose actions can be scored again: an encoder's tokens, a decoder's denoising
+    steps."""
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Score the rollout's actions under the current weights."""
@@ -103,11 +109,27 @@ class Policy(Protocol):
 class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 
-    sources: P images ``[3, h, w]`` of any sizes, on the CPU; reconstructions ``[P*G*K, 3, h, w]`` in [0, 1], on the
-    device that painted them; captions: P*G texts. Returns ``[P*G*K]`` real numbers; larger is better. A reward
-    that fails must raise: it stops the run.
+    sources: P images ``[3, h, w]`` of any sizes, on the CPU; reconstructions ``[P*G*K, 3, h, w]``
+    in [0, 1], on the device that painted them; captions: P*G texts. Returns ``[P*G*K]`` real
+    numbers; larger is better. A reward that fails must raise: it stops the run.
     """
 
     def __call__(
-        self, sources: Sequence[Float[Tensor, "3 _ _"]], captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self,
+        sources: Sequence[Float[Tensor, "3 _ _"]],
+        captions: list[str],
+        reconstructions: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, " B"]: ...
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Training images; a step's batch is a function of the step alone."""
+
+    def batch(self, step: int, num_images: int) -> list[Tensor]:
+        """``num_images`` images ``[3, h, w]`` in [0, 1]."""
+        ...
+
+    def probe(self, num_images: int) -> list[Tensor]:
+        """Images that no batch holds, always the same."""
+        ...

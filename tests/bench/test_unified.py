@@ -1,4 +1,5 @@
-"""Unified-Bench by hand: cosines, strict overall, intervals, shuffled pairs, official keys, folders."""
+"""Unified-Bench by hand: cosines, strict overall, intervals, shuffled pairs, official keys,
+folders."""
 
 import json
 import math
@@ -15,13 +16,14 @@ from uae.bench.pairing import LazyImages, pair_folders
 from uae.bench.unified import bootstrap_intervals, run_folders, score_pairs
 from uae.bench.unified_result import BACKBONES
 from uae.bench.unified_table import PUBLISHED, unified_table
-from uae.rewards.backbones import Backbone, BackboneError
-from uae.rewards.preprocess import Preprocess
-from uae.rewards.sources import Provenance
+from uae.similarity.backbones import Backbone, BackboneError
+from uae.similarity.checkpoints import Provenance
+from uae.similarity.preprocess import Preprocess
 
 
 class MeanColour(nn.Module):
-    """In the place of a real model: the feature is the mean colour, whichever way it is asked for."""
+    """In the place of a real model: the feature is the mean colour, whichever way it is asked
+    for."""
 
     def __init__(self, power: float = 1.0) -> None:
         super().__init__()
@@ -40,7 +42,9 @@ class MeanColour(nn.Module):
 
 def fake_backbone(name: str, power: float = 1.0, source: str = "folder") -> Backbone:
     preprocess = Preprocess(8, 8, "exact", "bilinear", False, (0.0,) * 3, (1.0,) * 3)
-    return Backbone(name, MeanColour(power), preprocess, Provenance(name, source, "sha256:0", "float32", {}))
+    return Backbone(
+        name, MeanColour(power), preprocess, Provenance(name, source, "sha256:0", "float32", {})
+    )
 
 
 @pytest.fixture
@@ -71,7 +75,10 @@ def test_scores_by_hand(four):
 
 
 def test_overall_is_the_plain_mean_of_four():
-    backbones = {name: fake_backbone(name, power) for name, power in zip(BACKBONES, (1.0, 2.0, 3.0, 4.0), strict=True)}
+    backbones = {
+        name: fake_backbone(name, power)
+        for name, power in zip(BACKBONES, (1.0, 2.0, 3.0, 4.0), strict=True)
+    }
     generator = torch.Generator().manual_seed(0)
     sources, reconstructions = (torch.rand(5, 3, 8, 8, generator=generator) ** 4 for _ in range(2))
     result = score_pairs(sources, reconstructions, backbones)
@@ -91,7 +98,7 @@ def test_batches_and_mixed_sizes_do_not_change_scores(four):
     assert one.scores["clip"].shuffled == pytest.approx(all_.scores["clip"].shuffled)
 
 
-# --- strictness -------------------------------------------------------------------------------------------------------
+# --- strictness ----------------------------------------------------------------------------------
 
 
 def text_of(result) -> str:
@@ -153,11 +160,12 @@ def test_one_pair_has_nothing_to_shuffle(four):
     assert result.rescaled_score is None
 
 
-# --- intervals --------------------------------------------------------------------------------------------------------
+# --- intervals -----------------------------------------------------------------------------------
 
 
 def test_bootstrap_by_hand():
-    """Two images of 0 and 1: a resample's mean is 0 or 1 a quarter of the time each, so 95 % spans all of it."""
+    """Two images of 0 and 1: a resample's mean is 0 or 1 a quarter of the time each, so 95 % spans
+    all of it."""
     cosines = torch.tensor([[0.0, 0.3], [1.0, 0.3]], dtype=torch.float64)
     first, constant, overall = bootstrap_intervals(cosines, 500, seed=0)
     assert (first.low, first.high) == (0.0, 100.0)
@@ -166,7 +174,10 @@ def test_bootstrap_by_hand():
 
 
 def test_bootstrap_agrees_with_the_normal_interval():
-    values = torch.randn(400, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.8
+    values = (
+        torch.randn(400, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.1
+        + 0.8
+    )
     interval = bootstrap_intervals(values, 4000, seed=1)[0]
     half = 1.96 * 100 * values.std().item() / math.sqrt(400)
     mean = 100 * values.mean().item()
@@ -176,15 +187,23 @@ def test_bootstrap_agrees_with_the_normal_interval():
     assert bootstrap_intervals(values, 100, seed=1) != bootstrap_intervals(values, 100, seed=2)
 
 
-# --- JSON and table ---------------------------------------------------------------------------------------------------
+# --- JSON and table ------------------------------------------------------------------------------
 
 
 def test_official_keys(four):
     result = score_pairs(flat(RED, GREEN), flat(RED, YELLOW), four, names=["0.jpg", "1.jpg"])
     report = json.loads(json.dumps(result.to_json()))
-    assert set(report) == {"model_types", "similarities_by_model", "statistics_by_model", "summary", "uae"}
+    assert set(report) == {
+        "model_types",
+        "similarities_by_model",
+        "statistics_by_model",
+        "summary",
+        "uae",
+    }
     assert report["model_types"] == ["clip", "longclip", "dinov2", "dinov3"]
-    assert report["similarities_by_model"]["clip"] == pytest.approx({"0.jpg": 1.0, "1.jpg": 0.5**0.5})
+    assert report["similarities_by_model"]["clip"] == pytest.approx(
+        {"0.jpg": 1.0, "1.jpg": 0.5**0.5}
+    )
     mean = (1 + 0.5**0.5) / 2
     assert report["statistics_by_model"]["dinov3"] == pytest.approx(
         {
@@ -197,8 +216,12 @@ def test_official_keys(four):
     )
     summary = report["summary"]
     assert set(summary) == {
-        "models_used", "average_scores_by_model", "overall_average", "best_model", "worst_model"
-    }  # fmt: skip
+        "models_used",
+        "average_scores_by_model",
+        "overall_average",
+        "best_model",
+        "worst_model",
+    }
     assert summary["overall_average"] == pytest.approx(mean)
     assert report["uae"]["unified_score"] == pytest.approx(100 * mean)
     assert report["uae"]["backbones"]["clip"]["provenance"]["weights"] == "sha256:0"
@@ -206,14 +229,21 @@ def test_official_keys(four):
 
 
 def test_best_and_worst():
-    backbones = {name: fake_backbone(name, power) for name, power in zip(BACKBONES, (2.0, 4.0, 1.0, 3.0), strict=True)}
-    summary = score_pairs(flat((1.0, 0.5, 0.2)), flat((0.6, 0.5, 0.7)), backbones).to_json()["summary"]
+    backbones = {
+        name: fake_backbone(name, power)
+        for name, power in zip(BACKBONES, (2.0, 4.0, 1.0, 3.0), strict=True)
+    }
+    summary = score_pairs(flat((1.0, 0.5, 0.2)), flat((0.6, 0.5, 0.7)), backbones).to_json()[
+        "summary"
+    ]
     assert (summary["best_model"], summary["worst_model"]) == ("dinov2", "longclip")
 
 
 @pytest.mark.parametrize("row", PUBLISHED.values(), ids=PUBLISHED.keys())
 def test_published_overall_is_the_plain_mean(row):
-    assert (row.clip + row.longclip + row.dinov2 + row.dinov3) / 4 == pytest.approx(row.overall, abs=0.011)
+    assert (row.clip + row.longclip + row.dinov2 + row.dinov3) / 4 == pytest.approx(
+        row.overall, abs=0.011
+    )
 
 
 def test_table_prints_published_rows_beside_comparable_scores_only(four):
@@ -230,7 +260,7 @@ def test_table_prints_published_rows_beside_comparable_scores_only(four):
     assert "not comparable" in text
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders -------------------------------------------------------------------------------------
 
 
 def save(file, color=(255, 0, 0)):
@@ -258,8 +288,11 @@ def test_pairs_by_stem_or_prefix(folders):
     pairs = pair_folders(sources, recons)
     assert pairs.names == ["0.jpg", "1.jpg", "2.jpg", "more/0.jpg"]
     assert [str(f.relative_to(recons)) for f in pairs.reconstructions] == [
-        "recon_0.png", "1.png", "2.webp", "more/recon_0.png",
-    ]  # fmt: skip
+        "recon_0.png",
+        "1.png",
+        "2.webp",
+        "more/recon_0.png",
+    ]
     assert pairs.unmatched_sources == {"10.jpg": "no reconstruction"}
     assert pairs.unmatched_reconstructions == ["stray.png"]
 
@@ -272,13 +305,21 @@ def test_ambiguous_folders_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="no pairs"):
         pair_folders(sources, tmp_path / "other")
     save(recons / "0.png")
-    with pytest.raises(ValueError, match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.jpg"):
+    with pytest.raises(
+        ValueError, match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.jpg"
+    ):
         pair_folders(sources, recons)
     save(sources / "0.png")
-    with pytest.raises(ValueError, match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.\w+; remove"):
+    with pytest.raises(
+        ValueError,
+        match=r"both 0\.png and recon_0\.png could be the reconstruction of 0\.\w+; remove",
+    ):
         pair_folders(sources, recons)
     (recons / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"recon_0\.png could be the reconstruction of 0\.\w+ and of 0\.\w+; call it"):
+    with pytest.raises(
+        ValueError,
+        match=r"recon_0\.png could be the reconstruction of 0\.\w+ and of 0\.\w+; call it",
+    ):
         pair_folders(sources, recons)
 
 
@@ -320,7 +361,9 @@ def test_run_folders_reports_every_file(folders, loaded_fakes, tmp_path):
     assert "4.jpg: no reconstruction" in text
 
 
-def test_run_folders_names_unusable_backbones_before_work(folders, loaded_fakes, monkeypatch, tmp_path):
+def test_run_folders_names_unusable_backbones_before_work(
+    folders, loaded_fakes, monkeypatch, tmp_path
+):
     def check(name, source):
         if name == "dinov3":
             raise BackboneError("backbone dinov3: gated")
@@ -332,7 +375,9 @@ def test_run_folders_names_unusable_backbones_before_work(folders, loaded_fakes,
     assert loaded_fakes == []
     assert not (tmp_path / "out.json").exists()
 
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json", allow_partial=True)
+    result = run_folders(
+        sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json", allow_partial=True
+    )
     assert result.status == "partial (3/4: missing dinov3 - backbone dinov3: gated)"
     assert json.loads((tmp_path / "out.json").read_text())["uae"]["unified_score"] is None
     with pytest.raises(BackboneError, match="did you mean clip"):
@@ -365,7 +410,12 @@ def test_images_are_read_a_batch_at_a_time(folders, four):
 
     embed = four["clip"].embed
     four["clip"].embed = lambda images: events.append("embed") or embed(images)
-    score_pairs(Watched(pairs.sources), LazyImages(pairs.reconstructions), {"clip": four["clip"]}, batch_size=1)
+    score_pairs(
+        Watched(pairs.sources),
+        LazyImages(pairs.reconstructions),
+        {"clip": four["clip"]},
+        batch_size=1,
+    )
     assert events == ["read", "embed", "embed"] * 3
 
 
@@ -379,5 +429,7 @@ def test_values_survive_a_real_file(folders, loaded_fakes):
         Image.fromarray(image).save(folder / "a.png")
     result = run_folders(sources, recons, dict.fromkeys(BACKBONES))
     tensors = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
-    expected = score_pairs(tensors[:1], tensors[1:], {name: fake_backbone(name) for name in BACKBONES})
+    expected = score_pairs(
+        tensors[:1], tensors[1:], {name: fake_backbone(name) for name in BACKBONES}
+    )
     assert result.unified_score == pytest.approx(expected.unified_score, abs=1e-6)

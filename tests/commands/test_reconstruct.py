@@ -17,15 +17,25 @@ from tests.rl.tiny_run import build_model
 from tests.test_cli import run
 from uae.bench.pairing import pair_folders
 from uae.commands import reconstruct as command
-from uae.models.tiny import build_janus
-from uae.scenes.scene import render, scene_at
+from uae.world.models import build_janus
+from uae.world.scene import render, scene_at
 
 SHORT = ("--captioning.max-new-tokens", "5", "--decoding.num-steps", "2")
 TINY = tuple(word for name in ("clip", "longclip", "dinov2", "dinov3") for word in (name, "tiny"))
 ODD_NAMES = (
-    "①", "x²", "٣", "cafe\u0301", "🟥👩‍🚀", "line\nbreak", "-dash", "recon_-dash", "a b+c%20", "<b>&amp;",
-    os.fsdecode(b"\xff\xfe"), "é" * 120,
-)  # fmt: skip
+    "①",
+    "x²",
+    "٣",
+    "cafe\u0301",
+    "🟥👩‍🚀",
+    "line\nbreak",
+    "-dash",
+    "recon_-dash",
+    "a b+c%20",
+    "<b>&amp;",
+    os.fsdecode(b"\xff\xfe"),
+    "é" * 120,
+)
 
 
 @pytest.fixture(scope="module", params=["umm1", "umm2"])
@@ -52,7 +62,10 @@ def draw(number: int, *files: Path) -> None:
 
 def made(folder: Path) -> dict[str, np.ndarray]:
     """Reconstructions by path inside the folder."""
-    return {str(f.relative_to(folder)): np.asarray(Image.open(f)).astype(int) for f in folder.rglob("recon_*.png")}
+    return {
+        str(f.relative_to(folder)): np.asarray(Image.open(f)).astype(int)
+        for f in folder.rglob("recon_*.png")
+    }
 
 
 def reconstruct(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -60,12 +73,13 @@ def reconstruct(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def assert_same(one: np.ndarray, other: np.ndarray) -> None:
-    """8-bit pictures, to one level: products of matrices of another batch may differ in their last bits."""
+    """8-bit pictures, to one level: products of matrices of another batch may differ in their last
+    bits."""
     assert np.abs(one - other).max() <= 1
     assert (one == other).mean() > 0.99
 
 
-# --- noise belongs to the image --------------------------------------------------------------------------------------
+# --- noise belongs to the image ------------------------------------------------------------------
 
 
 def test_batches_and_other_files_change_nothing(capsys, any_model: str, tmp_path: Path):
@@ -78,7 +92,12 @@ def test_batches_and_other_files_change_nothing(capsys, any_model: str, tmp_path
     draw(9, folder / "0_new.png")
     (folder / "3.png").rename(folder / "moved.png")
     for size in (1, 2):
-        assert reconstruct(capsys, folder, *sampled, "--out", tmp_path / f"{size}", "--batch-size", size)[0] == 0
+        assert (
+            reconstruct(
+                capsys, folder, *sampled, "--out", tmp_path / f"{size}", "--batch-size", size
+            )[0]
+            == 0
+        )
     before = made(tmp_path / "16")
     assert len({picture.tobytes() for picture in before.values()}) == 5
     for size in ("1", "2"):
@@ -93,33 +112,51 @@ def test_batches_and_other_files_change_nothing(capsys, any_model: str, tmp_path
     assert (made(other)["recon_0.png"] != before["recon_0.png"]).mean() > 0.2
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- names ---------------------------------------------------------------------------------------
 
 
 def test_no_two_images_share_an_output(capsys, model: str, tmp_path: Path):
     folder = tmp_path / "in"
-    names = ["0001.png", "cats/0001.png", "dogs/0001.png", "dogs/0001.bmp", "dogs/recon_x.png", "dogs/x.png"]
+    names = [
+        "0001.png",
+        "cats/0001.png",
+        "dogs/0001.png",
+        "dogs/0001.bmp",
+        "dogs/recon_x.png",
+        "dogs/x.png",
+    ]
     for i, name in enumerate(names):
         draw(i, folder / name)
     code, out, err = reconstruct(capsys, folder, "--model", model, "--out", tmp_path / "out")
     assert code == 0, err
     assert "6 of 6 images" in out
     outputs = {
-        "recon_0001.png": 0, "cats/recon_0001.png": 1, "dogs/recon_0001.png.png": 2, "dogs/recon_0001.bmp.png": 3,
-        "dogs/recon_recon_x.png": 4, "dogs/recon_x.png": 5,
-    }  # fmt: skip
+        "recon_0001.png": 0,
+        "cats/recon_0001.png": 1,
+        "dogs/recon_0001.png.png": 2,
+        "dogs/recon_0001.bmp.png": 3,
+        "dogs/recon_recon_x.png": 4,
+        "dogs/recon_x.png": 5,
+    }
     found = made(tmp_path / "out")
     assert found.keys() == outputs.keys()
     for i, name in enumerate(names):
         draw(i, tmp_path / "alone" / Path(name).with_name(f"{i}.png").name)
-    assert reconstruct(capsys, tmp_path / "alone", "--model", model, "--out", tmp_path / "by_number")[0] == 0
+    assert (
+        reconstruct(capsys, tmp_path / "alone", "--model", model, "--out", tmp_path / "by_number")[
+            0
+        ]
+        == 0
+    )
     expected = made(tmp_path / "by_number")
     for output, i in outputs.items():
         if not output.endswith(".bmp.png"):  # another file, so another noise
             assert_same(found[output], expected[f"recon_{i}.png"])
     pairs = pair_folders(folder, tmp_path / "out")
     paired = [str(file.relative_to(tmp_path / "out")) for file in pairs.reconstructions]
-    assert dict(zip(pairs.names, paired, strict=True)) == {names[i]: output for output, i in outputs.items()}
+    assert dict(zip(pairs.names, paired, strict=True)) == {
+        names[i]: output for output, i in outputs.items()
+    }
 
 
 def test_equal_names_of_several_paths(capsys, model: str, tmp_path: Path):
@@ -162,15 +199,21 @@ def test_composed_and_decomposed_names_are_one(tmp_path: Path):
 
 
 def test_a_terminal_of_few_letters_is_no_error():
-    script = "import sys; from uae.cli import main; sys.argv = ['uae']; main(); print('caf\\u00e9 \\udcff')"
+    script = (
+        "import sys; from uae.cli import main; sys.argv = ['uae']; main(); print('caf\\u00e9 "
+        "\\udcff')"
+    )
     child = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
     assert child.returncode == 0, child.stderr
     assert child.stdout.endswith("caf\\xe9 \\udcff\n")
 
 
-# --- what is no input ------------------------------------------------------------------------------------------------
+# --- what is no input ----------------------------------------------------------------------------
 
 
 def test_its_own_output_is_no_input(capsys, monkeypatch, model: str, tmp_path: Path):
@@ -187,9 +230,13 @@ def test_its_own_output_is_no_input(capsys, monkeypatch, model: str, tmp_path: P
 
 
 @pytest.mark.parametrize("taken", ["a.txt", "recon_a.png"])
-def test_what_lies_among_the_images_is_not_written_over(capsys, monkeypatch, model: str, tmp_path: Path, taken: str):
+def test_what_lies_among_the_images_is_not_written_over(
+    capsys, monkeypatch, model: str, tmp_path: Path, taken: str
+):
     monkeypatch.chdir(tmp_path)
-    draw(0, tmp_path / "a.png", tmp_path / taken) if taken.endswith("png") else draw(0, tmp_path / "a.png")
+    draw(0, tmp_path / "a.png", tmp_path / taken) if taken.endswith("png") else draw(
+        0, tmp_path / "a.png"
+    )
     if taken.endswith("txt"):
         (tmp_path / taken).write_text("a caption by hand")
     before = (tmp_path / taken).read_bytes()
@@ -214,16 +261,28 @@ def test_what_cannot_be_read_is_left_out_by_name(capsys, model: str, tmp_path: P
     assert code == 0, err
     assert "1 of 7 images" in out
     assert "1 other files ignored" in err
-    for name in ("gone.png", "loop.png", "empty.png", "phone.HEIC", "drawing.svg", "pipe.png", "up"):
+    for name in (
+        "gone.png",
+        "loop.png",
+        "empty.png",
+        "phone.HEIC",
+        "drawing.svg",
+        "pipe.png",
+        "up",
+    ):
         assert f"left out: {folder / name}: " in err
     assert (tmp_path / "out/report.html").read_text().count("<figure>") == 1
 
 
-# --- what is finished stays ------------------------------------------------------------------------------------------
+# --- what is finished stays ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("failure", "exit_code"), [(RuntimeError("out of memory"), 2), (KeyboardInterrupt(), 130)])
-def test_what_is_finished_stays(capsys, monkeypatch, model: str, tmp_path: Path, failure, exit_code: int):
+@pytest.mark.parametrize(
+    ("failure", "exit_code"), [(RuntimeError("out of memory"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_what_is_finished_stays(
+    capsys, monkeypatch, model: str, tmp_path: Path, failure, exit_code: int
+):
     for i in range(3):
         draw(i, tmp_path / f"in/{i}.png")
     calls, autoencode = [], command.autoencode
@@ -235,14 +294,16 @@ def test_what_is_finished_stays(capsys, monkeypatch, model: str, tmp_path: Path,
         return autoencode(*arguments, **options)
 
     monkeypatch.setattr(command, "autoencode", fails_later)
-    code, out, _ = reconstruct(capsys, tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--batch-size", 1)
+    code, out, _ = reconstruct(
+        capsys, tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--batch-size", 1
+    )
     assert code == exit_code
     assert "2 of 3 images" in out
     assert made(tmp_path / "out").keys() == {"recon_0.png", "recon_1.png"}
     assert (tmp_path / "out/report.html").read_text().count("<figure>") == 2
 
 
-# --- checked before any work -----------------------------------------------------------------------------------------
+# --- checked before any work ---------------------------------------------------------------------
 
 
 def test_a_place_that_cannot_be_written_is_told_before_any_work(capsys, tmp_path: Path):
@@ -283,22 +344,37 @@ def test_nothing_at_a_time_is_refused(capsys, tmp_path: Path):
     assert "--batch-size must be at least 1, got 0" in err
 
 
-# --- the benchmark ---------------------------------------------------------------------------------------------------
+# --- the benchmark -------------------------------------------------------------------------------
 
 
-def test_bench_of_a_folder_scores_each_image_with_its_own_picture(capsys, monkeypatch, model: str, tmp_path: Path):
+def test_bench_of_a_folder_scores_each_image_with_its_own_picture(
+    capsys, monkeypatch, model: str, tmp_path: Path
+):
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("0001.png", "cats/0001.png", "cats/0001.bmp")):
         draw(i, tmp_path / name)
     (tmp_path / "broken.jfif").write_text("none")
     for _ in range(2):
         code, out, err = run(
-            capsys, "bench", "unified", "--images", ".", "--model", model, *SHORT, "--backbones", *TINY
+            capsys,
+            "bench",
+            "unified",
+            "--images",
+            ".",
+            "--model",
+            model,
+            *SHORT,
+            "--backbones",
+            *TINY,
         )
         assert code == 0, err
         assert "3 of 4 images scored" in out
         report = json.loads(Path("unified_bench.json").read_text())
-        assert set(report["similarities_by_model"]["clip"]) == {"0001.png", "cats/0001.png", "cats/0001.bmp"}
+        assert set(report["similarities_by_model"]["clip"]) == {
+            "0001.png",
+            "cats/0001.png",
+            "cats/0001.bmp",
+        }
         assert "broken.jfif: expected an image" in report["uae"]["unscored"]["broken.jfif"]
     options = ("--source", ".", "--recon", "unified_bench_reconstructions", "--out", "again.json")
     code, out, err = run(capsys, "bench", "unified", *options, "--backbones", *TINY)

@@ -1,4 +1,5 @@
-"""Answers of any endpoint: the caption, a refusal, or no answer with a reason; thoughts are no caption."""
+"""Answers of any endpoint: the caption, a refusal, or no answer with a reason; thoughts are no
+caption."""
 
 from __future__ import annotations
 
@@ -8,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_longcap import LONG, Server, completion, left_out, load, options, photos, row_of, run, server, sha
+from tests.data.test_longcap import (
+    LONG,
+    Server,
+    completion,
+    left_out,
+    load,
+    options,
+    photos,
+    row_of,
+    run,
+    server,
+    sha,
+)
 from uae.data.longcap.answers import Answer, AnsweredError, NoAnswer, caption_of, read_completion
 from uae.data.longcap.captioners import words
 from uae.data.longcap.filters import Filters, why_rejected
@@ -30,22 +43,38 @@ def text(part: Any, kind: Any = "text") -> dict[str, Any]:
     return {"type": kind, "text": part}
 
 
-# --- chat completions ------------------------------------------------------------------------------------------------
+# --- chat completions ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (" A square.\n", "A square."), ([text("A square.")], "A square."), (text("A square."), "A square."),
-        ([text("A "), text("square.")], "A square."), (["A ", "square."], "A square."),
-        ([text("A square.", "output_text")], "A square."), ([{"text": "A square."}], "A square."),
-        ([text({"value": "A square.", "annotations": []})], "A square."), ([], ""), (None, ""), ("", ""),
-        ([text("Let me see.", "reasoning"), {"type": "thinking", "thinking": [text("Hm.")]}, text("A square.")],
-         "A square."),
-        ([text("not said", "tool_result"), text(5), text(None), 7, None, {"type": "image_url"}], ""),
+        (" A square.\n", "A square."),
+        ([text("A square.")], "A square."),
+        (text("A square."), "A square."),
+        ([text("A "), text("square.")], "A square."),
+        (["A ", "square."], "A square."),
+        ([text("A square.", "output_text")], "A square."),
+        ([{"text": "A square."}], "A square."),
+        ([text({"value": "A square.", "annotations": []})], "A square."),
+        ([], ""),
+        (None, ""),
+        ("", ""),
+        (
+            [
+                text("Let me see.", "reasoning"),
+                {"type": "thinking", "thinking": [text("Hm.")]},
+                text("A square."),
+            ],
+            "A square.",
+        ),
+        (
+            [text("not said", "tool_result"), text(5), text(None), 7, None, {"type": "image_url"}],
+            "",
+        ),
         ("half \ud83d emoji", "half ? emoji"),
     ],
-)  # fmt: skip
+)
 def test_content_of_every_form(content: Any, expected: str):
     assert read_completion(said(content)) == Answer(expected, "stop", 100, 300)
 
@@ -77,9 +106,18 @@ def test_refusals():
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [(None, "stop"), ("", "stop"), (5, "stop"), ("eos", "eos"), ("length", "length"), ("max_tokens", "length"),
-     ("MAX_TOKENS", "length"), ("model_length", "length"), ("content_filter", "content_filter")],
-)  # fmt: skip
+    [
+        (None, "stop"),
+        ("", "stop"),
+        (5, "stop"),
+        ("eos", "eos"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("content_filter", "content_filter"),
+    ],
+)
 def test_reasons_to_finish(reason: Any, expected: str):
     assert read_completion(body({"content": "A square."}, reason)).finish_reason == expected
 
@@ -87,13 +125,18 @@ def test_reasons_to_finish(reason: Any, expected: str):
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        (None, (0, 0)), ({}, (0, 0)), ([], (0, 0)), (5, (0, 0)), ({"prompt_tokens": "100"}, (0, 0)),
+        (None, (0, 0)),
+        ({}, (0, 0)),
+        ([], (0, 0)),
+        (5, (0, 0)),
+        ({"prompt_tokens": "100"}, (0, 0)),
         ({"prompt_tokens": None, "completion_tokens": 3}, (0, 3)),
         ({"prompt_tokens": 100.0, "completion_tokens": 3.7}, (100, 3)),
-        ({"prompt_tokens": -1, "completion_tokens": True}, (0, 0)), ({"prompt_tokens": float("nan")}, (0, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": True}, (0, 0)),
+        ({"prompt_tokens": float("nan")}, (0, 0)),
         ({"prompt_tokens": float("inf"), "completion_tokens": [3]}, (0, 0)),
     ],
-)  # fmt: skip
+)
 def test_usage_of_every_form(usage: Any, expected: tuple[int, int]):
     answer = read_completion(body({"content": "A square."}, usage=usage))
     assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("A square.", *expected)
@@ -104,7 +147,9 @@ def test_usage_of_every_form(usage: Any, expected: tuple[int, int]):
 def test_other_places_of_the_text():
     assert read_completion(body(None, text="A square.")).text == "A square."
     assert read_completion(b'{"choices": [{"text": "A square."}]}').text == "A square."
-    assert read_completion(b'{"choices": [{"delta": {"content": "A square."}}]}').text == "A square."
+    assert (
+        read_completion(b'{"choices": [{"delta": {"content": "A square."}}]}').text == "A square."
+    )
     several = [{"message": {"content": answer}} for answer in ("A square.", "A circle.")]
     assert read_completion(json.dumps({"choices": several}).encode()).text == "A square."
     assert read_completion(b"\xef\xbb\xbf" + said("A square.")).text == "A square."
@@ -117,13 +162,22 @@ def test_a_stream_that_nobody_asked_for_is_put_together():
         {"content": [text("square.")]},
     ]
     chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
-    chunks += [{"choices": [{"delta": {}, "finish_reason": "length"}]}, {"choices": [], "usage": USAGE}]
+    chunks += [
+        {"choices": [{"delta": {}, "finish_reason": "length"}]},
+        {"choices": [], "usage": USAGE},
+    ]
     for end in ("\n", "\r\n"):
-        stream = "".join(f"data: {json.dumps(chunk)}{end}{end}" for chunk in chunks) + f"data: [DONE]{end}"
-        assert read_completion(f": hello{end}{stream}".encode()) == Answer("A square.", "length", 100, 300)
+        stream = (
+            "".join(f"data: {json.dumps(chunk)}{end}{end}" for chunk in chunks)
+            + f"data: [DONE]{end}"
+        )
+        assert read_completion(f": hello{end}{stream}".encode()) == Answer(
+            "A square.", "length", 100, 300
+        )
     with pytest.raises(AnsweredError, match="overloaded"):
         read_completion(
-            b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: {"error": {"message": "overloaded"}}'
+            b'data: {"choices": [{"delta": {"content": "A"}}]}\n\n'
+            b'data: {"error": {"message": "overloaded"}}'
         )
     with pytest.raises(NoAnswer, match=r"data: \[DONE\]"):
         read_completion(b"data: [DONE]\n")
@@ -132,19 +186,39 @@ def test_a_stream_that_nobody_asked_for_is_put_together():
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"  ", b"OK", b'"A square."', b'["A square."]', b"5", b"null", b"<html>\n<body>login</body></html>", b"{}",
-        b'{"choices": null}', b'{"choices": []}', b'{"choices": {}}', b'{"choices": [null]}', b'{"choices": ["A"]}',
-        b'{"choices": [{}]}', b'{"choices": [{"finish_reason": "stop"}]}', b'{"detail": "Not Found"}', b"{",
-        b'{"choices": [{"message": {"content": "caf\xe9"}}]}', b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000,
+        b"",
+        b"  ",
+        b"OK",
+        b'"A square."',
+        b'["A square."]',
+        b"5",
+        b"null",
+        b"<html>\n<body>login</body></html>",
+        b"{}",
+        b'{"choices": null}',
+        b'{"choices": []}',
+        b'{"choices": {}}',
+        b'{"choices": [null]}',
+        b'{"choices": ["A"]}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"finish_reason": "stop"}]}',
+        b'{"detail": "Not Found"}',
+        b"{",
+        b'{"choices": [{"message": {"content": "caf\xe9"}}]}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
     ],
-)  # fmt: skip
+)
 def test_a_body_that_is_no_completion_says_what_came(content: bytes):
-    with pytest.raises(NoAnswer, match=r"expected a chat completion, got .*; does the URL end in /v1") as error:
+    with pytest.raises(
+        NoAnswer, match=r"expected a chat completion, got .*; does the URL end in /v1"
+    ) as error:
         read_completion(content)
     assert len(str(error.value)) < 250 and "\n" not in str(error.value)
 
 
-# --- errors with status 200 ------------------------------------------------------------------------------------------
+# --- errors with status 200 ----------------------------------------------------------------------
 
 
 def error_body(code: Any = None, message: Any = "oops") -> bytes:
@@ -155,15 +229,25 @@ def error_body(code: Any = None, message: Any = "oops") -> bytes:
 @pytest.mark.parametrize(
     ("code", "message", "becomes"),
     [
-        (502, "upstream", "unanswered"), (None, "upstream", "unanswered"), ("429", "slow down", "unanswered"),
-        (400, "image too large", "failed"), ("content_filter", "no", "failed"), (None, "flagged by us", "failed"),
+        (502, "upstream", "unanswered"),
+        (None, "upstream", "unanswered"),
+        ("429", "slow down", "unanswered"),
+        (400, "image too large", "failed"),
+        ("content_filter", "no", "failed"),
+        (None, "flagged by us", "failed"),
         (403, "flagged by moderation", "failed"),
     ],
-)  # fmt: skip
+)
 def test_an_error_with_status_200_is_what_it_says(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, code: Any, message: str,
-    becomes: str, where: str,
-):  # fmt: skip
+    capsys: pytest.CaptureFixture[str],
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
+    code: Any,
+    message: str,
+    becomes: str,
+    where: str,
+):
     out, content = tmp_path / "out", error_body(code, message)
     if where == "choice":
         content = json.dumps({"choices": [{"message": None, **json.loads(content)}]}).encode()
@@ -179,20 +263,46 @@ def test_a_permanent_error_with_status_200_stops(
     capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, code: Any
 ):
     server.default = [(200, error_body(code, "no credit"))]
-    exit_code, _, err = run(capsys, *options(server, photos, tmp_path / "out", "--concurrency", "1"))
-    assert exit_code == 2 and "refuses to work with model 'big-vlm': no credit" in err and len(server.bodies) == 1
+    exit_code, _, err = run(
+        capsys, *options(server, photos, tmp_path / "out", "--concurrency", "1")
+    )
+    assert (
+        exit_code == 2
+        and "refuses to work with model 'big-vlm': no credit" in err
+        and len(server.bodies) == 1
+    )
 
 
 def test_one_answer_of_each_odd_form_costs_no_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Server, photos: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
 ):
     """Through the client library, which parses bodies by itself unless it is told not to."""
     monkeypatch.setattr("uae.data.longcap.captioners.MAX_RETRIES", 0)
     odd = [
-        said([text(LONG[:50]), text(LONG[50:])]), said(5), said(None), said({}), body(None), body("text"), body(5),
-        b'{"choices": null}', b'{"choices": [5]}', b"", b"<html>", b'"text"', b"[1]", b"\xff", error_body(None, None),
-        b'{"error": "text"}', b'{"error": [1]}', b'{"error": {"code": {}}}', body({"content": LONG}, usage="many"),
-    ]  # fmt: skip
+        said([text(LONG[:50]), text(LONG[50:])]),
+        said(5),
+        said(None),
+        said({}),
+        body(None),
+        body("text"),
+        body(5),
+        b'{"choices": null}',
+        b'{"choices": [5]}',
+        b"",
+        b"<html>",
+        b'"text"',
+        b"[1]",
+        b"\xff",
+        error_body(None, None),
+        b'{"error": "text"}',
+        b'{"error": [1]}',
+        b'{"error": {"code": {}}}',
+        body({"content": LONG}, usage="many"),
+    ]
     first = sha(photos / "1.png")
     for number, content in enumerate(odd):
         out = tmp_path / str(number)
@@ -201,7 +311,9 @@ def test_one_answer_of_each_odd_form_costs_no_run(
         code, printed, err = run(capsys, *options(server, photos, out, "--attempts", "1"))
         is_caption = number in (0, len(odd) - 1)
         assert row_of(printed, "captioned") == ("3" if is_caption else "2"), (content, err)
-        assert code in (0, 3) and "Traceback" not in err and len(load(out)) == (3 if is_caption else 2)
+        assert (
+            code in (0, 3) and "Traceback" not in err and len(load(out)) == (3 if is_caption else 2)
+        )
         assert is_caption or left_out(out)["1.png"][1]
     for status in (400, 500):
         server.replies = {first: [(status, b"\xff<html>")]}
@@ -209,13 +321,14 @@ def test_one_answer_of_each_odd_form_costs_no_run(
         assert row_of(printed, "captioned") == "2" and "Traceback" not in err
 
 
-# --- thoughts --------------------------------------------------------------------------------------------------------
+# --- thoughts ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("answer", "caption"),
     [
-        ("A small square.", "A small square."), ("<think>Hm.</think> A small square.", "A small square."),
+        ("A small square.", "A small square."),
+        ("<think>Hm.</think> A small square.", "A small square."),
         ("<think>\n\n</think>\n\nA small square.", "A small square."),
         ("<THINK>Hm.</Think>A small square.", "A small square."),
         ("<thinking>Hm.</thinking>A small square.", "A small square."),
@@ -230,13 +343,16 @@ def test_one_answer_of_each_odd_form_costs_no_run(
         ("<think>Hm <think> again</think> A small square.", "A small square."),
         ("<think>one</think>A small <think>two</think>square.", "A small square."),
         ("<think>Hm.</think><answer>A small square.</answer>", "A small square."),
-        ("<think>Hm, it is a small square.", ""), ("A small square. <think>Is it?", ""), ("Hm.</think>", ""),
-        ("<think>Hm.</think>", ""), ("", ""),
+        ("<think>Hm, it is a small square.", ""),
+        ("A small square. <think>Is it?", ""),
+        ("Hm.</think>", ""),
+        ("<think>Hm.</think>", ""),
+        ("", ""),
         ("A sign says <b>think</b> and 1 < 2.", "A sign says <b>think</b> and 1 < 2."),
         ("A tag <thinker> and <answer>.", "A tag <thinker> and <answer>."),
         ("A note in it reads <think different>.", "A note in it reads <think different>."),
     ],
-)  # fmt: skip
+)
 def test_thoughts_are_no_caption(answer: str, caption: str):
     assert caption_of(answer) == caption
 
@@ -265,10 +381,16 @@ def test_shards_hold_captions_and_the_journal_whole_answers(
     (row,) = load(tmp_path / "out")
     assert row["caption"] == LONG and row["num_words"] == 260
     assert left_out(tmp_path / "out") == {
-        "2.jpg": ("rejected", "fewer than 250 words"), "10.png": ("rejected", "cut off by the token limit"),
-    }  # fmt: skip
-    answers = [json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[1:]]
-    assert {answer["text"] for answer in answers if answer["sha256"] == row["sha256"]} == {thoughts + LONG}
+        "2.jpg": ("rejected", "fewer than 250 words"),
+        "10.png": ("rejected", "cut off by the token limit"),
+    }
+    answers = [
+        json.loads(line)
+        for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[1:]
+    ]
+    assert {answer["text"] for answer in answers if answer["sha256"] == row["sha256"]} == {
+        thoughts + LONG
+    }
 
 
 def test_a_journal_of_before_is_judged_without_its_thoughts_and_asks_nothing(
@@ -277,7 +399,11 @@ def test_a_journal_of_before_is_judged_without_its_thoughts_and_asks_nothing(
     """Its numbers of tokens may be what a server had sent."""
     run(capsys, *options(server, photos, tmp_path / "out"))
     journal = tmp_path / "out" / "journal.jsonl"
-    text = journal.read_text().replace(f'"{LONG}"', f'"<think>Hm.</think> {LONG} end"').replace("300}", "300.0}")
+    text = (
+        journal.read_text()
+        .replace(f'"{LONG}"', f'"<think>Hm.</think> {LONG} end"')
+        .replace("300}", "300.0}")
+    )
     journal.write_text(text)
     code, printed, err = run(capsys, *options(server, photos, tmp_path / "out"))
     assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 3, err
@@ -294,7 +420,9 @@ def test_special_tokens_of_a_local_model_go_and_thoughts_stay_marked():
     vocabulary = {word: number for number, word in enumerate(["hm", "a", "square", "[unk]"])}
     inner = Tokenizer(WordLevel(vocabulary, unk_token="[unk]"))
     inner.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[unk]", eos_token="<|end|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[unk]", eos_token="<|end|>"
+    )
     tokenizer.add_tokens(["<think>", "</think>", "<|box|>"], special_tokens=True)
     tokens = tokenizer("<think> hm hm </think> <|box|> a square <|end|>")["input_ids"]
     assert tokenizer.decode(tokens, skip_special_tokens=True) == "hm hm a square"

@@ -1,4 +1,5 @@
-"""Streamed pairs: three layouts, aspect buckets, a pool that shuffles, and exact resuming wherever a run stops."""
+"""Streamed pairs: three layouts, aspect buckets, a pool that shuffles, and exact resuming wherever
+a run stops."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from PIL import Image
 
 from uae.data.buckets import CaptionBatches, aspect_buckets, nearest_bucket
 from uae.data.captions import CaptionStream, read_row
-from uae.data.images import ImageError, image_size, read_image_bytes
 from uae.data.latents import Encoded, LatentCache, fingerprint
+from uae.images.read import ImageError, image_size, read_image_bytes
 from uae.utils.checkpoint import load_latest, save_checkpoint
 
 LAYOUTS = ["parquet", "webdataset", "metadata"]
@@ -34,7 +35,10 @@ def png(value: int, size: tuple[int, int] = (6, 6)) -> bytes:
 
 def pairs(count: int, first: int = 0) -> list[Pair]:
     """Every third one is a landscape."""
-    return [(png(i, (4, 8) if i % 3 == 0 else (6, 6)), f"picture {i}") for i in range(first, first + count)]
+    return [
+        (png(i, (4, 8) if i % 3 == 0 else (6, 6)), f"picture {i}")
+        for i in range(first, first + count)
+    ]
 
 
 def write_shards(folder: Path, layout: str, shards: list[list[Pair]]) -> Path:
@@ -51,14 +55,24 @@ def write_shards(folder: Path, layout: str, shards: list[list[Pair]]) -> Path:
 
 def write_parquet(file: Path, shard: list[Pair]) -> None:
     images = [{"bytes": image, "path": None} for image, _ in shard]
-    table = pa.table({"image": images, "long_caption": [caption for _, caption in shard], "id": range(len(shard))})
+    table = pa.table(
+        {
+            "image": images,
+            "long_caption": [caption for _, caption in shard],
+            "id": range(len(shard)),
+        }
+    )
     pq.write_table(table, file, row_group_size=3)
 
 
 def write_tar(file: Path, shard: list[Pair], *, as_json: bool) -> None:
     with tarfile.open(file, "w") as tar:
         for index, (image, caption) in enumerate(shard):
-            text = ("json", json.dumps({"caption": caption, "width": 6})) if as_json else ("txt", caption)
+            text = (
+                ("json", json.dumps({"caption": caption, "width": 6}))
+                if as_json
+                else ("txt", caption)
+            )
             for suffix, content in (("png", image), (text[0], text[1].encode())):
                 info = tarfile.TarInfo(f"{index:04}.{suffix}")
                 info.size = len(content)
@@ -67,7 +81,10 @@ def write_tar(file: Path, shard: list[Pair], *, as_json: bool) -> None:
 
 def write_folder(folder: Path, shard: list[Pair]) -> None:
     folder.mkdir()
-    lines = [json.dumps({"file_name": f"{index}.png", "text": caption}) for index, (_, caption) in enumerate(shard)]
+    lines = [
+        json.dumps({"file_name": f"{index}.png", "text": caption})
+        for index, (_, caption) in enumerate(shard)
+    ]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     for index, (image, _) in enumerate(shard):
         (folder / f"{index}.png").write_bytes(image)
@@ -79,10 +96,13 @@ def batches(path: Path, batch_size: int = 2, pool_size: int = 7, **settings) -> 
 
 def drawn(data: CaptionBatches, count: int) -> list[list[tuple]]:
     """Captions, first pixels and sizes of the next batches."""
-    return [[(s.caption, s.image.flatten()[0].item(), s.image.shape) for s in data.next_batch()] for _ in range(count)]
+    return [
+        [(s.caption, s.image.flatten()[0].item(), s.image.shape) for s in data.next_batch()]
+        for _ in range(count)
+    ]
 
 
-# --- layouts ---------------------------------------------------------------------------------------------------------
+# --- layouts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -131,7 +151,9 @@ def test_the_first_caption_that_says_something_is_taken():
 
 def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     noisy = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(noisy, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(
+        noisy, "PNG"
+    )
     truncated = noisy.getvalue()[:-40]  # its header can be read
     good = pairs(4, first=1)
     bad = [(b"no image", "a"), (png(9), "  "), (truncated, "b")]
@@ -144,8 +166,14 @@ def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     drawn(data, 3)
     assert data.stream.num_skipped >= 3
     messages = [str(warning.message) for warning in warned if warning.category is UserWarning]
-    assert [message.split(".parquet ")[1].split(":")[0] for message in messages] == ["row 2", "row 3", "row 4"]
-    assert "is none" in messages[0] and "empty or blank" in messages[1] and "truncated" in messages[2]
+    assert [message.split(".parquet ")[1].split(":")[0] for message in messages] == [
+        "row 2",
+        "row 3",
+        "row 4",
+    ]
+    assert (
+        "is none" in messages[0] and "empty or blank" in messages[1] and "truncated" in messages[2]
+    )
 
 
 def test_many_unusable_pairs_are_counted_and_twenty_are_named(tmp_path: Path):
@@ -155,13 +183,17 @@ def test_many_unusable_pairs_are_counted_and_twenty_are_named(tmp_path: Path):
         captions = [row.caption for _ in range(2) for row in iter(stream.read, None)]
     assert captions == ["picture 0", "picture 1"] * 2
     messages = [str(warning.message) for warning in warned if warning.category is UserWarning]
-    assert stream.num_skipped == 100 and len(messages) == 21 and "more than 20 pairs" in messages[-1]
+    assert (
+        stream.num_skipped == 100 and len(messages) == 21 and "more than 20 pairs" in messages[-1]
+    )
 
 
 def test_an_image_beside_a_json_that_names_it():
     """As LLaVA's conversations are packed; a string that is no file is one bad pair."""
     named = {"image": "0001.jpg", "caption": "a"}
-    assert read_row({"jpg": {"bytes": png(1), "path": "x"}, "json": named}, Path("a.tar")).image == png(1)
+    assert read_row(
+        {"jpg": {"bytes": png(1), "path": "x"}, "json": named}, Path("a.tar")
+    ).image == png(1)
     for name in ("iVBOR" * 2000, "a\0b"):
         with pytest.raises(ImageError, match="image") as error:
             read_row({"image": name, "caption": "a"}, Path("a.parquet"))
@@ -170,17 +202,26 @@ def test_an_image_beside_a_json_that_names_it():
 
 def test_nothing_usable_is_an_error(tmp_path: Path):
     write_shards(tmp_path, "parquet", [[(b"no image", "a")]])
-    with pytest.warns(UserWarning, match="this is none"), pytest.raises(ValueError, match="none that can be used"):
+    with (
+        pytest.warns(UserWarning, match="this is none"),
+        pytest.raises(ValueError, match="none that can be used"),
+    ):
         batches(tmp_path)
 
 
-# --- sizes -----------------------------------------------------------------------------------------------------------
+# --- sizes ---------------------------------------------------------------------------------------
 
 
 def test_buckets_by_hand():
     assert aspect_buckets(512, 64, 3072) == (
-        (384, 640), (384, 704), (448, 576), (512, 512), (576, 448), (640, 384), (704, 384),
-    )  # fmt: skip
+        (384, 640),
+        (384, 704),
+        (448, 576),
+        (512, 512),
+        (576, 448),
+        (640, 384),
+        (704, 384),
+    )
     assert aspect_buckets(48, 8, 48) == ((48, 48),)
     with pytest.raises(ValueError, match="multiples of 64"):
         aspect_buckets(500, 64, 3072)
@@ -188,9 +229,15 @@ def test_buckets_by_hand():
 
 def test_nearest_bucket_by_hand():
     buckets = aspect_buckets(512, 64, 3072)
-    assert [buckets[nearest_bucket(size, buckets)] for size in ((900, 900), (1080, 1920), (4000, 3000), (9, 1))] == [
-        (512, 512), (384, 704), (576, 448), (704, 384),
-    ]  # fmt: skip
+    assert [
+        buckets[nearest_bucket(size, buckets)]
+        for size in ((900, 900), (1080, 1920), (4000, 3000), (9, 1))
+    ] == [
+        (512, 512),
+        (384, 704),
+        (576, 448),
+        (704, 384),
+    ]
 
 
 def test_the_header_says_the_size_that_is_read():
@@ -220,11 +267,13 @@ def test_a_pool_that_could_hold_no_batch_is_refused(tmp_path: Path):
         batches(tmp_path, batch_size=4, pool_size=6)
 
 
-# --- order and resuming ----------------------------------------------------------------------------------------------
+# --- order and resuming --------------------------------------------------------------------------
 
 
 def test_a_pass_draws_every_pair_once_in_a_new_order(tmp_path: Path):
-    path = write_shards(tmp_path, "parquet", [pairs(6), pairs(6, first=6)])  # 4 landscapes, 8 squares
+    path = write_shards(
+        tmp_path, "parquet", [pairs(6), pairs(6, first=6)]
+    )  # 4 landscapes, 8 squares
     data = batches(path)
     first, second = ([row[0] for batch in drawn(data, 6) for row in batch] for _ in range(2))
     assert sorted(first) == sorted(second) == sorted(caption for _, caption in pairs(12))
@@ -236,7 +285,10 @@ def test_held_out_pairs_never_come(tmp_path: Path):
     path = write_shards(tmp_path, "webdataset", [pairs(5), pairs(5, first=5)])
     data = batches(path, num_held_out=3)
     kept = [sample.caption for sample in data.held_out]
-    assert kept == [sample.caption for sample in batches(path, num_held_out=3).held_out] and len(set(kept)) == 3
+    assert (
+        kept == [sample.caption for sample in batches(path, num_held_out=3).held_out]
+        and len(set(kept)) == 3
+    )
     seen = Counter(row[0] for batch in drawn(data, 14) for row in batch)
     assert seen.keys() == {caption for _, caption in pairs(10)} - set(kept)
     with pytest.raises(ValueError, match="beside 10 held out, found 10 in all"):
@@ -245,7 +297,9 @@ def test_held_out_pairs_never_come(tmp_path: Path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_resuming_at_any_step_gives_the_same_batches(tmp_path: Path, layout: str):
-    path = write_shards(tmp_path / "data", layout, [pairs(7), pairs(4, first=7), pairs(6, first=11)])
+    path = write_shards(
+        tmp_path / "data", layout, [pairs(7), pairs(4, first=7), pairs(6, first=11)]
+    )
     whole = batches(path, num_held_out=1)
     states, expected = [], []
     for _ in range(18):  # two passes and more
@@ -269,7 +323,8 @@ def test_other_files_or_settings_are_refused(tmp_path: Path):
         batches(tmp_path, pool_size=8).load_state_dict(state)
     write_parquet(tmp_path / "more.parquet", pairs(6, first=6))
     with pytest.raises(
-        ValueError, match=r"the shards and images are not those .* added: more\.parquet\. Put them back"
+        ValueError,
+        match=r"the shards and images are not those .* added: more\.parquet\. Put them back",
     ):
         batches(tmp_path).load_state_dict(state)
     (tmp_path / "more.parquet").unlink()
@@ -277,17 +332,28 @@ def test_other_files_or_settings_are_refused(tmp_path: Path):
 
 
 def test_a_checkpoint_of_before_resumes_where_it_was(tmp_path: Path):
-    """It holds a place of ``datasets``, the shards' names among the settings, no inventory and no names of rows."""
+    """It holds a place of ``datasets``, the shards' names among the settings, no inventory and no
+    names of rows."""
     chunks = {"shard_idx": 0, "shard_example_idx": 0, "type": "ArrowExamplesIterable"}
     arrow = {
-        "examples_iterable": {**chunks, "shard_example_idx": 6}, "previous_state": {**chunks, "shard_example_idx": 3},
-        "batch_idx": 5, "num_chunks_since_previous_state": 2, "cropped_chunk_length": 0,
+        "examples_iterable": {**chunks, "shard_example_idx": 6},
+        "previous_state": {**chunks, "shard_example_idx": 3},
+        "batch_idx": 5,
+        "num_chunks_since_previous_state": 2,
+        "cropped_chunk_length": 0,
         "type": "RebatchedArrowExamplesIterable",
-    }  # fmt: skip
+    }
     places = {
-        "parquet": {"examples_iterable": arrow, "epoch": 0}, "metadata": {"examples_iterable": arrow, "epoch": 0},
-        "webdataset": {"examples_iterable": {"shard_idx": 0, "shard_example_idx": 5, "type": "ExamplesIterable"}},
-    }  # fmt: skip
+        "parquet": {"examples_iterable": arrow, "epoch": 0},
+        "metadata": {"examples_iterable": arrow, "epoch": 0},
+        "webdataset": {
+            "examples_iterable": {
+                "shard_idx": 0,
+                "shard_example_idx": 5,
+                "type": "ExamplesIterable",
+            }
+        },
+    }
     for layout, place in places.items():
         path = write_shards(tmp_path / layout, layout, [pairs(9)])
         whole = batches(path, batch_size=1, pool_size=4)
@@ -305,7 +371,7 @@ def test_a_checkpoint_of_before_resumes_where_it_was(tmp_path: Path):
             resumed.load_state_dict(state)
 
 
-# --- the cache -------------------------------------------------------------------------------------------------------
+# --- the cache -----------------------------------------------------------------------------------
 
 
 def test_cache_gives_back_the_bits_of_the_same_models_only(tmp_path: Path):

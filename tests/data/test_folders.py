@@ -1,4 +1,5 @@
-"""Which images a user's files and folders hold, whatever they are called, and what the results are called."""
+"""Which images a user's files and folders hold, whatever they are called, and what the results are
+called."""
 
 import os
 import socket
@@ -7,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from uae.data.folders import PREFIX, list_images, note_outputs, output_names, shortened
-from uae.data.images import ImageError
 from uae.data.inventory import Entry, Inventory
 from uae.data.longcap.pictures import survey
+from uae.images.read import ImageError
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -23,7 +24,9 @@ def names(*paths: Path, out: Path | None = None) -> list[str]:
 
 
 def test_lists_recursively_in_natural_order(tmp_path):
-    touch(tmp_path, "10.png", "2.png", "b/1.JPG", "a/3.webp", "notes.txt", ".hidden.png", ".git/x.png")
+    touch(
+        tmp_path, "10.png", "2.png", "b/1.JPG", "a/3.webp", "notes.txt", ".hidden.png", ".git/x.png"
+    )
     listing = list_images(tmp_path)
     assert [str(name) for name in listing.names] == ["2.png", "10.png", "a/3.webp", "b/1.JPG"]
     assert listing.files == [tmp_path / name for name in listing.names]
@@ -31,8 +34,19 @@ def test_lists_recursively_in_natural_order(tmp_path):
 
 
 def test_digits_of_any_script_and_letters_of_any_case(tmp_path):
-    """Digits that are no decimals (①, ²) have no value, nor are those of other scripts sorted by theirs."""
-    touch(tmp_path, "①/a.png", "x²/a.png", "٣.png", "10.png", "9.png", "A.png", "a.png", f"{'9' * 200}.png")
+    """Digits that are no decimals (①, ²) have no value, nor are those of other scripts sorted by
+    theirs."""
+    touch(
+        tmp_path,
+        "①/a.png",
+        "x²/a.png",
+        "٣.png",
+        "10.png",
+        "9.png",
+        "A.png",
+        "a.png",
+        f"{'9' * 200}.png",
+    )
     listed = names(tmp_path)
     assert len(listed) == 8
     assert listed[:3] == ["9.png", "10.png", f"{'9' * 200}.png"]
@@ -64,7 +78,7 @@ def test_names_are_paths_inside_what_the_given_ones_share(tmp_path):
     assert names(tmp_path / "x", tmp_path / "x/sub/1.png") == ["1.png", "sub/1.png"]
 
 
-# --- links, and what cannot be looked into -----------------------------------------------------------------------
+# --- links, and what cannot be looked into -------------------------------------------------------
 
 
 def test_links_to_images_are_images_and_dangling_ones_stay_to_be_named(tmp_path):
@@ -93,8 +107,10 @@ def test_a_link_to_a_folder_that_holds_it_ends(tmp_path):
     (tmp_path / "in/up").symlink_to(tmp_path)
     listing = list_images(tmp_path / "in")
     assert [str(name) for name in listing.names] == ["a.png", "sub/b.png"]
-    assert listing.remarks() == [f"left out: {tmp_path}/in/{link}: a link to a folder that holds it"
-                                 for link in ("up", "sub/again")]  # fmt: skip
+    assert listing.remarks() == [
+        f"left out: {tmp_path}/in/{link}: a link to a folder that holds it"
+        for link in ("up", "sub/again")
+    ]
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path):
@@ -137,11 +153,18 @@ def test_pipes_and_sockets_are_listed_without_being_opened(tmp_path):
     assert found.keys() == set(files)
 
 
-# --- outputs ---------------------------------------------------------------------------------------------------------
+# --- outputs -------------------------------------------------------------------------------------
 
 
 def test_noted_outputs_are_no_inputs_and_what_lies_beside_them_is(tmp_path):
-    touch(tmp_path, "a.png", "out/recon_a.png", "out/sub/recon_b.png", "out/mine.png", "00000/samples/x.png")
+    touch(
+        tmp_path,
+        "a.png",
+        "out/recon_a.png",
+        "out/sub/recon_b.png",
+        "out/mine.png",
+        "00000/samples/x.png",
+    )
     note_outputs(tmp_path / "out", [Path("recon_a.png")])
     note_outputs(tmp_path / "out", [Path("sub/recon_b.png")])  # by a second command
     note_outputs(tmp_path, [Path("00000")])
@@ -184,7 +207,17 @@ def test_a_damaged_note_is_none(tmp_path):
 
 
 def test_no_two_images_share_an_output():
-    listed = ["a.png", "a.jpg", "a.png.png", "b.png", "sub/a.png", "recon_b.png", "A.png", "x.y.png", "noext"]
+    listed = [
+        "a.png",
+        "a.jpg",
+        "a.png.png",
+        "b.png",
+        "sub/a.png",
+        "recon_b.png",
+        "A.png",
+        "x.y.png",
+        "noext",
+    ]
     found = [str(name) for name in output_names([Path(name) for name in listed])]
     assert found == ["a.png", "a.jpg", "a.png.png", "b", "sub/a", "recon_b", "A", "x.y", "noext"]
 

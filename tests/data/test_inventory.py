@@ -1,4 +1,5 @@
-"""What a run learns from is named when it is not what it was started with; copied and moved data is the same."""
+"""What a run learns from is named when it is not what it was started with; copied and moved data is
+the same."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from tests.data.test_captions import batches, drawn, pairs, write_shards
 from uae.data.inventory import FILE_NAME, Inventory, check_unchanged
-from uae.data.training import FolderImages, SceneImages, check_same_files
+from uae.data.training import FolderImages, check_same_files
+from uae.world.data import SceneImages
 
 
 @pytest.fixture
@@ -34,15 +36,21 @@ def start(run: Path, *photos: Path) -> None:
 def refusal(run: Path, *photos: Path) -> str:
     with pytest.raises(ValueError, match="cannot resume, the images are not those") as error:
         check_same_files(FolderImages([str(path) for path in photos], None), run)
-    assert "\n" not in str(error.value) and "Put them back as they were, or give another output" in str(error.value)
+    assert "\n" not in str(
+        error.value
+    ) and "Put them back as they were, or give another output" in str(error.value)
     return str(error.value)
 
 
-def test_what_was_added_removed_and_changed_is_named_and_putting_it_back_helps(photos: Path, tmp_path: Path):
+def test_what_was_added_removed_and_changed_is_named_and_putting_it_back_helps(
+    photos: Path, tmp_path: Path
+):
     run = tmp_path / "run"
     start(run, photos)
     before = (photos / "2.png").read_bytes()
-    (photos / "2.png").write_bytes(before[:-20] + bytes([before[-20] ^ 1]) + before[-19:])  # of the same size
+    (photos / "2.png").write_bytes(
+        before[:-20] + bytes([before[-20] ^ 1]) + before[-19:]
+    )  # of the same size
     shutil.copy(photos / "1.png", photos / "sub" / "3.png")
     (photos / "sub" / "1.png").rename(tmp_path / "aside.png")
     assert "added: sub/3.png; removed: sub/1.png; changed: 2.png." in refusal(run, photos)
@@ -59,7 +67,9 @@ def test_many_are_counted(photos: Path, tmp_path: Path):
     start(tmp_path / "run", photos)
     for number in range(10, 23):
         shutil.copy(photos / "1.png", photos / f"{number}.png")
-    assert "added: 10.png, 11.png, 12.png, 13.png, 14.png and 8 more." in refusal(tmp_path / "run", photos)
+    assert "added: 10.png, 11.png, 12.png, 13.png, 14.png and 8 more." in refusal(
+        tmp_path / "run", photos
+    )
 
 
 def test_copied_and_moved_data_is_the_same(photos: Path, tmp_path: Path):
@@ -68,7 +78,9 @@ def test_copied_and_moved_data_is_the_same(photos: Path, tmp_path: Path):
     shutil.copytree(photos, elsewhere, copy_function=shutil.copyfile)  # with another time of change
     os.utime(elsewhere / "1.png", (0, 0))
     shutil.copytree(tmp_path / "run", tmp_path / "moved run")
-    check_same_files(FolderImages([str(elsewhere), str(elsewhere / "sub")], None), tmp_path / "moved run")
+    check_same_files(
+        FolderImages([str(elsewhere), str(elsewhere / "sub")], None), tmp_path / "moved run"
+    )
     here = Path(os.path.relpath(photos))
     check_same_files(FolderImages([str(here), str(here / "sub")], None), tmp_path / "run")
 
@@ -81,7 +93,9 @@ def test_equal_names_in_two_folders_are_two_files(photos: Path, tmp_path: Path):
     assert "changed: 2:photos/1.png." in refusal(tmp_path / "run", *both)
 
 
-def test_runs_that_have_no_inventory_go_on_and_those_without_a_checkpoint_begin_anew(photos: Path, tmp_path: Path):
+def test_runs_that_have_no_inventory_go_on_and_those_without_a_checkpoint_begin_anew(
+    photos: Path, tmp_path: Path
+):
     old, new = tmp_path / "old", tmp_path / "new"
     (old / "checkpoints" / "step_00000001").mkdir(parents=True)
     check_same_files(FolderImages([str(photos)], None), old)
@@ -96,7 +110,13 @@ def test_runs_that_have_no_inventory_go_on_and_those_without_a_checkpoint_begin_
 def test_a_damaged_inventory_says_what_to_do(photos: Path, tmp_path: Path):
     run = tmp_path / "run"
     start(run, photos)
-    for content in (b"", b"none", gzip.compress(b"{"), gzip.compress(b"[1]\n"), (run / FILE_NAME).read_bytes()[:-9]):
+    for content in (
+        b"",
+        b"none",
+        gzip.compress(b"{"),
+        gzip.compress(b"[1]\n"),
+        (run / FILE_NAME).read_bytes()[:-9],
+    ):
         (run / FILE_NAME).write_bytes(content)
         with pytest.raises(ValueError, match="it is damaged; remove it to go on"):
             check_same_files(FolderImages([str(photos)], None), run)
@@ -104,7 +124,9 @@ def test_a_damaged_inventory_says_what_to_do(photos: Path, tmp_path: Path):
     check_same_files(FolderImages([str(photos)], None), run)
 
 
-def test_of_very_many_files_names_and_sizes_are_compared(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_of_very_many_files_names_and_sizes_are_compared(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     start(tmp_path / "run", photos)
     before = (photos / "2.png").read_bytes()
     (photos / "2.png").write_bytes(before[::-1])
@@ -119,7 +141,9 @@ def test_more_than_one_part_is_listed_in_order(tmp_path: Path):
     for number, file in enumerate(files):
         file.write_text("x" * (number % 7))
     listed = Inventory.of(files, [tmp_path])
-    assert [entry.size for entry in listed.entries.values()] == [number % 7 for number in range(1203)]
+    assert [entry.size for entry in listed.entries.values()] == [
+        number % 7 for number in range(1203)
+    ]
     assert list(listed.entries) == [file.name for file in files]
     assert Inventory.unpack(listed.pack()).entries == listed.entries
     check_unchanged(tmp_path / "run", listed, "files")

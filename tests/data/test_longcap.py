@@ -33,7 +33,11 @@ Reply = tuple[int, Any]  # a status, and a value for JSON or the body itself
 
 def completion(text: str, finish_reason: str = "stop") -> Reply:
     """As endpoints answer: 100 prompt tokens and 300 completion tokens."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": finish_reason,
+    }
     usage = {"prompt_tokens": 100, "completion_tokens": 300, "total_tokens": 400}
     return 200, {
         "id": "1",
@@ -50,7 +54,8 @@ def failure(status: int, message: str, code: str | None = None) -> Reply:
 
 
 class Server:
-    """Answers by the sha256 of the image it is sent: the replies given for it in turn, the last one for ever."""
+    """Answers by the sha256 of the image it is sent: the replies given for it in turn, the last one
+    for ever."""
 
     def __init__(self) -> None:
         self.replies: dict[str, list[Reply]] = {}
@@ -146,7 +151,11 @@ def options(server: Server, photos: Path, out: Path, *more: str) -> list[str]:
 
 def row_of(table: str, name: str) -> str:
     """The value that the printed table gives to ``name``."""
-    return next(line for line in table.splitlines() if name in line and "│" in line).split("│")[2].strip()
+    return (
+        next(line for line in table.splitlines() if name in line and "│" in line)
+        .split("│")[2]
+        .strip()
+    )
 
 
 def left_out(out: Path) -> dict[str, tuple[str, str]]:
@@ -161,7 +170,7 @@ def load(out: Path) -> list[dict[str, Any]]:
     return list(load_dataset("parquet", data_files=files, split="train", streaming=True))
 
 
-# --- the whole way ---------------------------------------------------------------------------------------------------
+# --- the whole way -------------------------------------------------------------------------------
 
 
 def test_captions_and_shards_load_back(
@@ -205,10 +214,13 @@ def test_original_bytes_are_in_the_shards_and_the_same_journal_gives_the_same_sh
     code, _, _ = run(capsys, *options(server, photos, out))
     assert code == 0 and shard.read_bytes() == first and len(server.bodies) == 3
     run(capsys, *options(server, photos, out, "--shard-size", "1"))
-    assert sorted(p.name[-13:] for p in shard.parent.iterdir()) == ["00003.parquet"] * 3 and len(load(out)) == 3
+    assert (
+        sorted(p.name[-13:] for p in shard.parent.iterdir()) == ["00003.parquet"] * 3
+        and len(load(out)) == 3
+    )
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- what goes wrong -----------------------------------------------------------------------------
 
 
 def test_busy_and_broken_servers_are_asked_again(
@@ -221,7 +233,11 @@ def test_busy_and_broken_servers_are_asked_again(
 
 
 def test_an_image_without_answer_waits_for_the_next_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Server, photos: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
 ):
     monkeypatch.setattr("uae.data.longcap.captioners.MAX_RETRIES", 1)
     out, unlucky = tmp_path / "out", sha(photos / "2.jpg")
@@ -244,7 +260,12 @@ def test_an_image_without_answer_waits_for_the_next_run(
     ],
 )
 def test_a_permanent_error_stops_at_once(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, reply: Reply, wanted: str
+    capsys: pytest.CaptureFixture[str],
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
+    reply: Reply,
+    wanted: str,
 ):
     first = sha(photos / "1.png")
     server.default, server.replies[first] = [reply], [completion(LONG)]
@@ -260,7 +281,9 @@ def test_a_permanent_error_stops_at_once(
 def test_a_model_that_never_answered_does_not_bind_the_folder(
     capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
 ):
-    server.on_request = lambda body: None if body["model"] == "big-vlm" else failure(404, "no such model")
+    server.on_request = lambda body: (
+        None if body["model"] == "big-vlm" else failure(404, "no such model")
+    )
     code, _, err = run(capsys, *options(server, photos, tmp_path / "out"), "--model", "bgi-vlm")
     assert code == 2 and "bgi-vlm" in err
     code, printed, _ = run(capsys, *options(server, photos, tmp_path / "out"))
@@ -271,10 +294,14 @@ def test_a_refused_image_is_recorded_and_not_asked_again(
     capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
 ):
     out = tmp_path / "out"
-    server.replies[sha(photos / "1.png")] = [failure(400, "rejected by our content policy", "content_policy_violation")]
+    server.replies[sha(photos / "1.png")] = [
+        failure(400, "rejected by our content policy", "content_policy_violation")
+    ]
     for _ in range(2):
         code, printed, _ = run(capsys, *options(server, photos, out))
-        assert code == 0 and row_of(printed, "failed") == "1" and row_of(printed, "captioned") == "2"
+        assert (
+            code == 0 and row_of(printed, "failed") == "1" and row_of(printed, "captioned") == "2"
+        )
     assert server.asked[sha(photos / "1.png")] == 1
     what, why = left_out(out)["1.png"]
     assert what == "failed" and "content policy" in why
@@ -282,7 +309,11 @@ def test_a_refused_image_is_recorded_and_not_asked_again(
 
 @pytest.mark.parametrize("was_answered_before", [False, True])
 def test_when_every_image_is_refused_none_is_recorded(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, was_answered_before: bool
+    capsys: pytest.CaptureFixture[str],
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
+    was_answered_before: bool,
 ):
     """Whatever an earlier run was answered: now the server, or an option, may be wrong."""
     if was_answered_before:
@@ -305,7 +336,9 @@ def test_later_attempts_ask_for_another_draw(
     assert Counter(body.get("temperature") for body in server.bodies) == {None: 3, 1.0: 3}
 
 
-def test_a_file_name_need_not_be_text(capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path):
+def test_a_file_name_need_not_be_text(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
     odd = os.fsencode(photos) + b"/caf\xe9.png"
     draw(7).save(tmp_path / "odd.png")
     os.rename(tmp_path / "odd.png", odd)
@@ -316,13 +349,22 @@ def test_a_file_name_need_not_be_text(capsys: pytest.CaptureFixture[str], server
     assert len(load(tmp_path / "out")) == 4
 
 
-def test_ten_failures_in_a_row_stop(capsys: pytest.CaptureFixture[str], server: Server, tmp_path: Path):
+def test_ten_failures_in_a_row_stop(
+    capsys: pytest.CaptureFixture[str], server: Server, tmp_path: Path
+):
     for seed in range(20):
         (tmp_path / "photos").mkdir(exist_ok=True)
         draw(seed).save(tmp_path / "photos" / f"{seed}.png")
     server.default = [failure(400, "nothing works")]
-    code, _, err = run(capsys, *options(server, tmp_path / "photos", tmp_path / "out", "--concurrency", "1"))
-    assert code == 2 and "10 images in a row" in err and "nothing works" in err and len(server.bodies) == 10
+    code, _, err = run(
+        capsys, *options(server, tmp_path / "photos", tmp_path / "out", "--concurrency", "1")
+    )
+    assert (
+        code == 2
+        and "10 images in a row" in err
+        and "nothing works" in err
+        and len(server.bodies) == 10
+    )
 
 
 def test_rejected_captions_are_asked_again_then_recorded(
@@ -335,28 +377,43 @@ def test_rejected_captions_are_asked_again_then_recorded(
     code, printed, err = run(capsys, *options(server, photos, out))
     assert code == 0, err
     assert set(server.asked.values()) == {2}
-    assert left_out(out) == {"1.png": ("rejected", "refused"), "2.jpg": ("rejected", "fewer than 250 words")}
+    assert left_out(out) == {
+        "1.png": ("rejected", "refused"),
+        "2.jpg": ("rejected", "fewer than 250 words"),
+    }
     assert row_of(printed, "rejected: refused") == "1" and row_of(printed, "rejected: fewer") == "1"
     assert row_of(printed, "captioned") == "1" and row_of(printed, "tokens") == "600 in, 1,800 out"
     run(capsys, *options(server, photos, out))
     assert len(server.bodies) == 6  # nobody is asked a third time
-    _, printed, _ = run(capsys, *options(server, photos, out, "--min-words", "3"))  # judged anew, not asked anew
+    _, printed, _ = run(
+        capsys, *options(server, photos, out, "--min-words", "3")
+    )  # judged anew, not asked anew
     assert len(server.bodies) == 6 and row_of(printed, "captioned") == "2"
 
 
-def test_a_corrupt_file_is_recorded(capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path):
+def test_a_corrupt_file_is_recorded(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
     (photos / "3.png").write_bytes((photos / "1.png").read_bytes()[:60])
     (photos / "4.png").write_bytes(b"")
     code, printed, _ = run(capsys, *options(server, photos, tmp_path / "out"))
     assert code == 0 and row_of(printed, "failed") == "2" and row_of(printed, "captioned") == "3"
     reasons = left_out(tmp_path / "out")
-    assert reasons["3.png"][0] == "failed" and "unreadable" in reasons["3.png"][1] and "empty" in reasons["4.png"][1]
+    assert (
+        reasons["3.png"][0] == "failed"
+        and "unreadable" in reasons["3.png"][1]
+        and "empty" in reasons["4.png"][1]
+    )
     draw(7).save(photos / "3.png")  # mended
     _, printed, _ = run(capsys, *options(server, photos, tmp_path / "out"))
-    assert row_of(printed, "failed") == "1" and row_of(printed, "captioned") == "4" and len(server.bodies) == 4
+    assert (
+        row_of(printed, "failed") == "1"
+        and row_of(printed, "captioned") == "4"
+        and len(server.bodies) == 4
+    )
 
 
-# --- resuming --------------------------------------------------------------------------------------------------------
+# --- resuming ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])
@@ -370,7 +427,11 @@ def test_a_torn_journal_is_resumed_and_only_what_is_missing_asked(
     journal.write_bytes(complete[:-cut])  # killed in the middle of the last line
     code, printed, err = run(capsys, *options(server, photos, out, "--concurrency", "1"))
     assert code == 0, err
-    assert server.asked == {sha(photos / "1.png"): 1, sha(photos / "2.jpg"): 1, sha(photos / "10.png"): 2}
+    assert server.asked == {
+        sha(photos / "1.png"): 1,
+        sha(photos / "2.jpg"): 1,
+        sha(photos / "10.png"): 2,
+    }
     assert journal.read_bytes() == complete and row_of(printed, "tokens") == "300 in, 900 out"
     assert [row["caption"] for row in load(out)] == [row["caption"] for row in shards]
 
@@ -393,7 +454,12 @@ def test_another_model_or_prompt_is_refused(
     before = (out / "journal.jsonl").read_bytes()
     for change in (("--model", "small-vlm"), ("--prompt", "Say something.")):
         code, _, err = run(capsys, *options(server, photos, out), *change)
-        assert code == 2 and change[0][2:] in err and change[1] in err and "another output folder" in err
+        assert (
+            code == 2
+            and change[0][2:] in err
+            and change[1] in err
+            and "another output folder" in err
+        )
     assert len(server.bodies) == 3 and (out / "journal.jsonl").read_bytes() == before
 
 
@@ -415,9 +481,16 @@ def test_a_damaged_line_and_a_second_process_are_named(
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "images.jsonl"])
-@pytest.mark.parametrize("line", [b"{half", b"{}", b"5", b"null", b'{"sha256": 5}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "line", [b"{half", b"{}", b"5", b"null", b'{"sha256": 5}', b"\xff", b"[" * 100_000]
+)
 def test_removing_the_damaged_line_helps_as_the_message_says(
-    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path, name: str, line: bytes
+    capsys: pytest.CaptureFixture[str],
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
+    name: str,
+    line: bytes,
 ):
     out = tmp_path / "out"
     run(capsys, *options(server, photos, out))
@@ -438,8 +511,12 @@ def test_a_journal_whose_first_line_is_gone_says_what_to_put_there(
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[1:]))
     code, _, err = run(capsys, *options(server, photos, journal.parent))
-    assert code == 2 and "the line of model and prompt is missing; put this before all others: " in err
-    told = next(line for line in err.splitlines() if "before all others: " in line).split("before all others: ")[1]
+    assert (
+        code == 2 and "the line of model and prompt is missing; put this before all others: " in err
+    )
+    told = next(line for line in err.splitlines() if "before all others: " in line).split(
+        "before all others: "
+    )[1]
     assert told.encode() + b"\n" == lines[0]
     journal.write_bytes(told.encode() + b"\n" + b"".join(lines[1:]))
     code, printed, _ = run(capsys, *options(server, photos, journal.parent))
@@ -447,7 +524,11 @@ def test_a_journal_whose_first_line_is_gone_says_what_to_put_there(
 
 
 def test_a_full_disk_is_one_clear_error(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Server, photos: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
 ):
     """The disk takes half a line, then no more; what came before is complete."""
     import os
@@ -460,16 +541,23 @@ def test_a_full_disk_is_one_clear_error(
     with monkeypatch.context() as patch:
         patch.setattr("uae.data.longcap.journal.os.write", write_some)
         code, _, err = run(capsys, *options(server, photos, out, "--concurrency", "1"))
-    assert code == 2 and "could not write journal.jsonl" in err and "No space left" in err and "MB free" in err
+    assert (
+        code == 2
+        and "could not write journal.jsonl" in err
+        and "No space left" in err
+        and "MB free" in err
+    )
     assert len(server.bodies) == 1 and (out / "journal.jsonl").read_text().count("\n") == 1
     code, printed, _ = run(capsys, *options(server, photos, out))
     assert code == 0 and row_of(printed, "captioned") == "3"
 
 
-# --- duplicates ------------------------------------------------------------------------------------------------------
+# --- duplicates ----------------------------------------------------------------------------------
 
 
-def test_duplicates_are_asked_once(capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path):
+def test_duplicates_are_asked_once(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
     (photos / "11.png").write_bytes((photos / "1.png").read_bytes())
     draw(2).resize((76, 64), Image.Resampling.NEAREST).save(photos / "12.jpg", quality=95)
     code, printed, err = run(capsys, *options(server, photos, tmp_path / "out"))
@@ -486,9 +574,12 @@ def test_near_duplicates_by_bits_and_colour():
         return Picture(Path(name), name, 8, 8, dhash, color)
 
     pictures = [
-        picture("a", 0), picture("two bits", 1 << 63 | 1), picture("three bits", 0b111 << 30),
-        picture("other colour", 0, (100, 100, 109)), picture("like three bits", 0b1110 << 30),
-    ]  # fmt: skip
+        picture("a", 0),
+        picture("two bits", 1 << 63 | 1),
+        picture("three bits", 0b111 << 30),
+        picture("other colour", 0, (100, 100, 109)),
+        picture("like three bits", 0b1110 << 30),
+    ]
     assert find_duplicates(pictures, 2).near == {
         Path("two bits"): Path("a"),
         Path("like three bits"): Path("three bits"),
@@ -503,7 +594,10 @@ def test_every_pair_within_the_distance_is_found():
     for near_bits in range(5):
         for num_flips in range(near_bits + 3):
             flips = sum(1 << int(bit) for bit in rng.choice(64, num_flips, replace=False))
-            pictures = [Picture(Path(n), n, 1, 1, h, (0, 0, 0)) for n, h in (("a", 12345), ("b", 12345 ^ flips))]
+            pictures = [
+                Picture(Path(n), n, 1, 1, h, (0, 0, 0))
+                for n, h in (("a", 12345), ("b", 12345 ^ flips))
+            ]
             assert bool(find_duplicates(pictures, near_bits).near) == (num_flips <= near_bits)
 
 
@@ -516,7 +610,7 @@ def test_difference_hash_of_a_ramp(tmp_path: Path):
         assert row["dhash"] == expected and row["color"] == (80, 80, 80)
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- parts ---------------------------------------------------------------------------------------
 
 
 def test_filters():
@@ -524,18 +618,39 @@ def test_filters():
         return why_rejected(Answer(text, finish_reason, 0, 0), Filters())
 
     assert why(LONG) == "" and why(LONG, "length") == "cut off by the token limit"
-    assert why(" ".join(LONG.split()[:249])) == "fewer than 250 words" and why(" ".join(LONG.split()[:250])) == ""
+    assert (
+        why(" ".join(LONG.split()[:249])) == "fewer than 250 words"
+        and why(" ".join(LONG.split()[:250])) == ""
+    )
     for beginning in (
-        "I'm sorry, I can't", "I’m sorry", "I am unable to", "As an AI language model", "Sorry, but", "I cannot assist",
-        "Unfortunately, I can not", "**I apologize", "I can't help", "My apologies",
-    ):  # fmt: skip
+        "I'm sorry, I can't",
+        "I’m sorry",
+        "I am unable to",
+        "As an AI language model",
+        "Sorry, but",
+        "I cannot assist",
+        "Unfortunately, I can not",
+        "**I apologize",
+        "I can't help",
+        "My apologies",
+    ):
         assert why(f"{beginning} help with this.") == "refused", beginning
         assert why(f"{beginning} {LONG}") == "", f"{beginning} and goes on"
-    for beginning in ("In this image I can see", "As an aid to the eye", "I see", "The sign says I'm sorry"):
+    for beginning in (
+        "In this image I can see",
+        "As an aid to the eye",
+        "I see",
+        "The sign says I'm sorry",
+    ):
         assert why(f"{beginning} {LONG}") == "", beginning
     assert why("a red ball on a table and then " * 50) == "repeats itself"
     assert why(LONG, "content_filter") == why(LONG, "SAFETY") == "refused"
-    assert why("") == why(" \n") == why_rejected(Answer("", "stop", 0, 0), Filters(min_words=0)) == "empty"
+    assert (
+        why("")
+        == why(" \n")
+        == why_rejected(Answer("", "stop", 0, 0), Filters(min_words=0))
+        == "empty"
+    )
 
 
 def test_repeated_share_by_hand():
@@ -565,9 +680,13 @@ def test_pace_with_a_clock_of_its_own():
     assert waited == []
 
 
-def test_retries_keep_the_pace_too(capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path):
+def test_retries_keep_the_pace_too(
+    capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
+):
     server.default = [failure(429, "slow down"), completion(LONG)]
-    code, _, _ = run(capsys, *options(server, photos, tmp_path / "out", "--requests-per-minute", "600"))
+    code, _, _ = run(
+        capsys, *options(server, photos, tmp_path / "out", "--requests-per-minute", "600")
+    )
     assert code == 0 and len(server.times) == 6
     assert server.times[-1] - server.times[0] > 0.3  # five gaps of 0.1 s; 0.05 s without a limit
 
@@ -576,18 +695,26 @@ def test_newer_models_get_the_token_limit_by_its_new_name(
     capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
 ):
     message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-    server.on_request = lambda body: failure(400, message, "unsupported_parameter") if "max_tokens" in body else None
-    code, printed, err = run(capsys, *options(server, photos, tmp_path / "out", "--max-tokens", "900"))
+    server.on_request = lambda body: (
+        failure(400, message, "unsupported_parameter") if "max_tokens" in body else None
+    )
+    code, printed, err = run(
+        capsys, *options(server, photos, tmp_path / "out", "--max-tokens", "900")
+    )
     assert code == 0, err
     assert row_of(printed, "captioned") == "3" and server.bodies[-1]["max_completion_tokens"] == 900
 
 
 def test_what_is_sent(tmp_path: Path):
-    """Plain JPEG and PNG as they are; rotated, transparent or odd ones as a PNG of what people see."""
+    """Plain JPEG and PNG as they are; rotated, transparent or odd ones as a PNG of what people
+    see."""
     image = draw(0)
     image.save(tmp_path / "plain.jpg")
     assert data_url(tmp_path / "plain.jpg").startswith("data:image/jpeg;base64,")
-    assert base64.b64decode(data_url(tmp_path / "plain.jpg").split(",")[1]) == (tmp_path / "plain.jpg").read_bytes()
+    assert (
+        base64.b64decode(data_url(tmp_path / "plain.jpg").split(",")[1])
+        == (tmp_path / "plain.jpg").read_bytes()
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "rotated.png", exif=exif)
@@ -600,14 +727,20 @@ def test_what_is_sent(tmp_path: Path):
 
 
 def test_options_that_do_not_fit_are_named_before_any_work(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    photos: Path,
+    tmp_path: Path,
 ):
     out, endpoint = tmp_path / "out", ("--endpoint", "http://x/v1", "--model", "m")
     for more, wanted in (
         ((), "either --endpoint"),
         ((*endpoint, "--local", "m"), "either --endpoint"),
         (("--endpoint", "http://x/v1"), "go together"),
-        (("--endpoint", "localhost:8000/v1", "--model", "m"), "expected a URL such as http://localhost:8000/v1"),
+        (
+            ("--endpoint", "localhost:8000/v1", "--model", "m"),
+            "expected a URL such as http://localhost:8000/v1",
+        ),
         (("--endpoint", "http://[x/v1", "--model", "m"), "expected a URL"),
         (("--endpoint", "http://x:port/v1", "--model", "m"), "expected a URL"),
         (("--endpoint", "http:///v1", "--model", "m"), "expected a URL"),
@@ -627,20 +760,35 @@ def test_options_that_do_not_fit_are_named_before_any_work(
 
 @pytest.mark.slow
 def test_a_local_model(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path):
-    """Random weights of Janus-Pro's layout, through the auto classes: each answer is cut, the second is drawn."""
+    """Random weights of Janus-Pro's layout, through the auto classes: each answer is cut, the
+    second is drawn."""
     from tests.models.real_layouts import write_janus
 
     model, out = write_janus(tmp_path / "janus"), tmp_path / "out"
-    arguments = [str(photos), "--out", str(out), "--local", str(model), "--max-tokens", "6", "--prompt", "describe"]
+    arguments = [
+        str(photos),
+        "--out",
+        str(out),
+        "--local",
+        str(model),
+        "--max-tokens",
+        "6",
+        "--prompt",
+        "describe",
+    ]
     code, printed, err = run(capsys, *arguments)
     assert code == 0, err
     assert row_of(printed, "rejected: cut off") == "3"
     answers = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
     assert len(answers) == 6 and {answer["completion_tokens"] for answer in answers} == {6}
-    assert all(answer["prompt_tokens"] > 16 and answer["finish_reason"] == "length" for answer in answers)
+    assert all(
+        answer["prompt_tokens"] > 16 and answer["finish_reason"] == "length" for answer in answers
+    )
 
 
-def test_a_local_model_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path):
+def test_a_local_model_that_cannot_be_read_is_named(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+):
     from safetensors.torch import load_file, save_file
 
     from tests.models.real_layouts import write_janus
@@ -648,10 +796,15 @@ def test_a_local_model_that_cannot_be_read_is_named(capsys: pytest.CaptureFixtur
     model = write_janus(tmp_path / "janus")
     arguments = [str(photos), "--out", str(tmp_path / "out"), "--local", str(model)]
     code, _, err = run(capsys, *arguments, "--prompt", "<image_placeholder> describe")
-    assert code == 2 and "got one with <image_placeholder>, which this captioner reads as control tokens" in err
+    assert (
+        code == 2
+        and "got one with <image_placeholder>, which this captioner reads as control tokens" in err
+    )
     shard = model / "model-00001-of-00002.safetensors"
     tensors = load_file(shard)
-    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = float(
+        "nan"
+    )
     save_file(tensors, shard, metadata={"format": "pt"})
     code, _, err = run(capsys, *arguments, "--prompt", "describe")
     assert code == 2 and "expected finite weights, got NaN or infinity in 1 of" in err

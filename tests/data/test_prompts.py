@@ -21,7 +21,9 @@ def encoded(text: str, encoding: str) -> bytes:
 
 def table(delimiter: str) -> str:
     quoted = [f'"{prompt.replace(chr(34), chr(34) * 2)}"' for prompt in PROMPTS]
-    return "\r\n".join([delimiter.join(("Prompt", "Category")), *(delimiter.join((q, "Any")) for q in quoted), ""])
+    return "\r\n".join(
+        [delimiter.join(("Prompt", "Category")), *(delimiter.join((q, "Any")) for q in quoted), ""]
+    )
 
 
 FILES = {
@@ -54,7 +56,9 @@ def test_what_else_a_row_says_stays_beside_its_prompt(tmp_path):
     (tmp_path / "geneval.jsonl").write_text(json.dumps(row))
     assert read_prompts(tmp_path / "geneval.jsonl") == [row]
     (tmp_path / "parti.tsv").write_text("Prompt\tCategory\tNote\na red circle\tAbstract\t\n")
-    assert read_prompts(tmp_path / "parti.tsv") == [{"prompt": "a red circle", "Category": "Abstract", "Note": ""}]
+    assert read_prompts(tmp_path / "parti.tsv") == [
+        {"prompt": "a red circle", "Category": "Abstract", "Note": ""}
+    ]
 
 
 def test_a_table_may_hold_newlines_commas_and_quotes(tmp_path):
@@ -63,12 +67,15 @@ def test_a_table_may_hold_newlines_commas_and_quotes(tmp_path):
 
 
 def test_a_table_of_tabs_without_quoting_keeps_its_quotes(tmp_path):
-    (tmp_path / "a.tsv").write_text('Prompt\tCategory\n"stop" on a sign\tAny\na 5" screw\tAny\n"open\tAny\n')
+    (tmp_path / "a.tsv").write_text(
+        'Prompt\tCategory\n"stop" on a sign\tAny\na 5" screw\tAny\n"open\tAny\n'
+    )
     assert prompts(tmp_path / "a.tsv") == ['"stop" on a sign', 'a 5" screw', '"open']
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"), [("text,prompt", "2"), ("caption,text", "2"), (" PROMPT ,x", "1"), ("id,Caption", "2")]
+    ("header", "expected"),
+    [("text,prompt", "2"), ("caption,text", "2"), (" PROMPT ,x", "1"), ("id,Caption", "2")],
 )
 def test_the_column_of_prompts(tmp_path, header, expected):
     (tmp_path / "a.csv").write_text(f"{header}\n1,2\n")
@@ -76,22 +83,46 @@ def test_the_column_of_prompts(tmp_path, header, expected):
 
 
 REFUSED = {
-    "no column": ("a.csv", b"id,question\n1,why\n", r"a\.csv, line 1: .*column of prompts.*got id, question"),
-    "cells": ("a.csv", b"prompt,tag\na,b,c\n", r"line 2: expected 2 cells, as in the header, got 3"),
+    "no column": (
+        "a.csv",
+        b"id,question\n1,why\n",
+        r"a\.csv, line 1: .*column of prompts.*got id, question",
+    ),
+    "cells": (
+        "a.csv",
+        b"prompt,tag\na,b,c\n",
+        r"line 2: expected 2 cells, as in the header, got 3",
+    ),
     "quotes": ("a.csv", b'prompt,tag\n"a" b,c\n', r"line 2: expected a table"),
     "open quote": ("a.csv", b'prompt,tag\n"a,c\n', r"line 2: expected a table"),
     "header alone": ("a.tsv", b"Prompt\tCategory\n", "holds none"),
     "empty cell": ("a.csv", b"prompt,tag\n,b\n", "line 2: the prompt is empty"),
-    "latin-1": ("a.txt", "grün".encode("latin-1"), r"expected text in UTF-8.*at 2; save it as UTF-8"),
+    "latin-1": (
+        "a.txt",
+        "grün".encode("latin-1"),
+        r"expected text in UTF-8.*at 2; save it as UTF-8",
+    ),
     "no mark": ("a.txt", "a red circle".encode("utf-16-le"), "got null characters"),
     "binary": ("a.txt", b"\x89PNG\r\n\x1a\n\0\0", "expected text in UTF-8"),
     "control": ("a.txt", b"a\nb\x1b[31m", r"line 2: .*control character '\\x1b'"),
-    "half an emoji": ("a.jsonl", b'{"prompt": "\\ud83d"}', r"line 1: .*control character '\\ud83d'"),
-    "number": ("a.jsonl", b'{"prompt": "a"}\n{"prompt": 5}', r'line 2: expected a string .*got \{"prompt": 5\}'),
+    "half an emoji": (
+        "a.jsonl",
+        b'{"prompt": "\\ud83d"}',
+        r"line 1: .*control character '\\ud83d'",
+    ),
+    "number": (
+        "a.jsonl",
+        b'{"prompt": "a"}\n{"prompt": 5}',
+        r'line 2: expected a string .*got \{"prompt": 5\}',
+    ),
     "other key": ("a.json", b'[{"prompt": "a"}, {"text": "b"}]', r"item 2: expected a string"),
     "null": ("a.jsonl", b'{"prompt": null}', r"line 1: expected a string"),
     "blank": ("a.jsonl", b'{"prompt": "  "}', "line 1: the prompt is empty"),
-    "no JSON": ("a.jsonl", b'{"prompt": "a"}\nred circle', "line 2: expected JSON, got 'red circle'"),
+    "no JSON": (
+        "a.jsonl",
+        b'{"prompt": "a"}\nred circle',
+        "line 2: expected JSON, got 'red circle'",
+    ),
     "deep": ("a.json", b"[" * 100_000, r"a\.json: expected JSON"),
     "no list": ("a.json", b'{"prompt": "a"}', "expected a list of prompts"),
     "empty list": ("a.json", b"[]", "holds none"),

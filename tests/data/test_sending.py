@@ -28,7 +28,9 @@ def huge_text() -> PngImagePlugin.PngInfo:
     return info
 
 
-@pytest.mark.parametrize("options", [{"pnginfo": huge_text()}, {"transparency": (9, 9, 9)}, {"exif": b"no header"}])
+@pytest.mark.parametrize(
+    "options", [{"pnginfo": huge_text()}, {"transparency": (9, 9, 9)}, {"exif": b"no header"}]
+)
 def test_of_other_files_what_people_see_is_sent(tmp_path, options):
     image = Image.new("RGB", (6, 4), "red")
     image.putpixel((0, 0), (9, 9, 9))

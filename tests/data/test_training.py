@@ -10,18 +10,22 @@ import torch
 from PIL import Image
 
 from uae import cli
-from uae.commands.pipeline import train_stage
-from uae.commands.train import image_source
 from uae.config import DecodeSettings
-from uae.data.images import ImageError
-from uae.data.training import FolderImages, SceneImages, check_same_files, fit_to
+from uae.data.training import FolderImages, check_same_files
+from uae.images.read import ImageError
+from uae.images.resize import fit_to
 from uae.stages.cold_start import ColdStartConfig
+from uae.stages.pipeline import train_stage
+from uae.stages.unified_grpo import image_source
+from uae.world.data import SceneImages
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for i in range(7):
-        Image.fromarray(np.full((20 + i, 30, 3), 10 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((20 + i, 30, 3), 10 * i, dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     return tmp_path
 
 
@@ -60,7 +64,9 @@ def test_a_link_that_leads_nowhere_is_replaced_by_the_next_and_named(folder: Pat
     assert len(seen) == 12 and 3 not in seen
 
 
-def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys):
+def test_a_run_is_not_resumed_on_other_images(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys
+):
     """Neither by the command nor in a stage of a pipeline that sees images."""
     run = tmp_path_factory.mktemp("run")
     check_same_files(FolderImages([str(folder)], None), run)
@@ -68,7 +74,10 @@ def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path_factory: py
     Image.new("RGB", (20, 30)).save(folder / "late.png")
     with pytest.raises(SystemExit):
         cli.run(["train", "tiny", "--data", str(folder), "--run-dir", str(run)])
-    assert "cannot resume, the images are not those" in (err := capsys.readouterr().err) and "added: late.png." in err
+    assert (
+        "cannot resume, the images are not those" in (err := capsys.readouterr().err)
+        and "added: late.png." in err
+    )
     with pytest.raises(ValueError, match=r"added: late\.png\."):
         train_stage(ColdStartConfig(data=(str(folder),)), "tiny", run)
 
@@ -99,6 +108,8 @@ def test_scenes_are_never_the_same_twice_and_the_probe_is_held_out():
 
 def test_a_source_gives_images_of_the_size_that_is_painted(tmp_path):
     Image.new("RGB", (90, 70), "red").save(tmp_path / "0.png")
-    (image,) = image_source((str(tmp_path),), DecodeSettings(height=64, width=32), seed=0).batch(0, 1)
+    (image,) = image_source((str(tmp_path),), DecodeSettings(height=64, width=32), seed=0).batch(
+        0, 1
+    )
     assert image.shape == (3, 64, 32)
     assert image_source((), DecodeSettings(), seed=3).batch(0, 1)[0].shape == (3, 48, 48)

@@ -8,7 +8,9 @@ from uae.diffusion.loss import flow_matching_loss
 
 def test_by_hand():
     latents, noise = torch.zeros(2, 1, 1, 2), torch.tensor([[[[1.0, 2.0]]], [[[0.0, -1.0]]]])
-    velocity = torch.tensor([[[[1.0, 0.0]]], [[[3.0, -1.0]]]])  # errors (0, -2) and (3, 0): mean squares 2 and 4.5
+    velocity = torch.tensor(
+        [[[[1.0, 0.0]]], [[[3.0, -1.0]]]]
+    )  # errors (0, -2) and (3, 0): mean squares 2 and 4.5
     assert flow_matching_loss(velocity, latents, noise).item() == pytest.approx((2 + 4.5) / 2)
 
 

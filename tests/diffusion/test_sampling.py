@@ -20,7 +20,8 @@ def gaussian_velocity(variance):
 
 @pytest.mark.parametrize(("num_steps", "expected"), [(10, 0.669), (40, 0.912), (1000, 0.996)])
 def test_final_variance_of_gaussian_data(num_steps, expected):
-    """SD3's levels (shift 3), unit variance: Euler's bias is known exactly, and vanishes with many steps."""
+    """SD3's levels (shift 3), unit variance: Euler's bias is known exactly, and vanishes with many
+    steps."""
     noise = torch.randn(64, 4, 8, 8)
     sigmas = sampling_sigmas(FlowMatchEulerDiscreteScheduler(shift=3.0), num_steps)
     latents = sample_ode(gaussian_velocity(1.0), noise, sigmas)
@@ -31,7 +32,9 @@ def test_constant_velocity_is_integrated_exactly():
     """From the noise of an image, along ε − x, one gets the image."""
     image, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     sigmas = sampling_sigmas(FlowMatchEulerDiscreteScheduler(shift=3.0), 7)
-    torch.testing.assert_close(sample_ode(lambda x, sigma: noise - image, noise, sigmas), image, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        sample_ode(lambda x, sigma: noise - image, noise, sigmas), image, atol=1e-6, rtol=0
+    )
 
 
 def test_the_path_is_kept_in_fp32():
@@ -41,9 +44,13 @@ def test_the_path_is_kept_in_fp32():
         seen.append((latents.dtype, sigma.dtype, tuple(sigma.shape)))
         return torch.full_like(latents, 1e-3, dtype=torch.bfloat16)
 
-    latents = sample_ode(velocity, torch.ones(2, 1, 2, 2, dtype=torch.bfloat16), torch.linspace(1, 0, 101))
+    latents = sample_ode(
+        velocity, torch.ones(2, 1, 2, 2, dtype=torch.bfloat16), torch.linspace(1, 0, 101)
+    )
     assert set(seen) == {(torch.float32, torch.float32, (2,))}
-    torch.testing.assert_close(latents, torch.full((2, 1, 2, 2), 1 - 1e-3), atol=1e-5, rtol=0)  # bf16 would stay at 1
+    torch.testing.assert_close(
+        latents, torch.full((2, 1, 2, 2), 1 - 1e-3), atol=1e-5, rtol=0
+    )  # bf16 would stay at 1
 
 
 class CountingVelocity:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 
-def assert_resumed_is_uninterrupted(load: Callable[[], Any], run: Callable[[Any, Path, int], list[dict]], folder: Path):
-    """``run(model, folder, until)`` trains and returns the log: two steps equal one and, resumed, another."""
+def assert_resumed_is_uninterrupted(
+    load: Callable[[], Any], run: Callable[[Any, Path, int], list[dict]], folder: Path
+):
+    """``run(model, folder, until)`` trains and returns the log: two steps equal one and, resumed,
+    another."""
     whole = load()
     log = run(whole, folder / "whole", 2)
     run(load(), folder / "halves", 1)

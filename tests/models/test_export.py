@@ -1,4 +1,5 @@
-"""Merging: what the libraries load is what was trained, as far as the dtype holds it, and how far is told."""
+"""Merging: what the libraries load is what was trained, as far as the dtype holds it, and how far
+is told."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from transformers import JanusForConditionalGeneration, Qwen2_5_VLForConditional
 from uae.cli import run
 from uae.config import DecodeSettings
 from uae.models.export import export, survival
-from uae.models.loading import load_model
+from uae.models.load import load_model
 
 SDE = DecodeSettings(sampler="sde", num_steps=2)
 
@@ -20,7 +21,9 @@ SDE = DecodeSettings(sampler="sde", num_steps=2)
 def trained(source: str, rank: int, scale: float, folder: Path) -> Any:
     """Every weight that learns, moved by about ``scale``."""
     model: Any = load_model(source, torch.float32)
-    model.begin_training(rank, captions=True, decoding=SDE if source == "tiny" else DecodeSettings())
+    model.begin_training(
+        rank, captions=True, decoding=SDE if source == "tiny" else DecodeSettings()
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for half in (model.encoder, model.decoder):
@@ -32,10 +35,20 @@ def trained(source: str, rank: int, scale: float, folder: Path) -> Any:
 
 
 def test_survival_by_hand():
-    """A weight that moves by two steps of bf16 keeps all of it, one that moves by a tenth keeps nothing."""
+    """A weight that moves by two steps of bf16 keeps all of it, one that moves by a tenth keeps
+    nothing."""
     step = 2**-7  # of bf16 at 1
-    base = {"a.large": torch.ones(4), "a.small": torch.ones(2), "b.same": torch.ones(3), "c.new": torch.ones(1)}
-    moved = {"a.large": base["a.large"] + 2 * step, "a.small": base["a.small"] + step / 10, "b.same": torch.ones(3)}
+    base = {
+        "a.large": torch.ones(4),
+        "a.small": torch.ones(2),
+        "b.same": torch.ones(3),
+        "c.new": torch.ones(1),
+    }
+    moved = {
+        "a.large": base["a.large"] + 2 * step,
+        "a.small": base["a.small"] + step / 10,
+        "b.same": torch.ones(3),
+    }
     found = survival(moved, base, torch.bfloat16)
     large, small = 4 * (2 * step) ** 2, 2 * (step / 10) ** 2
     assert found.keys() == {"a"} and found["a"].num_moved == 6
@@ -60,7 +73,9 @@ def test_what_is_exported_is_what_was_trained(source: str, rank: int, tmp_path: 
     assert not list((tmp_path / "out").rglob("adapter_config.json"))
 
 
-def test_small_updates_are_lost_in_bf16_and_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_small_updates_are_lost_in_bf16_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     trained("tiny-ar", 2, 1e-6, tmp_path / "model")
     run(["export", str(tmp_path / "model"), str(tmp_path / "out")])
     shown = capsys.readouterr()
@@ -87,9 +102,14 @@ def test_a_reference_that_encodes_texts_is_exported_too(tmp_path: Path):
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_that_holds_something_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(SystemExit):
         run(["export", "tiny", str(tmp_path / "mine")])
-    assert "mine is not empty" in capsys.readouterr().err and (tmp_path / "mine" / "thesis.tex").exists()
+    assert (
+        "mine is not empty" in capsys.readouterr().err
+        and (tmp_path / "mine" / "thesis.tex").exists()
+    )

@@ -1,4 +1,5 @@
-"""UMM-1's decoder as a policy over denoising steps: on policy, held to its reference, saved as the library loads it."""
+"""UMM-1's decoder as a policy over denoising steps: on policy, held to its reference, saved as the
+library loads it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from diffusers import SD3Transformer2DModel
 
 from tests.models.test_sd3 import LLM_WIDTH, small_decoder
 from uae.config import DecodeSettings
-from uae.models.sd3 import SD3Decoder
+from uae.models.decoders.sd3 import SD3Decoder
 from uae.types import Policy, Rollout
 
 SDE = DecodeSettings(num_steps=4, sampler="sde", height=16, width=16, micro_batch=3)
@@ -30,7 +31,9 @@ def texts(seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(4, 7, LLM_WIDTH, generator=generator), mask
 
 
-def sample(decoder: SD3Decoder, settings: DecodeSettings, per_text: int = 2) -> tuple[torch.Tensor, Rollout]:
+def sample(
+    decoder: SD3Decoder, settings: DecodeSettings, per_text: int = 2
+) -> tuple[torch.Tensor, Rollout]:
     states, mask = texts()
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(4 * per_text, 4, 8, 8, generator=generator)
@@ -83,7 +86,9 @@ def test_gradients_reach_the_transformer_alone_and_raise_the_probability(lora_ra
         assert decoder.evaluate(rollout, with_kl=False).log_probs.mean() > before.log_probs.mean()
 
 
-def test_steps_run_again_in_the_backward_pass_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch):
+def test_steps_run_again_in_the_backward_pass_give_the_same_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+):
     decoder = small_decoder().requires_grad_(False)
     decoder.learn(0)
     _, rollout = sample(decoder, HOWS["guided"])
@@ -138,7 +143,9 @@ def test_lora_is_saved_unmerged(tmp_path: Path):
             before = decoder.generate(states, mask, noise, 2)
     assert (wanted - before).abs().max() > 1e-3
     decoder.save_pretrained(tmp_path)
-    base = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")  # the library alone, nothing missing
+    base = SD3Transformer2DModel.from_pretrained(
+        tmp_path / "transformer"
+    )  # the library alone, nothing missing
     for name, weight in decoder.adapters.without().state_dict().items():
         assert torch.equal(base.state_dict()[name], weight), name  # type: ignore[union-attr]
     with torch.no_grad():

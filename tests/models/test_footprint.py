@@ -1,4 +1,5 @@
-"""Full-size architectures on the meta device: published totals, names and shapes; memory adds up."""
+"""Full-size architectures on the meta device: published totals, names and shapes; memory adds
+up."""
 
 from __future__ import annotations
 
@@ -22,12 +23,18 @@ from uae.models.footprint import (
 PUBLISHED = [  # name, how it is built, published number of parameters
     ("Qwen2.5-VL-3B", meta_qwen, 3.755e9),  # 7.51 GB of bf16 weights
     ("SD3.5-large", meta_transformer, 8.06e9),
-    ("SD3.5-medium", lambda: meta_transformer("medium"), 2.243e9),  # 2.47e9 with its table of positions, a buffer
+    (
+        "SD3.5-medium",
+        lambda: meta_transformer("medium"),
+        2.243e9,
+    ),  # 2.47e9 with its table of positions, a buffer
     ("SD3.5 autoencoder", meta_vae, 83.8e6),
 ]
 
 
-@pytest.mark.parametrize(("build", "published"), [row[1:] for row in PUBLISHED], ids=[row[0] for row in PUBLISHED])
+@pytest.mark.parametrize(
+    ("build", "published"), [row[1:] for row in PUBLISHED], ids=[row[0] for row in PUBLISHED]
+)
 def test_parameters_are_as_many_as_published(build, published):
     assert count(build()) == pytest.approx(published, rel=0.01)
 
@@ -75,12 +82,22 @@ def test_names_and_shapes_of_the_decoders():
     assert not any("attn2" in name for name in large)
     assert medium["transformer_blocks.12.attn2.to_q.weight"] == (1536, 1536)
     assert medium["transformer_blocks.0.norm1.linear.weight"] == (9 * 1536, 1536)
-    assert meta_transformer("medium").pos_embed.pos_embed.numel() + 2.243e9 == pytest.approx(2.47e9, rel=0.01)
+    assert meta_transformer("medium").pos_embed.pos_embed.numel() + 2.243e9 == pytest.approx(
+        2.47e9, rel=0.01
+    )
     assert "transformer_blocks.13.attn2.to_q.weight" not in medium
     vae = shapes(meta_vae())
-    assert vae["decoder.conv_in.weight"] == (512, 16, 3, 3) and vae["encoder.conv_out.weight"] == (32, 512, 3, 3)
+    assert vae["decoder.conv_in.weight"] == (512, 16, 3, 3) and vae["encoder.conv_out.weight"] == (
+        32,
+        512,
+        3,
+        3,
+    )
     projector = shapes(meta_projector())
-    assert projector["layers.0.weight"] == (8192, 2048) and projector["layers.2.weight"] == (4096, 8192)
+    assert projector["layers.0.weight"] == (8192, 2048) and projector["layers.2.weight"] == (
+        4096,
+        8192,
+    )
 
 
 def test_lora_counts():
@@ -104,9 +121,9 @@ def test_memory_adds_up(capsys):
         StepShape(lora_rank=0)
     )  # without LoRA all is loaded in fp32, and a copy is kept as the reference
     language = [line for line in whole if "language model" in line.part]
-    assert [line.num_bytes for line in language] == [4 * line.num_parameters for line in language] and len(
-        language
-    ) == 2
+    assert [line.num_bytes for line in language] == [
+        4 * line.num_parameters for line in language
+    ] and len(language) == 2
     assert 110e9 < peak_bytes(whole) < 120e9
     print_footprint(StepShape())
     assert "fits" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Draws belong to an image's key: what else is in its batch, and where it stands there, changes nothing."""
+"""Draws belong to an image's key: what else is in its batch, and where it stands there, changes
+nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from tests.rl.tiny_run import build_model
 from uae.autoencode import AutoEncoding, autoencode
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.tiny import build_janus
-from uae.scenes.scene import render_batch, scene_at
+from uae.world.models import build_janus
+from uae.world.scene import render_batch, scene_at
 
 KEYS = (2**40 - 1, 7, 123456789)
 SAMPLED = CaptionSettings(temperature=1.0, max_new_tokens=6)
@@ -34,11 +35,20 @@ def images() -> list[Tensor]:
     return list(torch.from_numpy(render_batch([scene_at("test", i) for i in range(3)])))
 
 
-def run(model, images: list[Tensor], decoding: DecodeSettings, keys, group: int = 2) -> AutoEncoding:
+def run(
+    model, images: list[Tensor], decoding: DecodeSettings, keys, group: int = 2
+) -> AutoEncoding:
     return autoencode(
-        model, images, SAMPLED, decoding, captions_per_image=group, reconstructions_per_caption=group, seed=3, step=5,
+        model,
+        images,
+        SAMPLED,
+        decoding,
+        captions_per_image=group,
+        reconstructions_per_caption=group,
+        seed=3,
+        step=5,
         keys=keys,
-    )  # fmt: skip
+    )
 
 
 def eight_bits(images: Tensor) -> Tensor:
@@ -46,9 +56,11 @@ def eight_bits(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_image_alone_is_captioned_and_painted_as_in_any_batch(models: dict, images: list[Tensor], case: str):
-    """Captions are the same words. Pictures are compared in 8 bits, to one level: matrix products of another batch size
-    may differ in their last bits."""
+def test_an_image_alone_is_captioned_and_painted_as_in_any_batch(
+    models: dict, images: list[Tensor], case: str
+):
+    """Captions are the same words. Pictures are compared in 8 bits, to one level: matrix products
+    of another batch size may differ in their last bits."""
     family, decoding = CASES[case]
     together = run(models[family], images, decoding, KEYS)
     for i, key in enumerate(KEYS):
@@ -75,6 +87,8 @@ def test_captions_and_pictures_of_one_image_differ(models: dict, images: list[Te
     assert len({image.numpy().tobytes() for image in painted}) == 4
     greedy = replace(SAMPLED, temperature=0.0)
     decoding = DecodeSettings(2)
-    twice = autoencode(models["umm1"], images[:1], greedy, decoding, captions_per_image=2, seed=3, keys=[9])
+    twice = autoencode(
+        models["umm1"], images[:1], greedy, decoding, captions_per_image=2, seed=3, keys=[9]
+    )
     first, second = twice.reconstructions.images
     assert torch.equal(first, second)  # equal captions of one image start from one noise

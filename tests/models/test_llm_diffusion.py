@@ -1,4 +1,5 @@
-"""UMM-1 as a whole: what the decoder is conditioned on, whose weights encode it, and which noise it starts from."""
+"""UMM-1 as a whole: what the decoder is conditioned on, whose weights encode it, and which noise it
+starts from."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from tests.rl.tiny_run import build_model
 from uae.autoencode import autoencode
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.loading import device_for
-from uae.scenes.scene import render_batch, scene_at
+from uae.models.load import device_for
+from uae.world.scene import render_batch, scene_at
 
 SAY, PAINT = CaptionSettings(max_new_tokens=6), DecodeSettings(num_steps=2)
 
@@ -20,7 +21,9 @@ SAY, PAINT = CaptionSettings(max_new_tokens=6), DecodeSettings(num_steps=2)
 def model() -> LLMDiffusion:
     model = build_model()
     with torch.no_grad():
-        torch.nn.init.normal_(model.decoder.transformer.proj_out.weight, std=0.5)  # starts at zero: blind to its input
+        torch.nn.init.normal_(
+            model.decoder.transformer.proj_out.weight, std=0.5
+        )  # starts at zero: blind to its input
         for block in model.decoder.transformer.transformer_blocks:
             torch.nn.init.normal_(block.norm1.linear.weight, std=0.05)
     return model
@@ -47,17 +50,22 @@ def test_captions_of_one_image_share_their_noise(model: LLMDiffusion, images: li
     assert not torch.allclose(painted[0], painted[2], atol=1e-3)
 
 
-def test_several_reconstructions_of_a_caption_differ(model: LLMDiffusion, images: list[torch.Tensor]):
+def test_several_reconstructions_of_a_caption_differ(
+    model: LLMDiffusion, images: list[torch.Tensor]
+):
     captions, reconstructions = autoencode(
         model, images, SAY, PAINT, captions_per_image=2, reconstructions_per_caption=3
     )
     assert len(captions) == 4 and len(reconstructions.images) == 12
     first = reconstructions.images[:3]
-    assert not torch.allclose(first[0], first[1], atol=1e-3) and not torch.allclose(first[1], first[2], atol=1e-3)
+    assert not torch.allclose(first[0], first[1], atol=1e-3) and not torch.allclose(
+        first[1], first[2], atol=1e-3
+    )
 
 
 def test_pictures_depend_on_the_text_alone(model: LLMDiffusion, images: list[torch.Tensor]):
-    """Text conditioning is a true bottleneck: the same words paint the same, whatever image they were said of."""
+    """Text conditioning is a true bottleneck: the same words paint the same, whatever image they
+    were said of."""
     captions = model.caption(images, SAY)
     painted = model.reconstruct(captions, PAINT).images
     again = model.generate(captions.texts, PAINT).images
@@ -66,18 +74,24 @@ def test_pictures_depend_on_the_text_alone(model: LLMDiffusion, images: list[tor
     assert not torch.allclose(other[1], painted[1], atol=1e-4)
 
 
-def test_equal_captions_of_an_image_are_painted_once(model: LLMDiffusion, images: list[torch.Tensor]):
+def test_equal_captions_of_an_image_are_painted_once(
+    model: LLMDiffusion, images: list[torch.Tensor]
+):
     captions = model.caption(images[:2], SAY, group_size=2)
     captions.texts = ["a red circle", "a red circle", "a red circle", "some shapes"]
     painted = []
     paint = model._paint
     model._paint = lambda states, *rest: painted.append(len(states)) or paint(states, *rest)  # type: ignore[method-assign]
-    found = rearrange(model.reconstruct(captions, PAINT, group_size=2).images, "(b k) c h w -> b k c h w", k=2)
+    found = rearrange(
+        model.reconstruct(captions, PAINT, group_size=2).images, "(b k) c h w -> b k c h w", k=2
+    )
     assert painted == [3]
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0, 0], found[0, 1], atol=1e-3)  # the two of one caption
     assert not torch.allclose(found[1], found[2], atol=1e-3)  # another image: other noise
-    alone = model.reconstruct(model.caption(images[:2], SAY, group_size=2), PAINT, group_size=2).images
+    alone = model.reconstruct(
+        model.caption(images[:2], SAY, group_size=2), PAINT, group_size=2
+    ).images
     assert alone.shape == (8, 3, 48, 48)
 
 

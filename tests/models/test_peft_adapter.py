@@ -1,4 +1,5 @@
-"""Adapters of every kind that peft writes: on a model of ours they say what they say in peft, or they are refused."""
+"""Adapters of every kind that peft writes: on a model of ours they say what they say in peft, or
+they are refused."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.models.real_layouts import large_like_transformer, write_qwen
+from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.lora import Adapters
 from uae.models.peft_adapter import merge, put_on, read_adapter
-from uae.models.qwen_vl import QwenVL
 
 IDS = torch.arange(20)[None]
 FIRST = "model.language_model.layers.0.self_attn.q_proj"
@@ -43,7 +44,11 @@ MERGED = {
     "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
     "a head": {"target_modules": ["lm_head", "q_proj"]},
     "rows of tokens": {"trainable_token_indices": [1, 5]},
-    "biases and dora with patterns": {"bias": "lora_only", "use_dora": True, "alpha_pattern": {"v_proj": 9}},
+    "biases and dora with patterns": {
+        "bias": "lora_only",
+        "use_dora": True,
+        "alpha_pattern": {"v_proj": 9},
+    },
 }
 
 
@@ -91,13 +96,18 @@ def test_it_says_what_it_says_in_peft(base: Path, tmp_path: Path, options: dict)
     torch.testing.assert_close(logits(load(tmp_path / "merged")), wanted, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["plain", "patterns", "biases of its layers", "whole embeddings", "rows of tokens"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "patterns", "biases of its layers", "whole embeddings", "rows of tokens"]
+)
 def test_names_of_older_releases_are_found(base: Path, tmp_path: Path, kind: str):
     """The language model lay directly in ``model`` when the published adapters were trained."""
     options = (PLAIN | MERGED)[kind]
     wanted = train(base, tmp_path, options)
     file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
-    old = {name.replace("model.language_model.", "model."): tensor for name, tensor in load_file(file).items()}
+    old = {
+        name.replace("model.language_model.", "model."): tensor
+        for name, tensor in load_file(file).items()
+    }
     save_file(old, file)
     config.write_text(config.read_text().replace("model.language_model.", "model."))
     model = load(base)
@@ -117,18 +127,27 @@ def test_a_plain_one_stays_beside_the_weights(base: Path, tmp_path: Path):
     a, b = pair
     torch.testing.assert_close(lora.scale * up @ down, 2 / 5 * b @ a)
     weights = encoder.adapters.without(as_copy=True).state_dict()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in load(base).state_dict().items())
+    assert all(
+        torch.equal(weights[name], tensor) for name, tensor in load(base).state_dict().items()
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": "all"}, {"use_dora": True}, {"modules_to_save": ["proj_out"]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": "all"}, {"use_dora": True}, {"modules_to_save": ["proj_out"]}]
+)
 def test_the_transformer_takes_them_too(tmp_path: Path, options: dict):
     base = large_like_transformer()
     base.save_pretrained(tmp_path / "dit")
     inputs = {
-        "hidden_states": torch.randn(1, 16, 8, 8), "timestep": torch.tensor([500.0]), "return_dict": False,
-        "encoder_hidden_states": torch.randn(1, 3, 20), "pooled_projections": torch.randn(1, 14),
-    }  # fmt: skip
-    adapted = get_peft_model(base, LoraConfig(r=3, target_modules=["to_q", "add_k_proj"], **options))
+        "hidden_states": torch.randn(1, 16, 8, 8),
+        "timestep": torch.tensor([500.0]),
+        "return_dict": False,
+        "encoder_hidden_states": torch.randn(1, 3, 20),
+        "pooled_projections": torch.randn(1, 14),
+    }
+    adapted = get_peft_model(
+        base, LoraConfig(r=3, target_modules=["to_q", "add_k_proj"], **options)
+    )
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
@@ -157,9 +176,14 @@ def test_in_bf16_it_is_added_in_fp32_and_rounded_once(base: Path, tmp_path: Path
 OTHER = {
     "IA3": IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
     "LOHA": LoHaConfig(r=2, target_modules=["q_proj"]),
-    "PROMPT_TUNING": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, token_dim=64, num_layers=2,
-                                        num_attention_heads=4),
-}  # fmt: skip
+    "PROMPT_TUNING": PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=2,
+        token_dim=64,
+        num_layers=2,
+        num_attention_heads=4,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", OTHER)
@@ -178,7 +202,9 @@ def test_other_methods_are_refused_by_name(base: Path, tmp_path: Path, kind: str
         ({"lora_alpha": "much"}, "adapter_config.json can't be read as an adapter's settings"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_by_name(base: Path, tmp_path: Path, change: dict, message: str):
+def test_what_cannot_be_merged_is_refused_by_name(
+    base: Path, tmp_path: Path, change: dict, message: str
+):
     train(base, tmp_path, {})
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
@@ -188,7 +214,9 @@ def test_what_cannot_be_merged_is_refused_by_name(base: Path, tmp_path: Path, ch
 
 
 def unknown_layer(tensors: dict[str, Tensor]) -> None:
-    tensors["base_model.model.model.language_model.layers.7.self_attn.q_proj.lora_A.weight"] = torch.zeros(3, 64)
+    tensors["base_model.model.model.language_model.layers.7.self_attn.q_proj.lora_A.weight"] = (
+        torch.zeros(3, 64)
+    )
 
 
 def without_b(tensors: dict[str, Tensor]) -> None:
@@ -213,7 +241,9 @@ def no_pairs(tensors: dict[str, Tensor]) -> None:
     tensors["base_model.model.lm_head.weight"] = torch.zeros(3, 3)
 
 
-@pytest.mark.parametrize("damage", [unknown_layer, without_b, wider, not_a_number, of_no_method, no_pairs])
+@pytest.mark.parametrize(
+    "damage", [unknown_layer, without_b, wider, not_a_number, of_no_method, no_pairs]
+)
 def test_what_does_not_fit_is_refused_by_name(base: Path, tmp_path: Path, damage):
     train(base, tmp_path, {})
     file = tmp_path / "adapter_model.safetensors"

@@ -1,4 +1,5 @@
-"""The encoder against the class that defines it, on random-weight checkpoints saved and loaded as real ones are."""
+"""The encoder against the class that defines it, on random-weight checkpoints saved and loaded as
+real ones are."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.models.real_layouts import write_qwen
-from uae.models.qwen_vl import ImageSettings, QwenVL
-from uae.models.tiny import build_captioner
-from uae.models.tokens import draw, pad
-from uae.scenes.scene import render_batch, scene_at
+from uae.models.encoders.qwen_vl import ImageSettings, QwenVL
+from uae.models.encoders.tokens import draw, pad
+from uae.world.models import build_captioner
+from uae.world.scene import render_batch, scene_at
 
-SEED_WITHOUT_PADS = 2  # random weights may say the image pad, which the class takes for a second image
+SEED_WITHOUT_PADS = (
+    2  # random weights may say the image pad, which the class takes for a second image
+)
 QUESTIONS = ["describe the image", "is there a red circle ?", "describe the image in full detail"]
 
 
@@ -23,7 +26,9 @@ QUESTIONS = ["describe the image", "is there a red circle ?", "describe the imag
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     captioner = build_captioner()
-    captioner.image_settings = ImageSettings(32 * 32, 96 * 96, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    captioner.image_settings = ImageSettings(
+        32 * 32, 96 * 96, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    )
     with torch.no_grad():
         for parameter in captioner.model.parameters():
             parameter.mul_(2)  # so that greedy choices are not near-ties
@@ -42,7 +47,9 @@ def images() -> list[torch.Tensor]:
     """Three pictures of three sizes, so that prompts are of three lengths."""
     scene = torch.from_numpy(render_batch([scene_at("test", i) for i in range(3)]))
     wide = torch.nn.functional.pad(scene[1], (0, 40), value=0.5)
-    photo = torch.rand(3, 100, 70, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    photo = (
+        torch.rand(3, 100, 70, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    )
     return [scene[0], wide, photo]
 
 
@@ -51,7 +58,10 @@ def library_inputs(captioner: QwenVL, folder: Path, image: torch.Tensor, questio
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
     seen = processor(pixels, return_tensors="pt")
-    num_tokens = int(seen["image_grid_thw"].prod()) // captioner.model.config.vision_config.spatial_merge_size**2
+    num_tokens = (
+        int(seen["image_grid_thw"].prod())
+        // captioner.model.config.vision_config.spatial_merge_size**2
+    )
     ids = torch.tensor([captioner.prompt(question, num_tokens)])
     return {
         "input_ids": ids,
@@ -62,7 +72,9 @@ def library_inputs(captioner: QwenVL, folder: Path, image: torch.Tensor, questio
     }
 
 
-def test_patches_equal_the_librarys_image_processor(captioner: QwenVL, folder: Path, images: list[torch.Tensor]):
+def test_patches_equal_the_librarys_image_processor(
+    captioner: QwenVL, folder: Path, images: list[torch.Tensor]
+):
     for image in images:
         patches, grid = captioner._patches(image)
         wanted = library_inputs(captioner, folder, image, "describe the image")
@@ -70,29 +82,51 @@ def test_patches_equal_the_librarys_image_processor(captioner: QwenVL, folder: P
         torch.testing.assert_close(patches, wanted["pixel_values"], atol=1e-6, rtol=0)
 
 
-def test_greedy_captions_equal_generate(captioner: QwenVL, folder: Path, images: list[torch.Tensor]):
-    captions = captioner.sample(captioner.look(images, QUESTIONS, temperature=0.0), max_new_tokens=12)
+def test_greedy_captions_equal_generate(
+    captioner: QwenVL, folder: Path, images: list[torch.Tensor]
+):
+    captions = captioner.sample(
+        captioner.look(images, QUESTIONS, temperature=0.0), max_new_tokens=12
+    )
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     for i, (image, question) in enumerate(zip(images, QUESTIONS, strict=True)):
         inputs = library_inputs(captioner, folder, image, question)
-        wanted = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        wanted = model.generate(**inputs, max_new_tokens=12, do_sample=False)[
+            0, inputs["input_ids"].shape[1] :
+        ]
         assert captions.rollout.actions[i][captions.rollout.mask[i]].tolist() == wanted.tolist()
 
 
-def test_the_published_repetition_penalty_does_not_count(images: list[torch.Tensor], tmp_path: Path):
-    """What is sampled, scored and measured is the model's own distribution: that of ``generate`` at penalty 1."""
+def test_the_published_repetition_penalty_does_not_count(
+    images: list[torch.Tensor], tmp_path: Path
+):
+    """What is sampled, scored and measured is the model's own distribution: that of ``generate`` at
+    penalty 1."""
     torch.manual_seed(3)
     folder = write_qwen(tmp_path)  # its generation_config.json has the published 1.05
     captioner = QwenVL.from_pretrained(folder)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     assert model.generation_config.repetition_penalty == 1.05
-    captions = captioner.sample(captioner.look(images, QUESTIONS, temperature=0.0), max_new_tokens=48)
-    ours = [row[keep].tolist() for row, keep in zip(captions.rollout.actions, captions.rollout.mask, strict=True)]
+    captions = captioner.sample(
+        captioner.look(images, QUESTIONS, temperature=0.0), max_new_tokens=48
+    )
+    ours = [
+        row[keep].tolist()
+        for row, keep in zip(captions.rollout.actions, captions.rollout.mask, strict=True)
+    ]
 
     def generated(**options: float) -> list[list[int]]:
-        inputs = [library_inputs(captioner, folder, image, q) for image, q in zip(images, QUESTIONS, strict=True)]
-        made = [model.generate(**i, max_new_tokens=48, do_sample=False, **options)[0] for i in inputs]
-        return [tokens[i["input_ids"].shape[1] :].tolist() for tokens, i in zip(made, inputs, strict=True)]
+        inputs = [
+            library_inputs(captioner, folder, image, q)
+            for image, q in zip(images, QUESTIONS, strict=True)
+        ]
+        made = [
+            model.generate(**i, max_new_tokens=48, do_sample=False, **options)[0] for i in inputs
+        ]
+        return [
+            tokens[i["input_ids"].shape[1] :].tolist()
+            for tokens, i in zip(made, inputs, strict=True)
+        ]
 
     assert ours == generated(repetition_penalty=1.0)
     assert ours != generated()  # it would make a difference
@@ -106,7 +140,9 @@ def test_the_published_repetition_penalty_does_not_count(images: list[torch.Tens
     assert torch.equal(again.rollout.actions, captions.rollout.actions)
 
 
-def test_log_probs_equal_the_class_forward(captioner: QwenVL, folder: Path, images: list[torch.Tensor]):
+def test_log_probs_equal_the_class_forward(
+    captioner: QwenVL, folder: Path, images: list[torch.Tensor]
+):
     context = captioner.look(images, QUESTIONS, group_size=2, temperature=0.7)
     rollout = captioner.sample(context, max_new_tokens=8, seed=3).rollout
     evaluation = captioner.evaluate(rollout, with_kl=False)
@@ -119,11 +155,14 @@ def test_log_probs_equal_the_class_forward(captioner: QwenVL, folder: Path, imag
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == captioner.image_pad_id).int()
         logits = captioner.model(**inputs).logits[0, num_prompt - 1 : -1] / 0.7
         wanted = torch.log_softmax(logits, -1).gather(-1, tokens[0, :, None])[:, 0]
-        torch.testing.assert_close(evaluation.log_probs[b, : len(wanted)], wanted, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            evaluation.log_probs[b, : len(wanted)], wanted, atol=2e-5, rtol=1e-5
+        )
 
 
 def test_sampling_and_scoring_agree(folder: Path, images: list[torch.Tensor]):
-    """In float64, as kernels for one token round otherwise than those for many: by 4e-5 in fp32 on some CPUs."""
+    """In float64, as kernels for one token round otherwise than those for many: by 4e-5 in fp32 on
+    some CPUs."""
     captioner = QwenVL.from_pretrained(folder, torch.float64)
     context = captioner.look([image.double() for image in images], QUESTIONS, group_size=3)
     rollout = captioner.sample(context, max_new_tokens=10, seed=5).rollout
@@ -134,15 +173,21 @@ def test_sampling_and_scoring_agree(folder: Path, images: list[torch.Tensor]):
 def test_a_caption_does_not_depend_on_its_batch(captioner: QwenVL, images: list[torch.Tensor]):
     context = captioner.look(images, QUESTIONS, group_size=2)
     together = captioner.sample(context, max_new_tokens=10, seed=7)
-    alone = captioner.sample(captioner.look(images[:1], QUESTIONS[:1], group_size=2), max_new_tokens=10, seed=7)
+    alone = captioner.sample(
+        captioner.look(images[:1], QUESTIONS[:1], group_size=2), max_new_tokens=10, seed=7
+    )
     assert together.texts[:2] == alone.texts
-    assert together.texts[0] != together.texts[1], "two draws of one image should differ at temperature 1"
+    assert together.texts[0] != together.texts[1], (
+        "two draws of one image should differ at temperature 1"
+    )
 
 
 def test_vision_tower_and_prompt_run_once_per_image(captioner: QwenVL, images: list[torch.Tensor]):
     patches_seen, prompt_rows = [], []
     hooks = [
-        captioner.model.model.visual.register_forward_pre_hook(lambda m, args: patches_seen.append(len(args[0]))),
+        captioner.model.model.visual.register_forward_pre_hook(
+            lambda m, args: patches_seen.append(len(args[0]))
+        ),
         captioner.language_model.layers[0].register_forward_pre_hook(
             lambda m, args: prompt_rows.append(args[0].shape[:2])
         ),
@@ -155,13 +200,18 @@ def test_vision_tower_and_prompt_run_once_per_image(captioner: QwenVL, images: l
     assert [shape[0] for shape in prefill] == [3], "one prompt row per image, not per caption"
 
 
-def test_scoring_sends_gradients_through_the_shared_prompt(folder: Path, images: list[torch.Tensor]):
-    """The prefix cache is differentiable: gradients equal those of plain forwards over whole sequences."""
+def test_scoring_sends_gradients_through_the_shared_prompt(
+    folder: Path, images: list[torch.Tensor]
+):
+    """The prefix cache is differentiable: gradients equal those of plain forwards over whole
+    sequences."""
     shared, plain = QwenVL.from_pretrained(folder), QwenVL.from_pretrained(folder)
     for model in (shared, plain):
         model.model.model.visual.requires_grad_(False)
     rollout = shared.sample(
-        shared.look(images[:1], QUESTIONS[:1], group_size=3), max_new_tokens=6, seed=SEED_WITHOUT_PADS
+        shared.look(images[:1], QUESTIONS[:1], group_size=3),
+        max_new_tokens=6,
+        seed=SEED_WITHOUT_PADS,
     ).rollout
     (shared.evaluate(rollout, with_kl=False).log_probs * rollout.mask).sum().backward()
     inputs = library_inputs(plain, folder, images[0], QUESTIONS[0])
@@ -179,7 +229,9 @@ def test_scoring_sends_gradients_through_the_shared_prompt(folder: Path, images:
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_reference_stays_where_training_began(folder: Path, images: list[torch.Tensor], lora_rank: int):
+def test_reference_stays_where_training_began(
+    folder: Path, images: list[torch.Tensor], lora_rank: int
+):
     captioner = QwenVL.from_pretrained(folder)
     captioner.model.requires_grad_(False)
     if lora_rank:
@@ -189,7 +241,9 @@ def test_reference_stays_where_training_began(folder: Path, images: list[torch.T
     rollout = captioner.sample(captioner.look(images, QUESTIONS), max_new_tokens=6).rollout
     start = captioner.evaluate(rollout, with_kl=True)
     assert start.kl is not None
-    torch.testing.assert_close(start.kl[rollout.mask], torch.zeros_like(start.kl[rollout.mask]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        start.kl[rollout.mask], torch.zeros_like(start.kl[rollout.mask]), atol=1e-6, rtol=0
+    )
     with torch.no_grad():
         for parameter in captioner.named_trainable_parameters().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -212,7 +266,9 @@ def test_lora_starts_the_same_in_every_run(folder: Path):
     assert all(torch.equal(parameter, starts[1][name]) for name, parameter in starts[0].items())
 
 
-def test_lora_is_saved_beside_weights_that_it_does_not_change(folder: Path, images: list[torch.Tensor], tmp_path: Path):
+def test_lora_is_saved_beside_weights_that_it_does_not_change(
+    folder: Path, images: list[torch.Tensor], tmp_path: Path
+):
     captioner = QwenVL.from_pretrained(folder)
     captioner.model.requires_grad_(False)
     captioner.add_lora(4)
@@ -225,9 +281,16 @@ def test_lora_is_saved_beside_weights_that_it_does_not_change(folder: Path, imag
     for name, weight in loaded.adapters.without().state_dict().items():
         assert torch.equal(weight, wanted[name]), name
     adapter = loaded.adapters.read(loaded.adapters.active)
-    assert adapter is not None and len(adapter.factors) == 7 * base.model.config.text_config.num_hidden_layers
-    rollout = captioner.sample(captioner.look(images, QUESTIONS), max_new_tokens=6).rollout  # the adapter was kept
-    wanted, again, before = (m.evaluate(rollout, with_kl=False).log_probs for m in (captioner, loaded, base))
+    assert (
+        adapter is not None
+        and len(adapter.factors) == 7 * base.model.config.text_config.num_hidden_layers
+    )
+    rollout = captioner.sample(
+        captioner.look(images, QUESTIONS), max_new_tokens=6
+    ).rollout  # the adapter was kept
+    wanted, again, before = (
+        m.evaluate(rollout, with_kl=False).log_probs for m in (captioner, loaded, base)
+    )
     assert torch.equal(wanted, again)
     assert (wanted - before)[rollout.mask].abs().max() > 0.5
 

@@ -1,4 +1,5 @@
-"""A saved model, loaded, is the trained one: every kind of run, saved as runs save it and loaded as users load it."""
+"""A saved model, loaded, is the trained one: every kind of run, saved as runs save it and loaded as
+users load it."""
 
 from __future__ import annotations
 
@@ -19,15 +20,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import JanusForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
-from tests.models.real_layouts import large_like_transformer, large_like_vae, write_janus, write_qwen, write_sd3
+from tests.models.real_layouts import (
+    large_like_transformer,
+    large_like_vae,
+    write_janus,
+    write_qwen,
+    write_sd3,
+)
 from tests.rl.tiny_run import config, reward
 from uae.config import DecodeSettings
-from uae.data.training import SceneImages
-from uae.models.loading import load_model
-from uae.models.tiny import build_captioner, build_decoder, build_llm_diffusion, build_vae
+from uae.models.load import load_model
 from uae.presets import Half, learning
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
+from uae.world.data import SceneImages
+from uae.world.models import build_captioner, build_decoder, build_llm_diffusion, build_vae
 
 FAMILIES = ("umm1", "umm2")
 HALVES: dict[str, Half] = {"encoder": "captions", "decoder": "images", "both": "both"}
@@ -40,21 +47,30 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Either family with random weights that bf16 holds, as published ones are, in a folder."""
     torch.manual_seed(0)
     folders = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
-    build_llm_diffusion(build_captioner(), build_decoder(build_vae())).bfloat16().save_pretrained(folders["umm1"])
+    build_llm_diffusion(build_captioner(), build_decoder(build_vae())).bfloat16().save_pretrained(
+        folders["umm1"]
+    )
     write_janus(folders["umm2"])
     return folders
 
 
 def run_settings(model: Any, half: Half, rate: float, average: float) -> TrainConfig:
-    """A step of a few tokens, which moves each weight by about the rate; in fp32, as what is saved is compared in."""
-    settings = config(1, images_per_step=1, learning_rate=rate, ema_decay=average, ema_every=1, use_bf16=False)
+    """A step of a few tokens, which moves each weight by about the rate; in fp32, as what is saved
+    is compared in."""
+    settings = config(
+        1, images_per_step=1, learning_rate=rate, ema_decay=average, ema_every=1, use_bf16=False
+    )
     size = model.decoding.height
-    settings = replace(settings, group_size=2, decoding=DecodeSettings(num_steps=2, height=size, width=size))
+    settings = replace(
+        settings, group_size=2, decoding=DecodeSettings(num_steps=2, height=size, width=size)
+    )
     settings = learning(settings, half)
     return replace(settings, reconstructions_per_caption=2 if half == "images" else 1)
 
 
-def trained(model: Any, half: Half, lora_rank: int, rate: float, average: float, folder: Path) -> Any:
+def trained(
+    model: Any, half: Half, lora_rank: int, rate: float, average: float, folder: Path
+) -> Any:
     settings = run_settings(model, half, rate, average)
     decoding = settings.decoding if settings.image_weight else None
     model.begin_training(lora_rank, captions=settings.caption_weight > 0, decoding=decoding)
@@ -64,24 +80,35 @@ def trained(model: Any, half: Half, lora_rank: int, rate: float, average: float,
 
 @torch.no_grad()
 def answers(model: Any) -> list[Tensor]:
-    """Log-probabilities of fixed captions, pixels of fixed prompts, and probabilities of fixed image tokens."""
+    """Log-probabilities of fixed captions, pixels of fixed prompts, and probabilities of fixed
+    image tokens."""
     said = model.encoder.log_likelihood(SceneImages().probe(2), TEXTS, "describe the image")
-    painted = model.generate(PROMPTS, replace(model.decoding, num_steps=2, guidance_scale=1.0, temperature=0.0), seed=3)
+    painted = model.generate(
+        PROMPTS, replace(model.decoding, num_steps=2, guidance_scale=1.0, temperature=0.0), seed=3
+    )
     if painted.rollout is None:
         return [said, painted.images]
     return [said, painted.images, model.decoder.evaluate(painted.rollout, with_kl=False).log_probs]
 
 
 def learnt(model: Any) -> dict[str, Tensor]:
-    """All that may have been learnt, under names that do not tell which adapter learns: factors and full weights."""
+    """All that may have been learnt, under names that do not tell which adapter learns: factors and
+    full weights."""
     found: dict[str, Tensor] = {}
     for half in (model.encoder, model.decoder):
         adapters = getattr(half, "adapters", None)
         lora = adapters.read(adapters.active) if adapters is not None else None
         for layer, (down, up) in (lora.factors if lora else {}).items():
-            found |= {f"{type(half).__name__}.{layer}.A": down, f"{type(half).__name__}.{layer}.B": up}
+            found |= {
+                f"{type(half).__name__}.{layer}.A": down,
+                f"{type(half).__name__}.{layer}.B": up,
+            }
     weights = model.state_dict().items()
-    found |= {n.replace(".base_layer", ""): w for n, w in weights if "lora_" not in n and "_frozen_copy" not in n}
+    found |= {
+        n.replace(".base_layer", ""): w
+        for n, w in weights
+        if "lora_" not in n and "_frozen_copy" not in n
+    }
     return {name: tensor.clone() for name, tensor in found.items() if "_text_model" not in name}
 
 
@@ -95,17 +122,27 @@ def assert_same(model: Any, again: Any, base: Any) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
-TABLE = [("umm1", *rest) for rest in product((0, 2), HALVES, ("policy", "reference"), (0.0, 0.9), (1e-3, 1e-6))] + [
-    ("umm2", rank, half, "policy", *rest) for rank, half, *rest in product((0, 2), HALVES, (0.0, 0.9), (1e-3, 1e-6))
+TABLE = [
+    ("umm1", *rest)
+    for rest in product((0, 2), HALVES, ("policy", "reference"), (0.0, 0.9), (1e-3, 1e-6))
+] + [
+    ("umm2", rank, half, "policy", *rest)
+    for rank, half, *rest in product((0, 2), HALVES, (0.0, 0.9), (1e-3, 1e-6))
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "rank", "half", "text_encoder", "average", "rate"), TABLE)
 def test_saved_is_trained(
-    bases: dict[str, Path], family: str, rank: int, half: str, text_encoder: str, average: float, rate: float,
+    bases: dict[str, Path],
+    family: str,
+    rank: int,
+    half: str,
+    text_encoder: str,
+    average: float,
+    rate: float,
     tmp_path: Path,
-):  # fmt: skip
+):
     source = str(bases[family])
     model: Any = load_model(source)
     if family == "umm1":
@@ -119,7 +156,7 @@ def test_saved_is_trained(
         assert not list((tmp_path / "model").rglob("model.safetensors"))  # no copy of the base
 
 
-# --- one stage after another -----------------------------------------------------------------------------------------
+# --- one stage after another ---------------------------------------------------------------------
 
 
 def disturb(model: Any, scale: float = 0.02) -> None:
@@ -131,13 +168,17 @@ def disturb(model: Any, scale: float = 0.02) -> None:
                 parameter.add_(scale * torch.randn_like(parameter))
 
 
-def stage(source: Path, folder: Path, half: Half, rank: int, text_encoder: str | None = None) -> Any:
+def stage(
+    source: Path, folder: Path, half: Half, rank: int, text_encoder: str | None = None
+) -> Any:
     """A stage as the pipeline runs it: from a folder to a folder."""
     model: Any = load_model(str(source))
     if text_encoder:
         model.text_encoder = text_encoder
     decoding = run_settings(model, half, 1e-3, 0.0).decoding
-    model.begin_training(rank, captions=half != "images", decoding=None if half == "captions" else decoding)
+    model.begin_training(
+        rank, captions=half != "images", decoding=None if half == "captions" else decoding
+    )
     before = answers(model)
     disturb(model)
     with model.encoder.reference(), torch.no_grad():  # what the stage began with
@@ -147,7 +188,9 @@ def stage(source: Path, folder: Path, half: Half, rank: int, text_encoder: str |
     return model
 
 
-def test_adapters_of_stages_lie_side_by_side_on_the_first_base(bases: dict[str, Path], tmp_path: Path):
+def test_adapters_of_stages_lie_side_by_side_on_the_first_base(
+    bases: dict[str, Path], tmp_path: Path
+):
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     stage(bases["umm1"], one, "images", 2)
     stage(one, two, "both", 3)
@@ -167,7 +210,9 @@ def test_full_training_after_lora_is_whole(bases: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("ranks", [(2, 2, 2), (2, 0, 2), (0, 0, 0), (0, 2, 0)])
-def test_the_reference_that_encodes_texts_is_never_lost(bases: dict[str, Path], ranks: tuple[int, ...], tmp_path: Path):
+def test_the_reference_that_encodes_texts_is_never_lost(
+    bases: dict[str, Path], ranks: tuple[int, ...], tmp_path: Path
+):
     texts, source = ["a red circle", "x"], bases["umm1"]
     with torch.no_grad():
         wanted = load_model(str(source)).text_states(texts)[0]
@@ -190,7 +235,7 @@ def test_a_model_without_its_reference_is_refused(bases: dict[str, Path], tmp_pa
         load_model(str(folder))
 
 
-# --- the base --------------------------------------------------------------------------------------------------------
+# --- the base ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -222,7 +267,10 @@ def test_a_base_that_changed_is_named(adapted: tuple[Path, Path]):
     tensors = load_file(file)
     first = next(iter(tensors))
     save_file({**tensors, first: tensors[first] + 1}, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"its base at {base} as it was, weights sha256:\w+…, but they are sha256:"):
+    with pytest.raises(
+        ValueError,
+        match=rf"its base at {base} as it was, weights sha256:\w+…, but they are sha256:",
+    ):
         load_model(str(model))
 
 
@@ -253,17 +301,26 @@ def test_self_contained_needs_no_base(bases: dict[str, Path], tmp_path: Path):
     model.save_pretrained(tmp_path / "whole")
     shutil.rmtree(base)
     assert_same(model, load_model(str(tmp_path / "whole")), load_model(str(bases["umm2"])))
-    size = {name: sum(f.stat().st_size for f in (tmp_path / name).rglob("*")) for name in ("small", "whole")}
+    size = {
+        name: sum(f.stat().st_size for f in (tmp_path / name).rglob("*"))
+        for name in ("small", "whole")
+    }
     assert size["small"] < size["whole"] / 10
 
 
-def test_folders_of_before_load_as_before(bases: dict[str, Path], adapted: tuple[Path, Path], tmp_path: Path):
+def test_folders_of_before_load_as_before(
+    bases: dict[str, Path], adapted: tuple[Path, Path], tmp_path: Path
+):
     """Merged weights with the adapter beside them in ``lora``, and no word of a base."""
     old = shutil.copytree(bases["umm1"], tmp_path / "old")
     shutil.copytree(adapted[1] / "encoder" / "adapter", old / "encoder" / "lora")
     described = json.loads((old / "uae.json").read_text())
-    (old / "uae.json").write_text(json.dumps({k: v for k, v in described.items() if k not in ("weights", "base")}))
-    assert all(map(torch.equal, answers(load_model(str(old))), answers(load_model(str(bases["umm1"])))))
+    (old / "uae.json").write_text(
+        json.dumps({k: v for k, v in described.items() if k not in ("weights", "base")})
+    )
+    assert all(
+        map(torch.equal, answers(load_model(str(old))), answers(load_model(str(bases["umm1"]))))
+    )
 
 
 def hub_cache(root: Path, repository: str, revision: str) -> Path:
@@ -274,17 +331,25 @@ def hub_cache(root: Path, repository: str, revision: str) -> Path:
     return folder / "snapshots" / revision
 
 
-def test_a_base_of_the_hub_is_named_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_base_of_the_hub_is_named_by_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     write_qwen(hub_cache(tmp_path, "org/encoder", "a" * 40))
-    write_sd3(hub_cache(tmp_path, "org/decoder", "b" * 40), large_like_transformer(), large_like_vae())
+    write_sd3(
+        hub_cache(tmp_path, "org/decoder", "b" * 40), large_like_transformer(), large_like_vae()
+    )
     model: Any = load_model("org/encoder+org/decoder")
     model.begin_training(2, captions=True, decoding=DecodeSettings(sampler="sde", num_steps=2))
     disturb(model)
     model.save_pretrained(tmp_path / "model")
-    named = [base["source"] for base in json.loads((tmp_path / "model" / "uae.json").read_text())["base"]]
+    named = [
+        base["source"] for base in json.loads((tmp_path / "model" / "uae.json").read_text())["base"]
+    ]
     assert named == [f"org/encoder@{'a' * 40}", f"org/decoder@{'b' * 40}"]
-    adapter = json.loads((tmp_path / "model" / "encoder" / "adapter" / "adapter_config.json").read_text())
+    adapter = json.loads(
+        (tmp_path / "model" / "encoder" / "adapter" / "adapter_config.json").read_text()
+    )
     assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("org/encoder", "a" * 40)
 
     torch.manual_seed(5)
@@ -294,11 +359,23 @@ def test_a_base_of_the_hub_is_named_by_its_revision(tmp_path: Path, monkeypatch:
     assert all(torch.equal(weight, learnt(again)[name]) for name, weight in learnt(model).items())
 
 
-# --- the libraries ---------------------------------------------------------------------------------------------------
+# --- the libraries -------------------------------------------------------------------------------
 
 PARTS: dict[str, tuple[str, type, str, str, Callable[[Any], Any]]] = {
-    "captioner": ("umm1", Qwen2_5_VLForConditionalGeneration, "encoder", "encoder", lambda m: m.encoder.model),
-    "decoder": ("umm1", SD3Transformer2DModel, "decoder/transformer", "decoder", lambda m: m.decoder.transformer),
+    "captioner": (
+        "umm1",
+        Qwen2_5_VLForConditionalGeneration,
+        "encoder",
+        "encoder",
+        lambda m: m.encoder.model,
+    ),
+    "decoder": (
+        "umm1",
+        SD3Transformer2DModel,
+        "decoder/transformer",
+        "decoder",
+        lambda m: m.decoder.transformer,
+    ),
     "janus": ("umm2", JanusForConditionalGeneration, "", "", lambda m: m.model),
 }
 
@@ -309,7 +386,9 @@ def test_peft_puts_the_adapter_on_its_base(bases: dict[str, Path], part: str, tm
     stage(bases[family], tmp_path / "one", "both", 2)
     stage(tmp_path / "one", tmp_path / "two", "both", 3)  # two stages are one adapter
     base: Any = library.from_pretrained(bases[family] / weights, torch_dtype=torch.float32)  # type: ignore[attr-defined]
-    merged = PeftModel.from_pretrained(base, str(tmp_path / "two" / beside / "adapter")).merge_and_unload()
+    merged = PeftModel.from_pretrained(
+        base, str(tmp_path / "two" / beside / "adapter")
+    ).merge_and_unload()
     ours: Any = load_model(str(tmp_path / "two"))
     ours.merge_adapters()
     weights_of_ours = of(ours).state_dict()

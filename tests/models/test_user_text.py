@@ -1,4 +1,5 @@
-"""What people write is text in every place where it can be written; ordinary text has the ids it always had."""
+"""What people write is text in every place where it can be written; ordinary text has the ids it
+always had."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from transformers import AutoTokenizer
 
 from tests.models.real_layouts import JANUS_EOS, SENTENCES, SPECIAL_TOKENS, write_janus, write_qwen
 from uae.config import CaptionSettings, DecodeSettings
+from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.janus import Janus
-from uae.models.loading import load_model
-from uae.models.qwen_vl import QwenVL
+from uae.models.load import load_model
 from uae.utils.user_text import UserText
 
 QWEN_NAMES = [
@@ -24,10 +25,21 @@ QWEN_NAMES = [
 ]
 JANUS_NAMES = ["<image_placeholder>", "<begin_of_image>", JANUS_EOS, "<|User|>", "<|Assistant|>"]
 ORDINARY = [
-    *SENTENCES, "", " ", "\n", "  two  spaces ", "a\n\nb", "{{ messages }} {% for x in y %}{{ x }} {# no #}",
-    "<|image_pad", "|im_end|>", "< |im_end|>", "image_pad", "día 日本語 😀 e\u0301", "'s don't",
+    *SENTENCES,
+    "",
+    " ",
+    "\n",
+    "  two  spaces ",
+    "a\n\nb",
+    "{{ messages }} {% for x in y %}{{ x }} {# no #}",
+    "<|image_pad",
+    "|im_end|>",
+    "< |im_end|>",
+    "image_pad",
+    "día 日本語 😀 e\u0301",
+    "'s don't",
     "\ufdd0 \U000f0001 \u200b",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +60,29 @@ def tiny() -> dict[str, Any]:
 
 
 def by_the_library(captioner: Any, messages: list[dict]) -> str:
-    return captioner.templates.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return captioner.templates.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
 
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_has_the_ids_of_the_library(qwen: QwenVL, janus: Janus, text: str):
     """Template and text in one piece, as merges run across their seams."""
     messages = [{"role": "generate", "content": text}]
-    assert qwen.chat(messages) == qwen.tokenizer(by_the_library(qwen, messages), add_special_tokens=False).input_ids
+    assert (
+        qwen.chat(messages)
+        == qwen.tokenizer(by_the_library(qwen, messages), add_special_tokens=False).input_ids
+    )
     question = [{"type": "image"}, {"type": "text", "text": text}]
     whole = qwen.tokenizer(by_the_library(qwen, [{"role": "user", "content": question}])).input_ids
     assert list(qwen.prompt(text, 1)) == whole
     painting = [{"role": "user", "content": [{"type": "text", "text": text}]}]
     wanted = janus.tokenizer(by_the_library(janus, painting)).input_ids
     assert list(janus.paint_prompt(text)) == [*wanted, janus.boi_id]
-    assert qwen.tokenize_answer(text) == [*qwen.tokenizer(text).input_ids, qwen.tokenizer.eos_token_id]
+    assert qwen.tokenize_answer(text) == [
+        *qwen.tokenizer(text).input_ids,
+        qwen.tokenizer.eos_token_id,
+    ]
 
 
 @pytest.mark.parametrize("text", ORDINARY)
@@ -105,7 +125,9 @@ def test_names_of_control_tokens_are_text_to_janus(janus: Janus, name: str):
         assert kept(janus, janus.paint_prompt(text)) == kept(janus, janus.paint_prompt("what"))
         assert text in janus.tokenizer.decode(janus.paint_prompt(text))
         without_words = janus.decoder.without_words(torch.tensor([janus.paint_prompt(text)]))
-        assert (without_words != janus.pad_id).sum() == 2  # the beginning of the text and of the image
+        assert (
+            without_words != janus.pad_id
+        ).sum() == 2  # the beginning of the text and of the image
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
@@ -116,8 +138,12 @@ def test_they_are_unknown_words_where_each_token_is_a_word(tiny: dict[str, Any],
     unknown = captioner.tokenizer.unk_token_id
     ends = captioner.tokenizer.eos_token
     assert captioner.tokenize_answer(f"a {pad} red {ends} circle")[:-1] == [
-        *captioner.tokenize("a"), unknown, *captioner.tokenize("red"), unknown, *captioner.tokenize("circle"),
-    ]  # fmt: skip
+        *captioner.tokenize("a"),
+        unknown,
+        *captioner.tokenize("red"),
+        unknown,
+        *captioner.tokenize("circle"),
+    ]
     assert captioner.prompt(f"{pad} describe", 9).count(captioner.image_pad_id) == 9
 
 
@@ -126,7 +152,11 @@ def test_they_are_unknown_words_where_each_token_is_a_word(tiny: dict[str, Any],
 def test_captioning_answering_painting_and_scoring_take_any_text(tiny: dict[str, Any], name: str):
     model = tiny[name]
     pad = model.encoder.tokenizer.convert_ids_to_tokens(model.encoder.image_pad_id)
-    texts = [f"{pad} describe", "a \ud83d red circle", f"{model.encoder.tokenizer.eos_token} {pad}{pad}"]
+    texts = [
+        f"{pad} describe",
+        "a \ud83d red circle",
+        f"{model.encoder.tokenizer.eos_token} {pad}{pad}",
+    ]
     images = [torch.rand(3, 48, 48)] * len(texts)
     settings = CaptionSettings(instruction=texts[0], max_new_tokens=3, temperature=0.0)
     assert len(model.caption(images[:1], settings).texts) == 1
@@ -171,7 +201,9 @@ def test_what_is_hidden_is_shown_again(qwen: QwenVL):
 def test_any_tokenizer_of_the_library_will_do():
     """A vocabulary whose control tokens are added after it, as Qwen's own are, or lie in it."""
     for folder in ("umm1/encoder", "umm2", "clip"):
-        tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "src" / "uae" / "assets" / folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            Path(__file__).parents[2] / "src" / "uae" / "assets" / folder
+        )
         text = UserText(tokenizer)
         control = {tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
         control -= {tokenizer.unk_token_id}

@@ -1,4 +1,5 @@
-"""Every file of every kind of model folder, damaged in every way: one line that names it, never another model."""
+"""Every file of every kind of model folder, damaged in every way: one line that names it, never
+another model."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ from tests.models.real_layouts import (
     write_sd3,
 )
 from uae import cli
-from uae.models.loading import SHIPPED, load_model
-from uae.models.projector import Projector
-from uae.models.qwen_vl import QwenVL
-from uae.models.sd3 import SD3Decoder
+from uae.models.connectors import Projector
+from uae.models.decoders.sd3 import SD3Decoder
+from uae.models.encoders.qwen_vl import QwenVL
+from uae.models.load import SHIPPED, load_model
 from uae.utils.weights import ModelFileError, check_finite, read_tensors
 
 
@@ -39,11 +40,19 @@ def _release(root: Path) -> None:
     shutil.rmtree(root / "SD3" / "transformer")
     transformer = large_like_transformer()
     transformer.save_pretrained(root / "dit")
-    get_peft_model(transformer, LoraConfig(r=2, target_modules=["to_q"])).save_pretrained(root / "dit_lora")
+    get_peft_model(transformer, LoraConfig(r=2, target_modules=["to_q"])).save_pretrained(
+        root / "dit_lora"
+    )
     write_qwen(root / "llm_model")
-    save_file({f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight": torch.zeros(shape)
-               for half, shape in (("A", (2, QWEN_WIDTH)), ("B", (QWEN_WIDTH, 2)))},
-              _made(root / "llm_lora") / "adapter_model.safetensors")  # fmt: skip
+    save_file(
+        {
+            f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight": torch.zeros(
+                shape
+            )
+            for half, shape in (("A", (2, QWEN_WIDTH)), ("B", (QWEN_WIDTH, 2)))
+        },
+        _made(root / "llm_lora") / "adapter_model.safetensors",
+    )
     LoraConfig(r=2, target_modules=["q_proj"]).save_pretrained(str(root / "llm_lora"))
     Projector(QWEN_WIDTH, 40, 20).save_pretrained(root / "projector")
 
@@ -115,10 +124,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_damaged_file_is_named_in_one_line(layouts: dict[str, Path], tmp_path: Path, layout: str, damage: str):
+def test_a_damaged_file_is_named_in_one_line(
+    layouts: dict[str, Path], tmp_path: Path, layout: str, damage: str
+):
     folder = layouts[layout]
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    files = [name for name in files if layout != "release" or not name.startswith(CHECKED_ELSEWHERE)]
+    files = [
+        name for name in files if layout != "release" or not name.startswith(CHECKED_ELSEWHERE)
+    ]
     assert len(files) >= 8
     read = set()
     for i, name in enumerate(files):
@@ -141,9 +154,21 @@ def test_whole_ones_load(layouts: dict[str, Path], layout: str):
     [
         ("tiny", "encoder/config.json", r"encoder: expected config\.json of Qwen2_5_VL"),
         ("tiny", "encoder/tokenizer.json", r"expected tokenizer\.json or vocab\.json"),
-        ("tiny", "encoder/chat_template.jinja", r"chat_template\.jinja or .* can't be read as a chat template"),
-        ("tiny", "decoder/scheduler/scheduler_config.json", r"missing scheduler/scheduler_config\.json"),
-        ("sd3", "tokenizer_2/tokenizer_config.json", r"in its place tokenizer_2/tokenizer_config\.json"),
+        (
+            "tiny",
+            "encoder/chat_template.jinja",
+            r"chat_template\.jinja or .* can't be read as a chat template",
+        ),
+        (
+            "tiny",
+            "decoder/scheduler/scheduler_config.json",
+            r"missing scheduler/scheduler_config\.json",
+        ),
+        (
+            "sd3",
+            "tokenizer_2/tokenizer_config.json",
+            r"in its place tokenizer_2/tokenizer_config\.json",
+        ),
         ("sd3", "tokenizer/tokenizer.json", r"tokenizer: expected tokenizer\.json or vocab\.json"),
         ("qwen", "model.safetensors.index.json", r"but not model\.safetensors\.index\.json"),
         (
@@ -157,7 +182,8 @@ def test_whole_ones_load(layouts: dict[str, Path], layout: str):
 def test_a_file_that_is_gone_is_not_made_up(
     layouts: dict[str, Path], tmp_path: Path, layout: str, gone: str, message: str
 ):
-    """The library would take a model of 75B for a missing configuration, and no words for a missing vocabulary."""
+    """The library would take a model of 75B for a missing configuration, and no words for a missing
+    vocabulary."""
     folder = copy(layouts[layout], tmp_path / "copy")
     (folder / gone).unlink()
     with pytest.raises(ValueError, match=message):
@@ -167,14 +193,24 @@ def test_a_file_that_is_gone_is_not_made_up(
 @pytest.mark.parametrize(
     "change",
     [
-        {"captioning": "x"}, {"captioning": None}, {"decoding": {"steps": 1}}, {"decoding": {"num_steps": "20"}},
-        {"conditioning": "pictures"}, {"text_encoder": 7}, {"negative_prompt": ["blurry"]}, {"family": None},
-        {"weights": "adapters"}, {"weights": "adapters", "base": 5}, {"weights": "adapters", "base": []},
+        {"captioning": "x"},
+        {"captioning": None},
+        {"decoding": {"steps": 1}},
+        {"decoding": {"num_steps": "20"}},
+        {"conditioning": "pictures"},
+        {"text_encoder": 7},
+        {"negative_prompt": ["blurry"]},
+        {"family": None},
+        {"weights": "adapters"},
+        {"weights": "adapters", "base": 5},
+        {"weights": "adapters", "base": []},
         {"weights": "adapters", "base": [{"place": "tiny"}]},
     ],
     ids=str,
-)  # fmt: skip
-def test_settings_that_mean_nothing_are_named(layouts: dict[str, Path], tmp_path: Path, change: dict):
+)
+def test_settings_that_mean_nothing_are_named(
+    layouts: dict[str, Path], tmp_path: Path, change: dict
+):
     folder = copy(layouts["tiny"], tmp_path / "copy")
     file = folder / "uae.json"
     described = json.loads(file.read_text())
@@ -184,29 +220,37 @@ def test_settings_that_mean_nothing_are_named(layouts: dict[str, Path], tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_a_configuration_of_a_larger_model_takes_no_memory(layouts: dict[str, Path], tmp_path: Path):
+def test_a_configuration_of_a_larger_model_takes_no_memory(
+    layouts: dict[str, Path], tmp_path: Path
+):
     folder = copy(layouts["tiny"], tmp_path / "copy")
-    config = {"model_type": "qwen2_5_vl"}  # and nothing else: the library's default has 75 billion weights
+    config = {
+        "model_type": "qwen2_5_vl"
+    }  # and nothing else: the library's default has 75 billion weights
     replace(folder / "encoder" / "config.json", json.dumps(config).encode())
     with pytest.raises(
-        ModelFileError, match=r"config\.json: expected the configuration of the .* got one of \d+,\d{3},"
+        ModelFileError,
+        match=r"config\.json: expected the configuration of the .* got one of \d+,\d{3},",
     ):
         load_model(str(folder))
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights -------------------------------------------------------------------------------------
 
 PARTS = {
     "language model": ("tiny", "encoder/model.safetensors", "model.layers.2.mlp.up_proj.weight"),
     "vision tower": ("tiny", "encoder/model.safetensors", "visual.blocks.1.attn.qkv.bias"),
-    "transformer": ("tiny", "decoder/transformer/diffusion_pytorch_model.safetensors",
-                    "transformer_blocks.1.attn.to_q.weight"),
+    "transformer": (
+        "tiny",
+        "decoder/transformer/diffusion_pytorch_model.safetensors",
+        "transformer_blocks.1.attn.to_q.weight",
+    ),
     "vae": ("tiny", "decoder/vae/diffusion_pytorch_model.safetensors", "decoder.conv_out.weight"),
     "projector": ("tiny", "decoder/projector/diffusion_pytorch_model.safetensors", "layers.0.bias"),
     "janus": ("tiny-ar", "model.safetensors", "model.vqmodel.decoder.conv_out.bias"),
     "shard": ("qwen", "model-00001-of-00002.safetensors", "model.layers.0.mlp.up_proj.weight"),
     "text encoder": ("sd3", "text_encoder_2/model.safetensors", "text_projection.weight"),
-}  # fmt: skip
+}
 
 
 def lost(tensors: dict, name: str) -> None:
@@ -246,7 +290,9 @@ WRONG = {
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("part", PARTS)
-def test_weights_that_do_not_do_are_named(layouts: dict[str, Path], tmp_path: Path, part: str, change: Callable):
+def test_weights_that_do_not_do_are_named(
+    layouts: dict[str, Path], tmp_path: Path, part: str, change: Callable
+):
     layout, file, name = PARTS[part]
     folder = copy(layouts[layout], tmp_path / "copy")
     tensors = load_file(folder / file)
@@ -260,7 +306,9 @@ def test_weights_that_do_not_do_are_named(layouts: dict[str, Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", [lost, another_shape])
-def test_a_weight_that_an_index_promises_is_missed(layouts: dict[str, Path], tmp_path: Path, change: Callable):
+def test_a_weight_that_an_index_promises_is_missed(
+    layouts: dict[str, Path], tmp_path: Path, change: Callable
+):
     """``diffusers`` counts the names in the index, and leaves what no file has without memory."""
     folder = copy(layouts["sd3"], tmp_path / "copy")
     file = min((folder / "transformer").glob("*-of-*.safetensors"))
@@ -268,7 +316,9 @@ def test_a_weight_that_an_index_promises_is_missed(layouts: dict[str, Path], tmp
     change(tensors, name := min(tensors))
     file.unlink()
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"1 (are missing|have another shape) \({re.escape(name)}"):
+    with pytest.raises(
+        ValueError, match=rf"1 (are missing|have another shape) \({re.escape(name)}"
+    ):
         load("sd3", folder)
 
 
@@ -277,7 +327,9 @@ def test_a_tied_head_is_not_missed(layouts: dict[str, Path]):
     assert not any("lm_head.weight" in tensors for tensors in files)
     head = QwenVL.from_pretrained(layouts["qwen"]).model.lm_head.weight
     embeddings = next(
-        tensors["model.embed_tokens.weight"] for tensors in files if "model.embed_tokens.weight" in tensors
+        tensors["model.embed_tokens.weight"]
+        for tensors in files
+        if "model.embed_tokens.weight" in tensors
     )
     assert torch.equal(head, embeddings.float())
 
@@ -298,19 +350,25 @@ def test_tensors_are_read_from_files_of_both_kinds(tmp_path: Path, suffix: str):
 
 def test_nothing_but_tensors_is_unpickled(tmp_path: Path):
     torch.save({"weight": Path("/")}, tmp_path / "projector.pt")
-    with pytest.raises(ModelFileError, match=r"projector\.pt is cut short or not what its name says"):
+    with pytest.raises(
+        ModelFileError, match=r"projector\.pt is cut short or not what its name says"
+    ):
         read_tensors(tmp_path / "projector.pt")
     torch.save([torch.zeros(2)], tmp_path / "projector.pt")
     with pytest.raises(ModelFileError, match="expected tensors by name, got list"):
         read_tensors(tmp_path / "projector.pt")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64]
+)
 def test_finite_weights_of_any_kind_pass(dtype: torch.dtype):
-    check_finite({"a": torch.tensor([1, -2], dtype=dtype), "b": torch.zeros(0, 3, dtype=dtype)}, Path("file"))
+    check_finite(
+        {"a": torch.tensor([1, -2], dtype=dtype), "b": torch.zeros(0, 3, dtype=dtype)}, Path("file")
+    )
 
 
-# --- what a model computes --------------------------------------------------------------------------------------------
+# --- what a model computes -----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -347,9 +405,15 @@ def test_captions_that_overflow_are_not_gibberish(name: str):
         model.caption([torch.rand(3, 48, 48)], model.captioning)
 
 
-@pytest.mark.parametrize("command", [["generate", "prompts.txt", "--model"], ["reconstruct", "picture.png", "--model"]])
+@pytest.mark.parametrize(
+    "command", [["generate", "prompts.txt", "--model"], ["reconstruct", "picture.png", "--model"]]
+)
 def test_commands_say_it_in_one_line(
-    layouts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, command: list[str]
+    layouts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    command: list[str],
 ):
     folder = copy(layouts["tiny"], tmp_path / "copy")
     file = folder / "encoder" / "model.safetensors"

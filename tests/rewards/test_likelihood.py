@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from uae.config import CaptionSettings
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.rewards.build import build_reward
-from uae.scenes.language import INSTRUCTIONS, exhaustive_caption
-from uae.scenes.scene import render_batch, scene_at
+from uae.world.language import INSTRUCTIONS, exhaustive_caption
+from uae.world.scene import render_batch, scene_at
 
 SCENES = [scene_at("test", i, with_word=False) for i in range(4)]
 IMAGES = list(torch.from_numpy(render_batch(SCENES)))
@@ -22,7 +22,10 @@ def test_a_caption_is_as_likely_as_when_it_was_drawn(family: str):
     rollout = drawn.rollout
     wanted = (rollout.log_probs * rollout.mask).sum(1) / rollout.mask.sum(1)
     torch.testing.assert_close(
-        captioner.log_likelihood(IMAGES, drawn.texts, CaptionSettings().instruction), wanted, atol=1e-4, rtol=1e-4
+        captioner.log_likelihood(IMAGES, drawn.texts, CaptionSettings().instruction),
+        wanted,
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -30,7 +33,9 @@ def test_the_picture_that_shows_what_is_said_is_preferred_whatever_is_learnt_mea
     model = load_model("tiny")
     reward = build_reward({"caption_likelihood": 1.0}, {}, model.encoder, INSTRUCTIONS["detailed"])
     texts = [exhaustive_caption(scene) for scene in SCENES[:2]]
-    painted = torch.stack([IMAGES[0], IMAGES[1], IMAGES[2], IMAGES[1]])  # two of each caption: first the right one
+    painted = torch.stack(
+        [IMAGES[0], IMAGES[1], IMAGES[2], IMAGES[1]]
+    )  # two of each caption: first the right one
     right, wrong, wrong_too, right_too = before = reward(IMAGES[2:], texts, painted)
     assert right > wrong + 0.5 and right_too > wrong_too + 0.5
     model.encoder.learn(lora_rank=0)
@@ -38,7 +43,9 @@ def test_the_picture_that_shows_what_is_said_is_preferred_whatever_is_learnt_mea
         for parameter in model.encoder.named_trainable_parameters().values():
             parameter.mul_(0.9)
     torch.testing.assert_close(reward(IMAGES[2:], texts, painted), before)
-    assert not model.encoder.log_likelihood(list(painted[:2]), texts, INSTRUCTIONS["detailed"]).allclose(before[:2])
+    assert not model.encoder.log_likelihood(
+        list(painted[:2]), texts, INSTRUCTIONS["detailed"]
+    ).allclose(before[:2])
 
 
 def test_its_gradient_is_the_slope():
@@ -49,11 +56,17 @@ def test_its_gradient_is_the_slope():
     at = torch.tensor(0.0, requires_grad=True)
 
     def value(step: torch.Tensor) -> torch.Tensor:
-        return reward(IMAGES[:1], [exhaustive_caption(SCENES[1])], (IMAGES[0] + step * along)[None])[0]
+        return reward(
+            IMAGES[:1], [exhaustive_caption(SCENES[1])], (IMAGES[0] + step * along)[None]
+        )[0]
 
     value(at).backward()
     slope = (value(torch.tensor(1e-2)) - value(torch.tensor(-1e-2))) / 2e-2
-    assert at.grad is not None and at.grad.item() == pytest.approx(slope.item(), rel=0.05) and slope.abs() > 1e-2
+    assert (
+        at.grad is not None
+        and at.grad.item() == pytest.approx(slope.item(), rel=0.05)
+        and slope.abs() > 1e-2
+    )
 
 
 def test_a_captioner_that_can_not_judge_is_refused():

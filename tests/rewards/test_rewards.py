@@ -5,12 +5,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from uae.rewards.backbones import Backbone, BackboneError
 from uae.rewards.base import RewardError, WeightedSum
-from uae.rewards.preprocess import Preprocess
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
-from uae.rewards.sources import Provenance
 from uae.rl.statistics import reward_metrics
+from uae.similarity.backbones import Backbone, BackboneError
+from uae.similarity.checkpoints import Provenance
+from uae.similarity.preprocess import Preprocess
 
 P, G, K = 2, 3, 2
 SOURCES, RECONSTRUCTIONS = torch.rand(P, 3, 8, 8), torch.rand(P * G * K, 3, 8, 8)
@@ -35,16 +35,26 @@ class MeanColour(nn.Module):
     def forward(self, pixel_values: Tensor):
         from types import SimpleNamespace
 
-        return SimpleNamespace(last_hidden_state=self.scale * pixel_values.mean(dim=(2, 3))[:, None])
+        return SimpleNamespace(
+            last_hidden_state=self.scale * pixel_values.mean(dim=(2, 3))[:, None]
+        )
 
 
 def mean_colour_backbone() -> Backbone:
     preprocess = Preprocess(8, 8, "exact", "bilinear", False, (0.0,) * 3, (1.0,) * 3)
-    return Backbone("dinov2", MeanColour(), preprocess, Provenance("dinov2", "test", "none", "float32", {}))
+    return Backbone(
+        "dinov2", MeanColour(), preprocess, Provenance("dinov2", "test", "none", "float32", {})
+    )
 
 
 def test_weighted_sum_by_hand():
-    reward = WeightedSum({"bright": (2.0, brightness), "length": (-0.1, caption_length), "held_out": (0.0, brightness)})
+    reward = WeightedSum(
+        {
+            "bright": (2.0, brightness),
+            "length": (-0.1, caption_length),
+            "held_out": (0.0, brightness),
+        }
+    )
     total = reward(SOURCES, CAPTIONS, RECONSTRUCTIONS)
     expected = 2 * RECONSTRUCTIONS.mean(dim=(1, 2, 3)) - 0.1 * 3
     torch.testing.assert_close(total, expected)
@@ -72,22 +82,42 @@ BROKEN = {
     "one column": (lambda s, c, r: torch.zeros(12, 1), r"shape \(12,\).*got \(12, 1\)"),
     "a mean": (lambda s, c, r: torch.tensor(0.5), r"shape \(12,\).*got \(\)"),
     "nothing": (lambda s, c, r: None, "got NoneType"),
-    "complex": (lambda s, c, r: torch.zeros(12, dtype=torch.complex64), "expected real values, got torch.complex64"),
-    "too large for fp32": (lambda s, c, r: torch.full((12,), 1e300, dtype=torch.float64), "got inf"),
+    "complex": (
+        lambda s, c, r: torch.zeros(12, dtype=torch.complex64),
+        "expected real values, got torch.complex64",
+    ),
+    "too large for fp32": (
+        lambda s, c, r: torch.full((12,), 1e300, dtype=torch.float64),
+        "got inf",
+    ),
     "not a tensor": (lambda s, c, r: [0.0] * len(r), "got list"),
-    "nan": (lambda s, c, r: torch.tensor([0.0] * 11 + [torch.nan]), r"got nan for reconstruction 11 \(1 of 12"),
+    "nan": (
+        lambda s, c, r: torch.tensor([0.0] * 11 + [torch.nan]),
+        r"got nan for reconstruction 11 \(1 of 12",
+    ),
     "infinite": (lambda s, c, r: torch.full((12,), torch.inf), "got inf"),
 }
 
 
-NUMBERS = [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float64]
+NUMBERS = [
+    torch.bool,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+]
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
 def test_truth_values_and_counts_are_numbers(dtype: torch.dtype):
-    """Two of every four reconstructions are bright: what is logged and what is learnt from are fp32 means of them."""
+    """Two of every four reconstructions are bright: what is logged and what is learnt from are fp32
+    means of them."""
     is_bright = torch.arange(P * G * K) % 4 < 2
-    reward = WeightedSum({"bright": (0.5, lambda s, c, r: is_bright.to(dtype)), "half": (0.5, brightness)})
+    reward = WeightedSum(
+        {"bright": (0.5, lambda s, c, r: is_bright.to(dtype)), "half": (0.5, brightness)}
+    )
     total = reward(SOURCES, CAPTIONS, torch.full((P * G * K, 3, 8, 8), 0.5))
     assert total.tolist() == [0.75, 0.75, 0.25, 0.25] * 3
     assert total.dtype == reward.breakdown["bright"].dtype == torch.float32
@@ -122,7 +152,9 @@ def flat(*color: float) -> Tensor:
 def test_reconstruction_reward_by_hand():
     """Mean colours (1,0,0) and (0,0,1) against each group's own reconstructions."""
     sources = torch.stack([flat(1, 0, 0), flat(0, 0, 1)])
-    reconstructions = torch.stack([flat(1, 0, 0), flat(0.5, 0.5, 0), flat(0, 0, 0.5), flat(1, 0, 0)])
+    reconstructions = torch.stack(
+        [flat(1, 0, 0), flat(0.5, 0.5, 0), flat(0, 0, 0.5), flat(1, 0, 0)]
+    )
     reward = ReconstructionReward(mean_colour_backbone())
     values = reward(sources, ["a", "b"], reconstructions)
     torch.testing.assert_close(values, torch.tensor([1.0, 0.5**0.5, 1.0, 0.0]))
@@ -131,7 +163,9 @@ def test_reconstruction_reward_by_hand():
 def test_sources_are_embedded_once(monkeypatch):
     backbone = mean_colour_backbone()
     calls, embed = [], backbone.embed
-    monkeypatch.setattr(backbone, "embed", lambda images: calls.append(len(images)) or embed(images))
+    monkeypatch.setattr(
+        backbone, "embed", lambda images: calls.append(len(images)) or embed(images)
+    )
     reward = ReconstructionReward(backbone)
     for _ in range(2):
         reward(SOURCES, CAPTIONS, RECONSTRUCTIONS)
@@ -152,7 +186,11 @@ def test_image_text_reward_by_hand(monkeypatch):
         ImageTextReward(backbone)
     backbone.tokenizer = object()
     colours = {"red": [1.0, 0.0, 0.0], "blue": [0.0, 0.0, 1.0]}
-    monkeypatch.setattr(backbone, "embed_text", lambda texts: torch.tensor([colours[text] for text in texts]))
+    monkeypatch.setattr(
+        backbone, "embed_text", lambda texts: torch.tensor([colours[text] for text in texts])
+    )
     sources = torch.stack([flat(1, 0, 0), flat(0, 0.6, 0.8)])
-    values = ImageTextReward(backbone)(sources, ["red", "blue", "red", "blue"], torch.rand(8, 3, 8, 8))
+    values = ImageTextReward(backbone)(
+        sources, ["red", "blue", "red", "blue"], torch.rand(8, 3, 8, 8)
+    )
     torch.testing.assert_close(values, torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.8, 0.8]))

@@ -12,18 +12,25 @@ def test_group_std_by_hand():
     # [1, 2, 3, 6]: mean 3, deviations -2 -1 0 3, variance 14/3 with ddof=1.
     std = math.sqrt(14 / 3)
     expected = torch.tensor([[-2.0, -1.0, 0.0, 3.0]]) / (std + 1e-4)
-    torch.testing.assert_close(group_advantages(torch.tensor([[1.0, 2.0, 3.0, 6.0]])), expected, atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(
+        group_advantages(torch.tensor([[1.0, 2.0, 3.0, 6.0]])), expected, atol=1e-7, rtol=1e-6
+    )
 
 
 def test_std_epsilon_and_ddof_matter():
-    # 0 and 2e-4: std with ddof=1 is sqrt(2)e-4, so A = 1e-4 / (sqrt(2)e-4 + 1e-4) = 0.41421 (ddof=0 gives 0.5).
+    # 0 and 2e-4: std with ddof=1 is sqrt(2)e-4, so A = 1e-4 / (sqrt(2)e-4 + 1e-4) = 0.41421 (ddof=0
+    # gives 0.5).
     advantages = group_advantages(torch.tensor([[0.0, 2e-4]]))
-    torch.testing.assert_close(advantages, torch.tensor([[-0.41421356, 0.41421356]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        advantages, torch.tensor([[-0.41421356, 0.41421356]]), atol=1e-6, rtol=0
+    )
 
 
 def test_mean_only_and_batch_scale_by_hand():
     rewards = torch.tensor([[0.0, 1.0], [2.0, 5.0]])
-    torch.testing.assert_close(group_advantages(rewards, "none"), torch.tensor([[-0.5, 0.5], [-1.5, 1.5]]))
+    torch.testing.assert_close(
+        group_advantages(rewards, "none"), torch.tensor([[-0.5, 0.5], [-1.5, 1.5]])
+    )
     std = math.sqrt((4 + 1 + 0 + 9) / 3)  # of 0 1 2 5 about their mean 2
     expected = torch.tensor([[-0.5, 0.5], [-1.5, 1.5]]) / (std + 1e-4)
     torch.testing.assert_close(group_advantages(rewards, "batch"), expected)
@@ -57,7 +64,9 @@ def test_reconstruction_is_compared_within_its_caption():
     rewards = torch.tensor([[[0.0, 4.0], [3.0, 5.0]]])
     assert reconstruction_advantages(rewards, "none").tolist() == [[[-2.0, 2.0], [-1.0, 1.0]]]
     std = math.sqrt(8)
-    expected = torch.tensor([[[-2 / (std + 1e-4), 2 / (std + 1e-4)], [-1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-4)]]])
+    expected = torch.tensor(
+        [[[-2 / (std + 1e-4), 2 / (std + 1e-4)], [-1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-4)]]]
+    )
     torch.testing.assert_close(reconstruction_advantages(rewards), expected)
 
 

@@ -9,22 +9,26 @@ import torch
 
 from tests.rl.tiny_run import build_model, config, reward
 from uae.config import DecodeSettings
-from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rl.config import TrainConfig
 from uae.rl.run import Run
 from uae.rl.train import train
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
+from uae.world.data import SceneImages
 
 SDE = DecodeSettings(num_steps=3, sampler="sde", window_start=1, window_size=1)
 ALONE = {"caption_weight": 0.0, "group_size": 1, "reconstructions_per_caption": 3}
 JOINT = {"reconstructions_per_caption": 2, "decoder_learning_rate": 1e-4}
 
 
-def run(folder: Path, settings: TrainConfig, until: int | None = None, lora_rank: int = 0) -> LLMDiffusion:
+def run(
+    folder: Path, settings: TrainConfig, until: int | None = None, lora_rank: int = 0
+) -> LLMDiffusion:
     model = build_model()
-    model.begin_training(lora_rank, captions=settings.caption_weight > 0, decoding=settings.decoding)
+    model.begin_training(
+        lora_rank, captions=settings.caption_weight > 0, decoding=settings.decoding
+    )
     train(model, reward(), SceneImages(), settings, folder, {"model": "test"}, until=until)
     return model
 
@@ -32,7 +36,11 @@ def run(folder: Path, settings: TrainConfig, until: int | None = None, lora_rank
 def moved(model: LLMDiffusion) -> set[str]:
     """The parts that are not as they were."""
     start = dict(build_model().named_parameters())
-    changed = {name for name, p in model.named_parameters() if name in start and not torch.equal(p, start[name])}
+    changed = {
+        name
+        for name, p in model.named_parameters()
+        if name in start and not torch.equal(p, start[name])
+    }
     return {".".join(name.split(".")[:2]) for name in changed}
 
 
@@ -79,11 +87,16 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, lora_rank: int):
     average, raw = checkpoint.weights["average"], checkpoint.weights["policy"]
     assert any(not torch.equal(average[name], raw[name]) for name in raw)
     left = whole.encoder.named_trainable_parameters()
-    assert left and all(torch.equal(p, average[name]) for name, p in left.items())  # a finished run leaves the average
+    assert left and all(
+        torch.equal(p, average[name]) for name, p in left.items()
+    )  # a finished run leaves the average
 
 
-def averaged_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int, until: int | None = None):
-    """A weight at the start and after each step, and as the run left it; the average is updated every two steps."""
+def averaged_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int, until: int | None = None
+):
+    """A weight at the start and after each step, and as the run left it; the average is updated
+    every two steps."""
     seen, finish_step = [], Run.finish_step
 
     def watched(self, metrics):
@@ -91,7 +104,11 @@ def averaged_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int, 
         finish_step(self, metrics)
 
     def value(parameters) -> torch.Tensor:
-        return next(p for name, p in parameters.items() if name.endswith("q_proj.weight")).detach().clone()
+        return (
+            next(p for name, p in parameters.items() if name.endswith("q_proj.weight"))
+            .detach()
+            .clone()
+        )
 
     start = value(build_model().encoder.named_trainable_parameters())
     with monkeypatch.context() as patch:
@@ -113,14 +130,19 @@ def test_the_average_warms_up(tmp_path, monkeypatch):
 
 
 def test_the_last_steps_count_where_they_are_no_whole_interval(tmp_path, monkeypatch):
-    """Of five steps the fifth is in what is left; the average that a longer run goes on with is that of four."""
+    """Of five steps the fifth is in what is left; the average that a longer run goes on with is
+    that of four."""
     weights, left = averaged_run(tmp_path / "a", monkeypatch, 5)
     first = 0.1 * weights[0] + 0.9 * weights[2]
     second = 2 / 11 * first + 9 / 11 * weights[4]
     torch.testing.assert_close(left, 0.25 * second + 0.75 * weights[5], atol=1e-7, rtol=0)
     checkpoint = load_latest(tmp_path / "a/checkpoints")
     assert checkpoint is not None
-    kept = next(value for name, value in checkpoint.weights["average"].items() if name.endswith("q_proj.weight"))
+    kept = next(
+        value
+        for name, value in checkpoint.weights["average"].items()
+        if name.endswith("q_proj.weight")
+    )
     torch.testing.assert_close(kept, second, atol=1e-7, rtol=0)
 
 
@@ -133,7 +155,9 @@ def test_an_average_in_pieces_is_the_average_in_one(tmp_path, monkeypatch):
 def test_the_averages_decay_is_reached():
     settings = config(1, ema_decay=0.9)
     model = build_model()
-    decays = [Run(Path(), model, settings, {})._average_decay(index) for index in (0, 1, 79, 80, 81, 1000)]
+    decays = [
+        Run(Path(), model, settings, {})._average_decay(index) for index in (0, 1, 79, 80, 81, 1000)
+    ]
     assert decays == pytest.approx([0.1, 2 / 11, 80 / 89, 0.9, 0.9, 0.9])
 
 

@@ -33,7 +33,10 @@ def test_pictures_full_of_edges_or_empty_of_colour():
 def history(reward: float, held_out: float) -> list[dict[str, float]]:
     """Changes per step, with some noise."""
     noise = torch.randn(2 * WINDOW, generator=torch.Generator().manual_seed(0)).mul(0.01).tolist()
-    return [{"reward/total": reward * i + e, "reward/dinov2": held_out * i - e} for i, e in enumerate(noise)]
+    return [
+        {"reward/total": reward * i + e, "reward/dinov2": held_out * i - e}
+        for i, e in enumerate(noise)
+    ]
 
 
 def test_a_held_out_reward_that_falls_is_named_once():

@@ -1,4 +1,5 @@
-"""The loss against numbers worked out by hand, against a loop-by-loop reference, and under micro-batching."""
+"""The loss against numbers worked out by hand, against a loop-by-loop reference, and under
+micro-batching."""
 
 import itertools
 import math
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from uae.models.tokens import k3_kl
+from uae.models.encoders.tokens import k3_kl
 from uae.rl.losses import BatchCounts, Objective, action_weights, combine_metrics, grpo_loss
 from uae.types import Evaluation
 
@@ -17,9 +18,9 @@ VARIANTS = list(itertools.product(("grpo", "dapo", "dr_grpo"), ("token", "sequen
 def reference_loss(log_probs, old, ref, advantages, mask, objective, max_length):
     """TRL's published definitions, action by action in numpy.
 
-    grpo: mean over sequences of the mean over a sequence's active tokens; dapo: sum over the number of active
-    tokens; dr_grpo: sum over batch size times maximum length. Importance ratio per token, or per sequence as
-    the exponential of the mean log-ratio over active tokens.
+    grpo: mean over sequences of the mean over a sequence's active tokens; dapo: sum over the number
+    of active tokens; dr_grpo: sum over batch size times maximum length. Importance ratio per token,
+    or per sequence as the exponential of the mean log-ratio over active tokens.
     """
     total, num_active = 0.0, mask.sum()
     for i in range(len(mask)):
@@ -33,7 +34,9 @@ def reference_loss(log_probs, old, ref, advantages, mask, objective, max_length)
             clipped = min(max(ratio, 1 - objective.clip_eps_low), 1 + objective.clip_eps_high)
             d = ref[i, t] - log_probs[i, t]
             kl = math.exp(d) - d - 1
-            sequence_sum += -min(ratio * advantages[i], clipped * advantages[i]) + objective.kl_coef * kl
+            sequence_sum += (
+                -min(ratio * advantages[i], clipped * advantages[i]) + objective.kl_coef * kl
+            )
         if objective.normalization == "grpo":
             total += sequence_sum / max(len(active), 1) / len(mask)
         elif objective.normalization == "dapo":
@@ -55,7 +58,9 @@ def make_batch(seed=0, B=6, T=7, spread=0.4):
 def to_torch(log_probs, old, ref, advantages, mask):
     """In double, so that only the formula can differ; the loss itself computes in float32."""
     log_probs = torch.tensor(log_probs, dtype=torch.float32, requires_grad=True)
-    evaluation = Evaluation(log_probs, torch.rand(mask.shape), k3_kl(log_probs, torch.tensor(ref, dtype=torch.float32)))
+    evaluation = Evaluation(
+        log_probs, torch.rand(mask.shape), k3_kl(log_probs, torch.tensor(ref, dtype=torch.float32))
+    )
     old, advantages = (torch.tensor(x, dtype=torch.float32) for x in (old, advantages))
     return log_probs, (evaluation, old, advantages, torch.tensor(mask))
 
@@ -66,7 +71,8 @@ def test_clipped_objective_by_hand():
     advantages, mask = torch.tensor([2.0, -2.0]), torch.ones(2, 2, dtype=torch.bool)
     objective = Objective(clip_eps_low=0.2, clip_eps_high=0.3, kl_coef=0.0)
     loss, metrics = grpo_loss(evaluation, torch.zeros(2, 2), advantages, mask, objective)
-    # A=+2: min(3, 2.6) + min(1, 1.6) = 3.6; A=-2: min(-3, -2.6) + min(-1, -1.6) = -4.6; J = (3.6 - 4.6)/4.
+    # A=+2: min(3, 2.6) + min(1, 1.6) = 3.6; A=-2: min(-3, -2.6) + min(-1, -1.6) = -4.6; J = (3.6 -
+    # 4.6)/4.
     assert loss.item() == pytest.approx(0.25, abs=1e-6)
     assert metrics["clip_frac_high"] == pytest.approx(0.25)  # 1.5 with A > 0
     assert metrics["clip_frac_low"] == pytest.approx(0.25)  # 0.5 with A < 0
@@ -80,7 +86,9 @@ def test_clipped_objective_by_hand():
 
 def test_k3_kl_by_hand():
     kl = k3_kl(torch.tensor([[math.log(0.5), -1.0]]), torch.tensor([[math.log(0.25), -1.0]]))
-    torch.testing.assert_close(kl, torch.tensor([[0.5 + math.log(2) - 1, 0.0]]), atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(
+        kl, torch.tensor([[0.5 + math.log(2) - 1, 0.0]]), atol=1e-7, rtol=1e-6
+    )
 
 
 def test_k3_kl_is_unbiased():
@@ -91,14 +99,19 @@ def test_k3_kl_is_unbiased():
 
 
 def test_kl_is_inside_the_token_sum():
-    """With zero advantage the loss is β times the per-sequence mean KL, then the mean over sequences."""
+    """With zero advantage the loss is β times the per-sequence mean KL, then the mean over
+    sequences."""
     kl = torch.tensor([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     evaluation = Evaluation(torch.zeros(2, 3), torch.zeros(2, 3), kl)
     args = (evaluation, torch.zeros(2, 3), torch.zeros(2), mask)
     assert grpo_loss(*args, Objective(kl_coef=0.1))[0].item() == pytest.approx(0.1 * (1.5 + 4) / 2)
-    assert grpo_loss(*args, Objective(kl_coef=0.1, normalization="dapo"))[0].item() == pytest.approx(0.1 * 7 / 3)
-    assert grpo_loss(*args, Objective(kl_coef=0.1, normalization="dr_grpo"))[0].item() == pytest.approx(0.1 * 7 / 6)
+    assert grpo_loss(*args, Objective(kl_coef=0.1, normalization="dapo"))[
+        0
+    ].item() == pytest.approx(0.1 * 7 / 3)
+    assert grpo_loss(*args, Objective(kl_coef=0.1, normalization="dr_grpo"))[
+        0
+    ].item() == pytest.approx(0.1 * 7 / 6)
     assert grpo_loss(*args, Objective(kl_coef=0.1))[1]["kl"] == pytest.approx(7 / 3)
 
 
@@ -150,19 +163,24 @@ def test_trimmed_micro_batches_add_up_in_dr_grpo():
     whole, _ = grpo_loss(Evaluation(zeros, zeros), zeros, advantages, mask, objective)
     one = torch.zeros(1, 1)
     first, _ = grpo_loss(Evaluation(one, one), one, advantages[:1], mask[:1, :1], objective, counts)
-    second, _ = grpo_loss(Evaluation(zeros[1:], zeros[1:]), zeros[1:], advantages[1:], mask[1:], objective, counts)
+    second, _ = grpo_loss(
+        Evaluation(zeros[1:], zeros[1:]), zeros[1:], advantages[1:], mask[1:], objective, counts
+    )
     assert whole.item() == pytest.approx(-10 / 6)
     assert (first + second).item() == pytest.approx(-10 / 6)
 
 
 @pytest.mark.parametrize(("normalization", "ratio_level"), VARIANTS)
 def test_on_policy_gradient_is_the_policy_gradient(normalization, ratio_level):
-    """At ratio 1 the gradient by each log-prob is -A times the action's weight: nothing is clipped."""
+    """At ratio 1 the gradient by each log-prob is -A times the action's weight: nothing is
+    clipped."""
     mask = torch.tensor([[True, True, False], [True, True, True]])
     log_probs = torch.randn(2, 3, requires_grad=True)
     objective = Objective(kl_coef=0.0, normalization=normalization, ratio_level=ratio_level)
     advantages = torch.tensor([1.5, -0.5])
-    loss, metrics = grpo_loss(Evaluation(log_probs, torch.zeros(2, 3)), log_probs.detach(), advantages, mask, objective)
+    loss, metrics = grpo_loss(
+        Evaluation(log_probs, torch.zeros(2, 3)), log_probs.detach(), advantages, mask, objective
+    )
     loss.backward()
     weights = action_weights(mask, objective, BatchCounts.of(mask))
     torch.testing.assert_close(log_probs.grad, -advantages[:, None] * weights)
@@ -209,7 +227,12 @@ def test_empty_captions_contribute_zero_not_nan(normalization, ratio_level):
 
 def test_undefined_entropy_is_nan():
     evaluation = Evaluation(torch.zeros(1, 2), torch.full((1, 2), float("nan")))
-    args = (torch.zeros(1, 2), torch.ones(1), torch.ones(1, 2, dtype=torch.bool), Objective(kl_coef=0.0))
+    args = (
+        torch.zeros(1, 2),
+        torch.ones(1),
+        torch.ones(1, 2, dtype=torch.bool),
+        Objective(kl_coef=0.0),
+    )
     assert math.isnan(grpo_loss(evaluation, *args)[1]["entropy"])
 
 
@@ -225,7 +248,9 @@ def test_missing_kl_and_bad_settings_are_refused():
     for wrong in ({"normalization": "mean"}, {"ratio_level": "seq"}, {"scale_rewards": "grp"}):
         objective = Objective()
         ((name, value),) = wrong.items()
-        object.__setattr__(objective, name, value)  # so that run-time type checks, where on, do not come first
+        object.__setattr__(
+            objective, name, value
+        )  # so that run-time type checks, where on, do not come first
         with pytest.raises(ValueError, match=f"{name} must be one of .*; got '{value}'"):
             objective.__post_init__()
 
@@ -239,7 +264,9 @@ def test_a_ratio_that_would_overflow_is_bounded_and_counted(level, advantage, na
     log_probs = torch.tensor([[0.0], [-1.0]], requires_grad=True)
     objective = Objective(kl_coef=0.0, ratio_level=level, clip_eps_low=1e9, clip_eps_high=1e9)
     old = torch.tensor([[-nats], [-1.0]])
-    loss, metrics = grpo_loss(Evaluation(log_probs, None), old, torch.tensor([advantage, 1.0]), mask, objective)
+    loss, metrics = grpo_loss(
+        Evaluation(log_probs, None), old, torch.tensor([advantage, 1.0]), mask, objective
+    )
     loss.backward()
     largest = math.exp(20)
     assert loss.item() == pytest.approx(-(largest * advantage + 1) / 2)
@@ -255,10 +282,14 @@ def test_a_ratio_below_the_bound_is_as_it_was():
     mask = torch.ones(2, 1, dtype=torch.bool)
     log_probs = torch.tensor([[19.5], [-100.0]], requires_grad=True)
     objective = Objective(kl_coef=0.0, clip_eps_low=1e9, clip_eps_high=1e9)
-    loss, metrics = grpo_loss(Evaluation(log_probs, None), torch.zeros(2, 1), torch.ones(2), mask, objective)
+    loss, metrics = grpo_loss(
+        Evaluation(log_probs, None), torch.zeros(2, 1), torch.ones(2), mask, objective
+    )
     loss.backward()
     assert loss.item() == pytest.approx(-math.exp(19.5) / 2)
-    assert log_probs.grad is not None and log_probs.grad[:, 0].tolist() == pytest.approx([-math.exp(19.5) / 2, 0.0])
+    assert log_probs.grad is not None and log_probs.grad[:, 0].tolist() == pytest.approx(
+        [-math.exp(19.5) / 2, 0.0]
+    )
     assert metrics["ratio_bounded_frac"] == 0.0
     assert metrics["kl_old"] == pytest.approx((math.exp(19.5) - 20.5 + 99) / 2)
 
@@ -270,7 +301,9 @@ def test_the_kl_to_a_far_reference_is_bounded_and_counted(nats):
     assert kl.tolist() == [[pytest.approx(math.exp(20) - 21), 0.0], [0.0, pytest.approx(99.0)]]
     mask = torch.ones(2, 2, dtype=torch.bool)
     objective = Objective(kl_coef=1.0)
-    loss, metrics = grpo_loss(Evaluation(log_probs, None, kl), log_probs.detach(), torch.zeros(2), mask, objective)
+    loss, metrics = grpo_loss(
+        Evaluation(log_probs, None, kl), log_probs.detach(), torch.zeros(2), mask, objective
+    )
     assert metrics["kl_bounded_frac"] == 0.25 and metrics["ratio_bounded_frac"] == 0.0
     if math.isfinite(nats):
         loss.backward()

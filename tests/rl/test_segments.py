@@ -23,7 +23,9 @@ NAMES = ("caption", "answer", "reconstruct", "generate", "begin_training", "save
 METHODS = dict.fromkeys(NAMES, unused)
 SCORING = {"evaluate": unused, "device": None, "named_trainable_parameters": unused}
 CAPTIONER, PAINTER = SimpleNamespace(**SCORING), SimpleNamespace(**SCORING, of="pictures")
-MODEL = SimpleNamespace(family="any", captioning=None, decoding=None, encoder=CAPTIONER, decoder=PAINTER, **METHODS)
+MODEL = SimpleNamespace(
+    family="any", captioning=None, decoding=None, encoder=CAPTIONER, decoder=PAINTER, **METHODS
+)
 CONFIG = TrainConfig(captioning=CaptionSettings(max_new_tokens=6), objective=Objective(kl_coef=0.5))
 
 
@@ -39,7 +41,9 @@ def rollout(lengths: list[int], width: int) -> Rollout:
     return Rollout(zeros.long(), zeros, mask, Anything())
 
 
-def trajectories(per_caption: int, with_image: bool = True) -> tuple[Captions, Reconstructions, torch.Tensor]:
+def trajectories(
+    per_caption: int, with_image: bool = True
+) -> tuple[Captions, Reconstructions, torch.Tensor]:
     """Two images, two captions each of 1, 2, 3, 4 tokens; pictures of 10 tokens."""
     said = rollout([1, 2, 3, 4], 4)
     painted = rollout([10] * 4 * per_caption, 10) if with_image else None
@@ -56,7 +60,10 @@ def test_both_segments_share_one_trajectory(normalization):
     assert (said.policy, painted.policy) == (CAPTIONER, PAINTER)
     assert torch.equal(said.advantages_B, painted.advantages_B)
     assert said.lengths_B.tolist() == painted.lengths_B.tolist() == [11, 12, 13, 14]
-    weights = [action_weights(s.rollout.mask, config.objective, s.counts, s.lengths_B).sum(1) for s in (said, painted)]
+    weights = [
+        action_weights(s.rollout.mask, config.objective, s.counts, s.lengths_B).sum(1)
+        for s in (said, painted)
+    ]
     wanted = {
         "grpo": [1 / 4] * 4,  # a mean over the trajectory, then over the four
         "dapo": [n / 50 for n in (11, 12, 13, 14)],
@@ -76,14 +83,21 @@ def test_several_pictures_of_a_caption_are_compared_with_each_other():
 
 @pytest.mark.parametrize(("caption_weight", "image_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
 def test_either_half_alone(caption_weight: float, image_weight: float):
-    config = replace(CONFIG, caption_weight=caption_weight, image_weight=image_weight, image_kl_coef=0.1)
+    config = replace(
+        CONFIG, caption_weight=caption_weight, image_weight=image_weight, image_kl_coef=0.1
+    )
     segments = trained_segments(MODEL, *trajectories(1), config)
     assert {s.name: s.weight for s in segments} == {
-        name: weight for name, weight in (("rl", caption_weight), ("rl_image", image_weight)) if weight
+        name: weight
+        for name, weight in (("rl", caption_weight), ("rl_image", image_weight))
+        if weight
     }
     if len(segments) == 1:  # then its own actions are the whole trajectory
         assert torch.equal(segments[0].lengths_B, segments[0].rollout.mask.sum(1).float())
-    assert {s.name: s.objective.kl_coef for s in segments if s.name == "rl_image"} in ({}, {"rl_image": 0.1})
+    assert {s.name: s.objective.kl_coef for s in segments if s.name == "rl_image"} in (
+        {},
+        {"rl_image": 0.1},
+    )
     assert all(s.objective.kl_coef == 0.5 for s in segments if s.name == "rl")
 
 

@@ -14,15 +14,15 @@ from rich.console import Console
 
 from tests.rl.tiny_run import build_model, config, likeness
 from uae.config import DecodeSettings
-from uae.data.training import SceneImages
 from uae.models.janus import Janus
-from uae.models.loading import load_model
-from uae.models.tiny import build_janus
+from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.train import train, train_step
 from uae.utils import progress
 from uae.utils.progress import show_phases
+from uae.world.data import SceneImages
+from uae.world.models import build_janus
 
 SDE = DecodeSettings(num_steps=3, sampler="sde", window_size=2, micro_batch=4)
 
@@ -35,7 +35,8 @@ def every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """So that the same work has the same bits: two threads add a gather's gradients in any order."""
+    """So that the same work has the same bits: two threads add a gather's gradients in any
+    order."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,13 +74,30 @@ def one_step(model, settings: TrainConfig) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("family", "wanted"),
     [
-        (umm1, ["captioning 5/5 tokens", "painting 4/8 images, denoising 2/3 steps", "painting 8/8 images",
-                "scoring 1/2 rewards", "scoring 2/2 rewards", "updating 0/3 micro-batches, scoring 1/2 steps",
-                "updating 3/3 micro-batches"]),
-        (umm2, ["captioning 5/5 tokens", "painting 4/8 images, drawing 9/144 tokens", "painting 8/8 images",
-                "scoring 2/2 rewards", "updating 3/3 micro-batches"]),
+        (
+            umm1,
+            [
+                "captioning 5/5 tokens",
+                "painting 4/8 images, denoising 2/3 steps",
+                "painting 8/8 images",
+                "scoring 1/2 rewards",
+                "scoring 2/2 rewards",
+                "updating 0/3 micro-batches, scoring 1/2 steps",
+                "updating 3/3 micro-batches",
+            ],
+        ),
+        (
+            umm2,
+            [
+                "captioning 5/5 tokens",
+                "painting 4/8 images, drawing 9/144 tokens",
+                "painting 8/8 images",
+                "scoring 2/2 rewards",
+                "updating 3/3 micro-batches",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_phase_of_a_step_is_shown_and_changes_no_bit(family, wanted: list[str]):
     out = io.StringIO()
     with show_phases(Console(file=out)) as display:
@@ -93,15 +111,33 @@ def test_each_phase_of_a_step_is_shown_and_changes_no_bit(family, wanted: list[s
 @pytest.mark.usefixtures("every_unit")
 def test_a_run_shows_its_phases_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = replace(config(1), use_bf16=False)
-    train(build_model(), WeightedSum({"likeness": (1.0, likeness)}), SceneImages(), settings, tmp_path, {})
+    train(
+        build_model(),
+        WeightedSum({"likeness": (1.0, likeness)}),
+        SceneImages(),
+        settings,
+        tmp_path,
+        {},
+    )
     said = without_times(capsys.readouterr().out)
     assert "captioning 5/5 tokens" in said and said[-1].startswith("Unified-GRPO 1/1  reward")
 
 
-def test_a_quick_run_says_no_more_than_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_quick_run_says_no_more_than_its_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     settings = replace(config(1), use_bf16=False)
-    train(build_model(), WeightedSum({"likeness": (1.0, likeness)}), SceneImages(), settings, tmp_path, {})
-    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["Unified-GRPO 1/1"]
+    train(
+        build_model(),
+        WeightedSum({"likeness": (1.0, likeness)}),
+        SceneImages(),
+        settings,
+        tmp_path,
+        {},
+    )
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "Unified-GRPO 1/1"
+    ]
 
 
 @pytest.mark.usefixtures("every_unit")
@@ -109,9 +145,20 @@ def test_loading_shows_which_part(monkeypatch: pytest.MonkeyPatch):
     out, seen = io.StringIO(), []
     with show_phases(Console(file=out)) as display:
         begin = display.begin
-        monkeypatch.setattr(display, "begin", lambda name, *rest: seen.append(name) or begin(name, *rest))
+        monkeypatch.setattr(
+            display, "begin", lambda name, *rest: seen.append(name) or begin(name, *rest)
+        )
         load_model("tiny")
         assert display.text() == ""
-    parts = ["Qwen2_5_VLForConditionalGeneration", "SD3Transformer2DModel", "Projector", "AutoencoderKL"]
-    assert [name for name in seen if name != "loading weights"] == [f"loading {part}" for part in parts]
-    assert re.search(r"^loading Qwen2_5_VL\w+, loading weights \d+/\d+$", without_times(out.getvalue())[0])
+    parts = [
+        "Qwen2_5_VLForConditionalGeneration",
+        "SD3Transformer2DModel",
+        "Projector",
+        "AutoencoderKL",
+    ]
+    assert [name for name in seen if name != "loading weights"] == [
+        f"loading {part}" for part in parts
+    ]
+    assert re.search(
+        r"^loading Qwen2_5_VL\w+, loading weights \d+/\d+$", without_times(out.getvalue())[0]
+    )

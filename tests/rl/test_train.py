@@ -1,4 +1,5 @@
-"""The loop: it learns, it resumes bit for bit after SIGKILL, and it stops safely when something is wrong."""
+"""The loop: it learns, it resumes bit for bit after SIGKILL, and it stops safely when something is
+wrong."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ import torch
 
 from tests.rl.tiny_run import build_model, config, reward
 from uae.config import DecodeSettings
-from uae.data.training import SceneImages
 from uae.rewards.base import RewardError, WeightedSum
 from uae.rl.train import train, train_step
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
+from uae.world.data import SceneImages
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 ROOT = Path(__file__).parents[2]
@@ -37,13 +38,26 @@ def shipped_run(folder: Path, num_steps: int) -> list[str]:
     """The tiny preset itself (bf16, two threads) with fewer captions a step."""
     code = "import torch; torch.set_num_threads(2); from uae.cli import main; main()"
     fewer = ["--train.images-per-step", "2", "--train.group-size", "4", "--train.save-every", "1"]
-    return ["-c", code, "train", "tiny", "--run-dir", str(folder), "--train.num-steps", str(num_steps), *fewer]
+    return [
+        "-c",
+        code,
+        "train",
+        "tiny",
+        "--run-dir",
+        str(folder),
+        "--train.num-steps",
+        str(num_steps),
+        *fewer,
+    ]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -54,7 +68,8 @@ def finish(arguments: list[str]) -> None:
 
 
 def kill_after_step(arguments: list[str], folder: Path, step: int) -> None:
-    """SIGKILL as soon as the log shows ``step``: before, in or after the checkpoint that follows."""
+    """SIGKILL as soon as the log shows ``step``: before, in or after the checkpoint that
+    follows."""
     process = start(arguments)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
@@ -68,13 +83,18 @@ def kill_after_step(arguments: list[str], folder: Path, step: int) -> None:
 
 def without_times(folder: Path) -> list[dict]:
     return [
-        {k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.jsonl")
+        {k: v for k, v in row.items() if not k.startswith("time/")}
+        for row in read_metrics(folder / "metrics.jsonl")
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("run", "num_steps", "fatal"), [(small_run, 6, (0, 1, 2, 4)), (shipped_run, 3, (0, 1))])
-def test_killed_and_resumed_equals_uninterrupted(run, num_steps: int, fatal: tuple[int, ...], tmp_path: Path):
+@pytest.mark.parametrize(
+    ("run", "num_steps", "fatal"), [(small_run, 6, (0, 1, 2, 4)), (shipped_run, 3, (0, 1))]
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    run, num_steps: int, fatal: tuple[int, ...], tmp_path: Path
+):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(run(whole, num_steps))
     for step in fatal:
@@ -86,7 +106,10 @@ def test_killed_and_resumed_equals_uninterrupted(run, num_steps: int, fatal: tup
         assert torch.equal(value, second.weights["policy"][name]), name
     for slot, moments in first.state["optimizer"]["state"].items():
         for key, value in moments.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.state["optimizer"]["state"][slot][key]))
+            assert torch.equal(
+                torch.as_tensor(value),
+                torch.as_tensor(second.state["optimizer"]["state"][slot][key]),
+            )
     assert without_times(whole) == without_times(killed)
 
 
@@ -109,12 +132,16 @@ def test_the_policy_is_on_its_own_rollout_in_the_first_update(first_step: dict[s
 def test_times_add_up_and_throughput_is_that_of_the_step(first_step: dict[str, float]):
     step_sec = first_step["time/rollout"] + first_step["time/reward"] + first_step["time/update"]
     assert first_step["time/step"] == pytest.approx(step_sec)
-    assert first_step["time/tokens_per_sec"] == pytest.approx(6 * first_step["caption/tokens"] / step_sec)  # P·G = 6
+    assert first_step["time/tokens_per_sec"] == pytest.approx(
+        6 * first_step["caption/tokens"] / step_sec
+    )  # P·G = 6
     assert first_step["time/images_per_sec"] == pytest.approx(6 / step_sec)
 
 
 def test_the_docs_explain_what_is_logged(first_step: dict[str, float]):
-    explained = re.findall(r"`((?:reward|rl|caption|image|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text())
+    explained = re.findall(
+        r"`((?:reward|rl|caption|image|time)/[a-z_]+)`", (ROOT / "docs/metrics.md").read_text()
+    )
     of_other_runs = {"reward/clip", "reward/fixed_captions", "image/guidance_gap", "time/step_sec"}
     assert first_step.keys() - {"reward/likeness"} == set(explained) - of_other_runs
 
@@ -139,7 +166,9 @@ def test_what_is_rewarded_is_learnt(tmp_path: Path):
 
     model = build_model()
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    settings = config(12, images_per_step=2, group_size=16, learning_rate=3e-3, save_every=50, probe_every=50)
+    settings = config(
+        12, images_per_step=2, group_size=16, learning_rate=3e-3, save_every=50, probe_every=50
+    )
     train(model, WeightedSum({"red": (1.0, says_red)}), SceneImages(), settings, tmp_path, {})
     rewards = [row["reward/total"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15, rewards
@@ -153,20 +182,39 @@ def test_a_nan_reward_stops_the_run_and_keeps_what_was_done(tmp_path: Path):
 
     def breaks_at_third(sources, captions, reconstructions):
         calls.append(1)
-        value = float("nan") if len(calls) == 5 else float(len(calls))  # two of the calls are the probe's
+        value = (
+            float("nan") if len(calls) == 5 else float(len(calls))
+        )  # two of the calls are the probe's
         return torch.arange(len(reconstructions)) * 0.01 + value
 
     settings = config(6, save_every=50, probe_every=50)
     with pytest.raises(RewardError, match=r"fragile.*finite"):
-        train(build_model(), WeightedSum({"fragile": (1.0, breaks_at_third)}), SceneImages(), settings, tmp_path, {})
+        train(
+            build_model(),
+            WeightedSum({"fragile": (1.0, breaks_at_third)}),
+            SceneImages(),
+            settings,
+            tmp_path,
+            {},
+        )
     checkpoint = load_latest(tmp_path / "checkpoints")
-    assert checkpoint is not None and checkpoint.step == len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    assert (
+        checkpoint is not None
+        and checkpoint.step == len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    )
 
 
 def test_resume_with_other_settings_is_refused(tmp_path: Path):
     train(build_model(), reward(), SceneImages(), config(2), tmp_path, {"model": "a"})
     with pytest.raises(ValueError, match=r"learning_rate.*0\.001.*0\.5"):
-        train(build_model(), reward(), SceneImages(), config(3, learning_rate=0.5), tmp_path, {"model": "a"})
+        train(
+            build_model(),
+            reward(),
+            SceneImages(),
+            config(3, learning_rate=0.5),
+            tmp_path,
+            {"model": "a"},
+        )
     with pytest.raises(ValueError, match="model"):
         train(build_model(), reward(), SceneImages(), config(3), tmp_path, {"model": "b"})
     smaller = config(
@@ -175,7 +223,9 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path):
     train(build_model(), reward(), SceneImages(), smaller, tmp_path, {"model": "a"})
 
 
-def test_a_longer_run_may_continue_with_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_longer_run_may_continue_with_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     writer = Mock()
     monkeypatch.setattr("uae.utils.metrics._tensorboard_writer", writer)
     train(build_model(), reward(), SceneImages(), config(2), tmp_path, {})
@@ -199,20 +249,33 @@ def test_the_probes_captions_stay_the_same(tmp_path: Path):
 def test_the_learning_rate_warms_up_and_falls(tmp_path: Path):
     def rates(folder: str, **changes) -> list[float]:
         settings = config(4, probe_every=100, **changes)
-        train(build_model(), reward(), SceneImages(), settings, tmp_path / folder, {"model": "test"})
-        return [line["rl/lr"] / settings.learning_rate for line in read_metrics(tmp_path / folder / "metrics.jsonl")]
+        train(
+            build_model(), reward(), SceneImages(), settings, tmp_path / folder, {"model": "test"}
+        )
+        return [
+            line["rl/lr"] / settings.learning_rate
+            for line in read_metrics(tmp_path / folder / "metrics.jsonl")
+        ]
 
     assert rates("constant", warmup_steps=2) == pytest.approx([0.5, 1, 1, 1])
     assert rates("linear", lr_scheduler_type="linear") == pytest.approx([1, 0.75, 0.5, 0.25])
 
 
-def test_a_run_of_another_length_has_the_rates_of_that_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_of_another_length_has_the_rates_of_that_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Each step's rate is what the settings of now say of it, in both groups."""
-    noisy = {"decoding": DecodeSettings(num_steps=2, sampler="sde", window_size=1), "decoder_learning_rate": 1e-4}
+    noisy = {
+        "decoding": DecodeSettings(num_steps=2, sampler="sde", window_size=1),
+        "decoder_learning_rate": 1e-4,
+    }
     painted = []
 
     def rates(num_steps: int, until: int | None = None, **changes) -> list[float]:
-        model, settings = build_model(), config(num_steps, lr_scheduler_type="linear", **(noisy | changes))
+        model, settings = (
+            build_model(),
+            config(num_steps, lr_scheduler_type="linear", **(noisy | changes)),
+        )
         model.begin_training(0, captions=True, decoding=settings.decoding)
         step = torch.optim.AdamW.step
 
@@ -222,7 +285,9 @@ def test_a_run_of_another_length_has_the_rates_of_that_length(tmp_path: Path, mo
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.AdamW, "step", watched)
-            train(model, reward(), SceneImages(), settings, tmp_path, {"model": "test"}, until=until)
+            train(
+                model, reward(), SceneImages(), settings, tmp_path, {"model": "test"}, until=until
+            )
         return [line["rl/lr"] / 1e-3 for line in read_metrics(tmp_path / "metrics.jsonl")]
 
     assert rates(2) == pytest.approx([1, 1 / 2])
@@ -237,5 +302,7 @@ def test_a_longer_run_that_warmed_up_stays_at_its_rate(tmp_path: Path):
     for num_steps in (2, 4):
         settings = config(num_steps, warmup_steps=2, probe_every=100)
         train(build_model(), reward(), SceneImages(), settings, tmp_path, {"model": "test"})
-    rates = [line["rl/lr"] / settings.learning_rate for line in read_metrics(tmp_path / "metrics.jsonl")]
+    rates = [
+        line["rl/lr"] / settings.learning_rate for line in read_metrics(tmp_path / "metrics.jsonl")
+    ]
     assert rates == pytest.approx([0.5, 1, 1, 1])

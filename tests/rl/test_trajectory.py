@@ -1,4 +1,5 @@
-"""UMM-2 in the very loop of UMM-1: caption tokens and image tokens of one trajectory, one reward."""
+"""UMM-2 in the very loop of UMM-1: caption tokens and image tokens of one trajectory, one
+reward."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import torch
 from tests.rl.tiny_run import config, reward
 from uae.autoencode import autoencode
 from uae.config import DecodeSettings
-from uae.data.training import SceneImages
 from uae.models.janus import Janus
-from uae.models.tiny import build_janus
 from uae.rl.segments import trained_segments
 from uae.rl.train import train, update
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
+from uae.world.data import SceneImages
+from uae.world.models import build_janus
 
 
 def build(lora_rank: int = 0) -> Janus:
@@ -27,7 +28,9 @@ def build(lora_rank: int = 0) -> Janus:
     return janus
 
 
-def run(folder: Path, num_steps: int, lora_rank: int = 0, until: int | None = None, **changes) -> Janus:
+def run(
+    folder: Path, num_steps: int, lora_rank: int = 0, until: int | None = None, **changes
+) -> Janus:
     janus, decoding = build(lora_rank), DecodeSettings(guidance_scale=2.0)
     settings = replace(config(num_steps, decoding=decoding, probe_every=100), **changes)
     train(janus, reward(), SceneImages(), settings, folder, {"model": "test"}, until=until)
@@ -48,16 +51,29 @@ def test_both_halves_score_what_they_sampled_and_learn(tmp_path: Path):
     assert metrics["image/guidance_gap"] > 0
     learnt = moved(janus, build())
     assert any(learnt.values())
-    assert all(name.startswith(("model.language_model.", "lm_head.")) for name, did in learnt.items() if did)
+    assert all(
+        name.startswith(("model.language_model.", "lm_head."))
+        for name, did in learnt.items()
+        if did
+    )
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_a_second_update_sees_what_the_first_did_in_bf16_too(tmp_path: Path, lora_rank: int):
-    """Autocast keeps its casts of the weights: it must not keep them from one update to the next."""
+    """Autocast keeps its casts of the weights: it must not keep them from one update to the
+    next."""
     ratios = []
     for use_bf16 in (True, False):
         folder = tmp_path / str(use_bf16)
-        run(folder, 1, lora_rank, num_updates=2, learning_rate=1e-2, max_grad_norm=100.0, use_bf16=use_bf16)
+        run(
+            folder,
+            1,
+            lora_rank,
+            num_updates=2,
+            learning_rate=1e-2,
+            max_grad_norm=100.0,
+            use_bf16=use_bf16,
+        )
         (metrics,) = read_metrics(folder / "metrics.jsonl")
         ratios.append([metrics[f"{half}/kl_old"] for half in ("rl", "rl_image")])
     assert min(ratios[1]) > 1e-3
@@ -65,27 +81,40 @@ def test_a_second_update_sees_what_the_first_did_in_bf16_too(tmp_path: Path, lor
 
 
 def test_a_step_is_the_gradient_of_both_segments_as_the_paper_has_it():
-    """Each action weighs 1 / |y| of the whole trajectory, each segment its own weight and KL; micro-batches add up."""
+    """Each action weighs 1 / |y| of the whole trajectory, each segment its own weight and KL;
+    micro-batches add up."""
     janus = build()
     settings = config(
-        1, caption_weight=10.0, image_weight=0.5, image_kl_coef=0.3, micro_batch=4, max_grad_norm=1e9, use_bf16=False
+        1,
+        caption_weight=10.0,
+        image_weight=0.5,
+        image_kl_coef=0.3,
+        micro_batch=4,
+        max_grad_norm=1e9,
+        use_bf16=False,
     )
     with torch.no_grad():  # away from the reference, so that the KL has a gradient
         for p in janus.named_trainable_parameters().values():
             p.add_(0.02 * torch.randn_like(p))
     images, decoding = SceneImages().batch(0, 2), DecodeSettings()
-    captions, painted = autoencode(janus, images, settings.captioning, decoding, captions_per_image=3)
+    captions, painted = autoencode(
+        janus, images, settings.captioning, decoding, captions_per_image=3
+    )
     rewards = torch.rand(6)
     advantages = torch.cat([(r - r.mean()) / (r.std() + 1e-4) for r in rewards.split(3)])
     lengths = captions.rollout.mask.sum(1) + painted.rollout.mask.sum(1)
 
     def half(policy, rollout, kl_coef):
         found = policy.evaluate(rollout, with_kl=True)
-        gain = (found.log_probs - found.log_probs.detach()).exp() * advantages[:, None] - kl_coef * found.kl
+        gain = (found.log_probs - found.log_probs.detach()).exp() * advantages[
+            :, None
+        ] - kl_coef * found.kl
         return -((gain * rollout.mask).sum(1) / lengths).mean()
 
     parameters = janus.named_trainable_parameters()
-    loss = 10 * half(janus, captions.rollout, 0.01) + 0.5 * half(janus.decoder, painted.rollout, 0.3)
+    loss = 10 * half(janus, captions.rollout, 0.01) + 0.5 * half(
+        janus.decoder, painted.rollout, 0.3
+    )
     wanted = torch.autograd.grad(loss, list(parameters.values()))
     before = [p.detach().clone() for p in parameters.values()]
     segments = trained_segments(janus, captions, painted, rewards.view(2, 3, 1), settings)

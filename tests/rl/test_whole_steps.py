@@ -1,5 +1,5 @@
-"""A step is whole or it was not: wherever it fails, the checkpoint holds exactly the steps that were finished, and the
-run that goes on from there has the bits of one that was never disturbed."""
+"""A step is whole or it was not: wherever it fails, the checkpoint holds exactly the steps that
+were finished, and the run that goes on from there has the bits of one that was never disturbed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import uae.rl.train
 from tests.models.real_layouts import JANUS_SIDE, write_janus
 from tests.rl.tiny_run import build_model, config, likeness
 from uae.config import CaptionSettings, DecodeSettings
-from uae.data.training import SceneImages
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.hacking import HeldOutAlarm
@@ -26,6 +25,7 @@ from uae.rl.run import Probe, Run
 from uae.rl.train import train
 from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import MetricsLogger, TrainProgress, read_metrics
+from uae.world.data import SceneImages
 
 NOISY = DecodeSettings(num_steps=2, sampler="sde", window_size=1)
 SMALL = {
@@ -37,7 +37,8 @@ SMALL = {
     "ema_decay": 0.9,
     "ema_every": 1,
 }
-# Where a step can fail: what is called there, how often in a step, and at which of these calls it fails.
+# Where a step can fail: what is called there, how often in a step, and at which of these calls it
+# fails.
 IN_A_STEP: dict[str, tuple[Any, str, int, int]] = {
     "data": (SceneImages, "batch", 1, 0),
     "rollout": (uae.rl.train, "autoencode", 1, 0),
@@ -89,7 +90,8 @@ def run(build: Any, folder: Path, settings: TrainConfig) -> None:
 
 
 def noise(sources, captions, reconstructions):
-    """A held-out reward that draws from the global generator, whose state belongs to the step too."""
+    """A held-out reward that draws from the global generator, whose state belongs to the step
+    too."""
     return torch.rand(len(reconstructions))
 
 
@@ -109,7 +111,9 @@ def failing_at(call: int, function: Any, error: type[BaseException]) -> Any:
 
 def log(folder: Path) -> list[dict]:
     rows = read_metrics(folder / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")} for row in rows
+    ]
 
 
 def latest(folder: Path) -> Checkpoint:
@@ -140,19 +144,32 @@ UMM2 = pytest.param(umm2, marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("num_updates", [1, 2])
 @pytest.mark.parametrize("build", [umm1, UMM2])
-def test_wherever_it_fails(build, num_updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One attempt for each point: it finishes one step and fails in the next, or right after the one."""
+def test_wherever_it_fails(
+    build, num_updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One attempt for each point: it finishes one step and fails in the next, or right after the
+    one."""
     monkeypatch.setattr(uae.rl.train, "Probe", partial(Probe, num_images=2))
     decoding = NOISY if build is umm1 else DecodeSettings(height=JANUS_SIDE, width=JANUS_SIDE)
-    settings = config(len(IN_A_STEP | AFTER_IT) + 1, **SMALL, decoding=decoding, num_updates=num_updates)
-    for done, (name, (owner, function, per_step, which)) in enumerate((IN_A_STEP | AFTER_IT).items(), 1):
+    settings = config(
+        len(IN_A_STEP | AFTER_IT) + 1, **SMALL, decoding=decoding, num_updates=num_updates
+    )
+    for done, (name, (owner, function, per_step, which)) in enumerate(
+        (IN_A_STEP | AFTER_IT).items(), 1
+    ):
         calls = per_step * (num_updates if function in ("step", "clip_grad_norm_") else 1)
         error = KeyboardInterrupt if done % 2 else Injected
-        fails = failing_at(which % calls + calls * (name in IN_A_STEP), getattr(owner, function), error)
+        fails = failing_at(
+            which % calls + calls * (name in IN_A_STEP), getattr(owner, function), error
+        )
         with monkeypatch.context() as patch:
             patch.setattr(owner, function, fails)
             with pytest.raises(error, match="injected"):
-                run(build, tmp_path / "broken", replace(settings, save_every=1 if name == "regular save" else 100))
+                run(
+                    build,
+                    tmp_path / "broken",
+                    replace(settings, save_every=1 if name == "regular save" else 100),
+                )
         assert latest(tmp_path / "broken").step == done, name
         assert [row["step"] for row in log(tmp_path / "broken")][:done] == list(range(done)), name
     run(build, tmp_path / "broken", settings)
@@ -160,7 +177,9 @@ def test_wherever_it_fails(build, num_updates: int, tmp_path: Path, monkeypatch:
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
-def test_a_disk_that_stays_full_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_stays_full_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -172,23 +191,33 @@ def test_a_disk_that_stays_full_leaves_the_last_checkpoint(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(uae.rl.run, "save_checkpoint", full)
         patch.setattr(MetricsLogger, "log", failing_at(1, MetricsLogger.log, Injected))
-        with pytest.warns(UserWarning, match="steps after 1 were not saved.*No space left"), pytest.raises(Injected):
+        with (
+            pytest.warns(UserWarning, match="steps after 1 were not saved.*No space left"),
+            pytest.raises(Injected),
+        ):
             run(umm1, tmp_path, settings)
     assert latest(tmp_path).step == 1
 
 
-def test_taking_back_that_is_itself_interrupted_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_taking_back_that_is_itself_interrupted_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     settings = config(4, **SMALL, decoding=NOISY)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", failing_at(1, torch.optim.AdamW.step, Injected))
-        patch.setattr(uae.rl.run.Snapshot, "put_back", failing_at(0, lambda snapshot: None, KeyboardInterrupt))
+        patch.setattr(
+            uae.rl.run.Snapshot, "put_back", failing_at(0, lambda snapshot: None, KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run(umm1, tmp_path, settings)
     assert load_latest(tmp_path / "checkpoints") is None
 
 
-def test_a_failed_step_leaves_the_model_as_the_step_before_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """So that the same model may be trained again in the same process; gradients of the failed step are gone too."""
+def test_a_failed_step_leaves_the_model_as_the_step_before_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So that the same model may be trained again in the same process; gradients of the failed step
+    are gone too."""
     settings = config(2, **SMALL, decoding=NOISY, num_updates=2)
     model, reward = umm1(), WeightedSum({"likeness": (1.0, likeness), "held_out": (0.0, noise)})
     start = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,4 +1,5 @@
-"""A real, small Unified-GRPO run in a process of its own, for tests to kill: ``tiny_run.py FOLDER STEPS``."""
+"""A real, small Unified-GRPO run in a process of its own, for tests to kill: ``tiny_run.py FOLDER
+STEPS``."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from pathlib import Path
 import torch
 
 from uae.config import CaptionSettings, DecodeSettings
-from uae.data.training import SceneImages
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.tiny import build_captioner, build_decoder, build_llm_diffusion, build_vae
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.rl.train import train
+from uae.world.data import SceneImages
+from uae.world.models import build_captioner, build_decoder, build_llm_diffusion, build_vae
 
 
 def build_model() -> LLMDiffusion:
@@ -54,4 +55,11 @@ def reward() -> WeightedSum:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    train(build_model(), reward(), SceneImages(), config(int(sys.argv[2])), Path(sys.argv[1]), {"model": "test"})
+    train(
+        build_model(),
+        reward(),
+        SceneImages(),
+        config(int(sys.argv[2])),
+        Path(sys.argv[1]),
+        {"model": "test"},
+    )

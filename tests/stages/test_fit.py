@@ -1,4 +1,5 @@
-"""Supervised training of the tiny models: losses fall, and a resumed run is the uninterrupted one."""
+"""Supervised training of the tiny models: losses fall, and a resumed run is the uninterrupted
+one."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from uae.scenes.scene import Object, Scene, Word
 from uae.stages.fit import Recipe, fit, in_processes, learning_rate_factor
-from uae.stages.tiny.captioner import CaptionerTask
-from uae.stages.tiny.vae import VaeTask
-from uae.stages.tiny.vision import NOTHING, VisionTask, cell_labels
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
+from uae.world.build.captioner import CaptionerTask
+from uae.world.build.vae import VaeTask
+from uae.world.build.vision import NOTHING, VisionTask, cell_labels
+from uae.world.scene import Object, Scene, Word
 
 
 class Line:
@@ -24,7 +25,9 @@ class Line:
     name = "line"
 
     def __init__(self, num_steps: int = 60, num_parallel: int = 1) -> None:
-        self.recipe = Recipe(num_steps, 8, 0.1, num_parallel=num_parallel, warmup_steps=5, ema_decay=0.9)
+        self.recipe = Recipe(
+            num_steps, 8, 0.1, num_parallel=num_parallel, warmup_steps=5, ema_decay=0.9
+        )
         torch.manual_seed(0)
         self.model = nn.Linear(1, 1)
         self.modules: dict[str, nn.Module] = {"model": self.model}
@@ -74,7 +77,8 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path, num_parallel: int):
 
 @pytest.mark.parametrize("part", ["evaluate", "export"])
 def test_a_measurement_that_fails_is_made_again(tmp_path: Path, part: str):
-    """No step is lost or made twice: weights, log and export are those of a run that was not disturbed."""
+    """No step is lost or made twice: weights, log and export are those of a run that was not
+    disturbed."""
 
     class Exported(Line):
         def export(self, folder: Path) -> None:
@@ -82,7 +86,10 @@ def test_a_measurement_that_fails_is_made_again(tmp_path: Path, part: str):
             torch.save(self.model.state_dict(), folder / "model.pt")
 
     def log(folder: Path) -> list[dict]:
-        return [{k: v for k, v in row.items() if "time" not in k} for row in read_metrics(folder / "metrics.jsonl")]
+        return [
+            {k: v for k, v in row.items() if "time" not in k}
+            for row in read_metrics(folder / "metrics.jsonl")
+        ]
 
     def fails(*arguments):
         raise OSError("disk full")
@@ -109,7 +116,8 @@ def test_a_measurement_that_fails_is_made_again(tmp_path: Path, part: str):
 
 
 def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
-    """By hand: of four updates the decays are 1/10, 2/11, 3/12, 4/13, so 0.14 % of the start is left."""
+    """By hand: of four updates the decays are 1/10, 2/11, 3/12, 4/13, so 0.14 % of the start is
+    left."""
     seen = []
 
     class Watched(Line):
@@ -143,7 +151,11 @@ def test_learning_rate_by_hand():
 
 
 def test_cell_labels_by_hand():
-    scene = Scene("gray", (Object(0, "ring", "blue", "small"), Object(8, "circle", "red", "large")), Word(4, "sun"))
+    scene = Scene(
+        "gray",
+        (Object(0, "ring", "blue", "small"), Object(8, "circle", "red", "large")),
+        Word(4, "sun"),
+    )
     labels = cell_labels([scene])
     assert labels["content"][0].tolist() == [6, 0, 0, 0, 7, 0, 0, 0, 1]
     assert labels["color"][0].tolist() == [2, *[NOTHING] * 7, 0]
@@ -177,7 +189,9 @@ def test_the_real_tasks_learn_and_resume(tmp_path: Path):
             file.unlink()
         (tmp_path / name / "checkpoints/step_00000006").rmdir()
         fit(resumed, tmp_path / name, save_every=3)
-        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True)), name
+        assert all(
+            torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True)
+        ), name
 
 
 def _fit_line(folder: str) -> None:

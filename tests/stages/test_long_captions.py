@@ -1,4 +1,5 @@
-"""Long-caption pretraining on streamed pairs: what moves, what resumes, what the cache saves; small random models."""
+"""Long-caption pretraining on streamed pairs: what moves, what resumes, what the cache saves; small
+random models."""
 
 from __future__ import annotations
 
@@ -15,15 +16,27 @@ from tests.data.test_captions import pairs, png, write_shards
 from tests.models.real_layouts import large_like_transformer, large_like_vae
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise
+from uae.models.connectors import Projector
+from uae.models.decoders.sd3 import SD3Decoder
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.loading import load_model
-from uae.models.projector import Projector
-from uae.models.sd3 import SD3Decoder
-from uae.models.tiny import LLM_WIDTH, build_captioner, build_decoder, build_llm_diffusion, build_scheduler, build_vae
+from uae.models.load import load_model
 from uae.stages.fit import fit
 from uae.stages.long_captions import LongCaptionConfig, LongCaptionTask, flow_loss
+from uae.world.models import (
+    LLM_WIDTH,
+    build_captioner,
+    build_decoder,
+    build_llm_diffusion,
+    build_scheduler,
+    build_vae,
+)
 
-CAPTIONS = ["a red circle", "a small blue square in the middle", "nothing", "two green triangles on the left"]
+CAPTIONS = [
+    "a red circle",
+    "a small blue square in the middle",
+    "nothing",
+    "two green triangles on the left",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +51,14 @@ def tiny() -> LLMDiffusion:
 
 
 def make(data: str, **changes) -> LongCaptionTask:
-    settings = {"num_steps": 6, "batch_size": 2, "resolution": 48, "pool_size": 5, "num_held_out": 1, **changes}
+    settings = {
+        "num_steps": 6,
+        "batch_size": 2,
+        "resolution": 48,
+        "pool_size": 5,
+        "num_held_out": 1,
+        **changes,
+    }
     settings.setdefault("learning_rate", 1e-3)
     return LongCaptionTask(tiny(), LongCaptionConfig((data,), **settings))
 
@@ -50,7 +70,11 @@ def snapshot(task: LongCaptionTask) -> dict[str, Tensor]:
 def moved(task: LongCaptionTask, before: dict[str, Tensor]) -> set[str]:
     """The parts of the model with changed weights, by name."""
     now = task.model.state_dict()
-    return {".".join(name.split(".")[:2]) for name, value in before.items() if not torch.equal(value, now[name])}
+    return {
+        ".".join(name.split(".")[:2])
+        for name, value in before.items()
+        if not torch.equal(value, now[name])
+    }
 
 
 def counted(calls: dict[str, int], name: str, original: Callable) -> Callable:
@@ -64,7 +88,10 @@ def counted(calls: dict[str, int], name: str, original: Callable) -> Callable:
 def count_calls(task: LongCaptionTask, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Of VAE and LLM from now on."""
     calls = {"vae": 0, "llm": 0}
-    for name, owner, method in (("vae", task.model.decoder.vae, "encode"), ("llm", task.model.encoder, "text_states")):
+    for name, owner, method in (
+        ("vae", task.model.decoder.vae, "encode"),
+        ("llm", task.model.encoder, "text_states"),
+    ):
         monkeypatch.setattr(owner, method, counted(calls, name, getattr(owner, method)))
     return calls
 
@@ -99,7 +126,10 @@ def test_interrupted_equals_uninterrupted(data: str, tmp_path: Path, lora_rank: 
     resumed = make(data, lora_rank=lora_rank)
     fit(resumed, tmp_path / "parts", save_every=2, eval_every=6)
     assert moved(resumed, snapshot(whole)) == set()
-    following = [[(s.digest, s.caption) for _ in range(5) for s in task.data.next_batch()] for task in (whole, resumed)]
+    following = [
+        [(s.digest, s.caption) for _ in range(5) for s in task.data.next_batch()]
+        for task in (whole, resumed)
+    ]
     assert following[0] == following[1]
 
 
@@ -108,7 +138,11 @@ def test_lora_moves_the_adapter_alone_and_is_exported_as_it_is(data: str, tmp_pa
     task = make(data, lora_rank=4, learning_rate=1e-2)
     before = snapshot(task)
     fit(task, tmp_path, save_every=6, eval_every=6)
-    changed = [name for name, value in task.model.state_dict().items() if not torch.equal(value, before[name])]
+    changed = [
+        name
+        for name, value in task.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    ]
     assert all("lora_" in name or "projector" in name for name in changed)
     assert any("lora_" in name for name in changed)
     weights = tmp_path / "checkpoints/step_00000006/transformer.safetensors"
@@ -150,7 +184,11 @@ def test_texts_of_different_lengths_weigh_as_samples_do(tmp_path: Path):
     torch.manual_seed(0)
     captioner, pooled = build_captioner(), torch.randn(14)
     decoder = SD3Decoder(
-        large_like_transformer(), large_like_vae(), build_scheduler(), Projector(LLM_WIDTH, 16, 20), pooled
+        large_like_transformer(),
+        large_like_vae(),
+        build_scheduler(),
+        Projector(LLM_WIDTH, 16, 20),
+        pooled,
     )
     every = [(image, f"{'red ' * (i % 3)}") for i, (image, _) in enumerate(pairs(12))]
     every = [(image, text or "nothing") for image, text in every]
@@ -158,25 +196,38 @@ def test_texts_of_different_lengths_weigh_as_samples_do(tmp_path: Path):
     config = LongCaptionConfig((path,), batch_size=3, resolution=80, pool_size=20, num_held_out=1)
     task = LongCaptionTask(build_llm_diffusion(captioner, decoder), config)
     assert task.data.buckets == ((64, 96), (64, 112), (80, 80), (96, 64), (112, 64))
-    samples = next(batch for batch in iter(task.data.next_batch, None) if len({s.caption for s in batch}) > 1)
+    samples = next(
+        batch for batch in iter(task.data.next_batch, None) if len({s.caption for s in batch}) > 1
+    )
     encoded = [task._encode(sample) for sample in samples]
-    latents, noise = torch.stack([e.latents for e in encoded]), torch.randn(3, *encoded[0].latents.shape)
+    latents, noise = (
+        torch.stack([e.latents for e in encoded]),
+        torch.randn(3, *encoded[0].latents.shape),
+    )
     states, sigmas = [e.states for e in encoded], torch.tensor([0.2, 0.5, 0.8])
     with torch.no_grad():
         by_hand = []
         for i in range(3):
             one = slice(i, i + 1)
-            embeds = decoder.condition(states[i][None], torch.ones(1, len(states[i]), dtype=torch.bool))
+            embeds = decoder.condition(
+                states[i][None], torch.ones(1, len(states[i]), dtype=torch.bool)
+            )
             velocity = decoder.velocity(add_noise(latents, noise, sigmas)[one], sigmas[one], embeds)
             by_hand.append(flow_matching_loss(velocity, latents[one], noise[one]).item())
-        assert flow_loss(decoder, latents, states, sigmas, noise).item() == pytest.approx(sum(by_hand) / 3, rel=1e-5)
+        assert flow_loss(decoder, latents, states, sigmas, noise).item() == pytest.approx(
+            sum(by_hand) / 3, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("wanted", [None, 3.0])
-def test_the_model_is_guided_from_then_on_if_so_wanted(data: str, tmp_path: Path, wanted: float | None):
+def test_the_model_is_guided_from_then_on_if_so_wanted(
+    data: str, tmp_path: Path, wanted: float | None
+):
     before = tiny().decoding
     make(data, guidance_scale=wanted).export(tmp_path)
-    assert load_model(str(tmp_path)).decoding == replace(before, guidance_scale=wanted or before.guidance_scale)
+    assert load_model(str(tmp_path)).decoding == replace(
+        before, guidance_scale=wanted or before.guidance_scale
+    )
 
 
 def test_settings_that_cannot_be():

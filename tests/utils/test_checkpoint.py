@@ -1,4 +1,5 @@
-"""Checkpoints come back bit for bit, and a kill, a full disk or a damaged file never costs the last good one."""
+"""Checkpoints come back bit for bit, and a kill, a full disk or a damaged file never costs the last
+good one."""
 
 import errno
 import json
@@ -16,8 +17,6 @@ import torch
 
 from uae.utils import checkpoint
 from uae.utils.checkpoint import (
-    atomic_write_json,
-    atomic_write_text,
     capture_rng,
     check_same_config,
     find_damage,
@@ -25,6 +24,7 @@ from uae.utils.checkpoint import (
     restore_rng,
     save_checkpoint,
 )
+from uae.utils.files import atomic_write_json, atomic_write_text
 
 
 def save(directory, step, keep_last=2, size=4):
@@ -45,8 +45,8 @@ def names(directory):
 
 
 def in_child(function, *arguments):
-    """Run in a process of its own, forked from a server without threads (a thread's lock would stay shut in a fork);
-    its exit code, negative for a signal."""
+    """Run in a process of its own, forked from a server without threads (a thread's lock would stay
+    shut in a fork); its exit code, negative for a signal."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     child = context.Process(target=function, args=arguments)
@@ -81,7 +81,9 @@ def test_resumed_run_equals_uninterrupted(tmp_path):
         "rng": capture_rng(data=generator),
     }
     save_checkpoint(tmp_path, 3, {"policy": model.state_dict()}, state)
-    restore_rng(state["rng"], data=generator)  # the tests' run-time type checks draw from python's generator
+    restore_rng(
+        state["rng"], data=generator
+    )  # the tests' run-time type checks draw from python's generator
     train_some_steps(model, optimiser, scheduler, 4)
     draw = torch.rand(5, generator=generator)
 
@@ -100,7 +102,9 @@ def test_resumed_run_equals_uninterrupted(tmp_path):
 
 def test_dtypes_and_shared_tensors_survive(tmp_path):
     weight = torch.randn(4, 3, dtype=torch.bfloat16)
-    save_checkpoint(tmp_path, 1, {"llm": {"embed": weight, "head": weight, "t": weight.T}, "empty": {}}, {})
+    save_checkpoint(
+        tmp_path, 1, {"llm": {"embed": weight, "head": weight, "t": weight.T}, "empty": {}}, {}
+    )
     found = load_latest(tmp_path)
     assert found.weights["llm"]["embed"].dtype == torch.bfloat16
     assert found.weights["empty"] == {}
@@ -179,7 +183,10 @@ def save_and_die(directory, step, keep_last, fatal_event):
 
     def hook(event, arguments):
         nonlocal seen
-        if event.split(".")[0] in ("open", "os", "shutil") and event not in ("os.listdir", "os.scandir"):
+        if event.split(".")[0] in ("open", "os", "shutil") and event not in (
+            "os.listdir",
+            "os.scandir",
+        ):
             seen += 1
             if seen == fatal_event:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -190,7 +197,8 @@ def save_and_die(directory, step, keep_last, fatal_event):
 
 @pytest.mark.parametrize("step", [2, 1], ids=["new step", "same step again"])
 def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, step):
-    """SIGKILL before every single file operation of a save, keep_last=1, until one save gets through."""
+    """SIGKILL before every single file operation of a save, keep_last=1, until one save gets
+    through."""
     for fatal_event in range(1, 200):
         directory = tmp_path / str(fatal_event)
         save(directory, 1, keep_last=1)
@@ -249,7 +257,9 @@ def test_a_failing_write_is_explained_and_harms_nothing(tmp_path, monkeypatch, e
 
 def save_with_file_limit(directory, size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    with pytest.raises(OSError, match=r"could not write the checkpoint of step 2 to .*step_00000001 is untouched"):
+    with pytest.raises(
+        OSError, match=r"could not write the checkpoint of step 2 to .*step_00000001 is untouched"
+    ):
         save(directory, 2, size=size)
     weights = {"w": {"w": torch.zeros(4)}}
     with pytest.raises(OSError, match="File too large"):
@@ -266,7 +276,9 @@ def test_a_real_write_that_does_not_fit(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"could not write the checkpoint of step 1 to .*Not a directory"):
+    with pytest.raises(
+        OSError, match=r"could not write the checkpoint of step 1 to .*Not a directory"
+    ):
         save(tmp_path / "file" / "run", 1)
 
 
@@ -279,8 +291,15 @@ def test_state_that_could_not_be_resumed_is_refused_at_saving(tmp_path):
 
 def test_atomic_write_replaces_or_leaves_alone(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    atomic_write_json(path, {"score": 1.5, "bad": float("nan"), "deep": [(1, float("inf"))], "at": Path("runs/a")})
-    assert json.loads(path.read_text()) == {"score": 1.5, "bad": None, "deep": [[1, None]], "at": "runs/a"}
+    atomic_write_json(
+        path, {"score": 1.5, "bad": float("nan"), "deep": [(1, float("inf"))], "at": Path("runs/a")}
+    )
+    assert json.loads(path.read_text()) == {
+        "score": 1.5,
+        "bad": None,
+        "deep": [[1, None]],
+        "at": "runs/a",
+    }
     before = path.read_text()
 
     def full(*_):
@@ -288,7 +307,8 @@ def test_atomic_write_replaces_or_leaves_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(
-        OSError, match=r"could not write results\.json to .*No space left on device.*another output folder"
+        OSError,
+        match=r"could not write results\.json to .*No space left on device.*another output folder",
     ):
         atomic_write_text(path, "new")
     assert path.read_text() == before
@@ -296,8 +316,18 @@ def test_atomic_write_replaces_or_leaves_alone(tmp_path, monkeypatch):
 
 
 def test_config_differences_are_all_named():
-    saved = {"objective": {"kl_coef": 0.01, "clip": [1, 2]}, "seed": 1, "num_steps": 10, "gone": True}
-    current = {"objective": {"kl_coef": 0.02, "clip": (1, 2)}, "seed": 2, "num_steps": 99, "new": Path("x")}
+    saved = {
+        "objective": {"kl_coef": 0.01, "clip": [1, 2]},
+        "seed": 1,
+        "num_steps": 10,
+        "gone": True,
+    }
+    current = {
+        "objective": {"kl_coef": 0.02, "clip": (1, 2)},
+        "seed": 2,
+        "num_steps": 99,
+        "new": Path("x"),
+    }
     with pytest.raises(ValueError, match="other settings") as caught:
         check_same_config(saved, current, {"num_steps"})
     lines = str(caught.value).splitlines()
@@ -310,5 +340,9 @@ def test_config_differences_are_all_named():
     assert "another output folder" in lines[5]
     assert "Free to change: num_steps." in lines[5]
     check_same_config(saved, {**saved, "num_steps": 5}, {"num_steps"})
-    with pytest.raises(ValueError, match=r"decoder\.num_steps"):  # only the path given may change, not its namesakes
-        check_same_config({"decoder": {"num_steps": 1}}, {"decoder": {"num_steps": 2}}, {"num_steps"})
+    with pytest.raises(
+        ValueError, match=r"decoder\.num_steps"
+    ):  # only the path given may change, not its namesakes
+        check_same_config(
+            {"decoder": {"num_steps": 1}}, {"decoder": {"num_steps": 2}}, {"num_steps"}
+        )

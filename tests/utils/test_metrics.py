@@ -1,4 +1,5 @@
-"""The metrics file of a resumed run equals an uninterrupted one; timers add up; progress speaks without a terminal."""
+"""The metrics file of a resumed run equals an uninterrupted one; timers add up; progress speaks
+without a terminal."""
 
 import contextlib
 import errno
@@ -22,9 +23,20 @@ def log_steps(logger, steps):
 
 def test_one_line_of_strict_json_per_step(tmp_path):
     logger = MetricsLogger(tmp_path / "run")
-    logger.log(1, {"reward/clip": 0.5, "rl/kl": float("nan"), "rl/ratio_max": float("inf"), "caption/tokens": 7})
+    logger.log(
+        1,
+        {
+            "reward/clip": 0.5,
+            "rl/kl": float("nan"),
+            "rl/ratio_max": float("inf"),
+            "caption/tokens": 7,
+        },
+    )
     line = (tmp_path / "run" / "metrics.jsonl").read_text()  # readable before closing
-    assert line == '{"step": 1, "reward/clip": 0.5, "rl/kl": null, "rl/ratio_max": null, "caption/tokens": 7}\n'
+    assert (
+        line == '{"step": 1, "reward/clip": 0.5, "rl/kl": null, "rl/ratio_max": null, '
+        '"caption/tokens": 7}\n'
+    )
     logger.sync()
     with pytest.raises(AssertionError, match="step 1 logged after step 1"):
         logger.log(1, {})
@@ -37,8 +49,12 @@ def test_resumed_file_equals_uninterrupted(tmp_path):
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "reward/cl')  # killed within a line
     log_steps(MetricsLogger(tmp_path / "cut", last_step=3), range(4, 8))
-    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    assert [row["step"] for row in read_metrics(tmp_path / "cut/metrics.jsonl")] == list(range(1, 8))
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (
+        tmp_path / "whole/metrics.jsonl"
+    ).read_bytes()
+    assert [row["step"] for row in read_metrics(tmp_path / "cut/metrics.jsonl")] == list(
+        range(1, 8)
+    )
 
 
 def test_half_a_line_is_dropped_even_when_its_step_is_kept(tmp_path):
@@ -63,7 +79,9 @@ def test_full_disk_is_explained(tmp_path, monkeypatch, failure):
     logger = MetricsLogger(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(metrics.os, "write", write)
-        with pytest.raises(OSError, match=r"could not write metrics\.jsonl to .*No space left on device"):
+        with pytest.raises(
+            OSError, match=r"could not write metrics\.jsonl to .*No space left on device"
+        ):
             logger.log(1, {})
     logger.close()
 
@@ -97,7 +115,10 @@ def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
 
 def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    for last_step, steps in ((-1, range(4)), (1, range(2, 5))):  # steps 2 and 3 come after the checkpoint: again
+    for last_step, steps in (
+        (-1, range(4)),
+        (1, range(2, 5)),
+    ):  # steps 2 and 3 come after the checkpoint: again
         logger = MetricsLogger(tmp_path, last_step=last_step, use_tensorboard=True)
         log_steps(logger, steps)
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
@@ -125,7 +146,9 @@ def test_progress_writes_plain_lines_without_a_terminal(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
     out = io.StringIO()
-    with TrainProgress("train", total=12, start=2, every_sec=15.0, console=Console(file=out)) as progress:
+    with TrainProgress(
+        "train", total=12, start=2, every_sec=15.0, console=Console(file=out)
+    ) as progress:
         for done in range(3, 13):
             clock[0] += 10
             progress.update(done, reward=done / 10)

@@ -23,7 +23,9 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 
 
 def test_a_device_is_not_replaced():
-    with pytest.raises(ValueError, match="/dev/null: expected a file to write, this is no regular file"):
+    with pytest.raises(
+        ValueError, match="/dev/null: expected a file to write, this is no regular file"
+    ):
         check_out_file(Path("/dev/null"))
 
 

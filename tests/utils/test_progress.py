@@ -1,4 +1,5 @@
-"""Signs of life: plain lines at most every 30 s, a live line on a terminal, nothing where nobody looks."""
+"""Signs of life: plain lines at most every 30 s, a live line on a terminal, nothing where nobody
+looks."""
 
 import contextlib
 import io
@@ -66,7 +67,9 @@ def test_phases_within_phases_count_for_the_outer_one(now: list[float]):
         with phase("dinov2"):
             for _ in track(range(2), "batches"):
                 now[0] += 10
-    assert out.getvalue().splitlines() == ["scoring 1/4 rewards, dinov2, batches 1/2  ETA 0m50s"]  # 30 s, 3 of 8
+    assert out.getvalue().splitlines() == [
+        "scoring 1/4 rewards, dinov2, batches 1/2  ETA 0m50s"
+    ]  # 30 s, 3 of 8
 
 
 def test_what_is_done_at_once_counts_at_once(now: list[float]):
@@ -99,7 +102,14 @@ def test_lines_of_a_run_are_signs_of_life_too(now: list[float]):
                 now[0] += seconds / 4
             bar.update(step + 1)
     lines = [line.split("  ")[0] for line in out.getvalue().splitlines()]
-    assert lines == ["train 1/4", "train 2/4", "captioning 2/4", "captioning 4/4", "train 3/4", "train 4/4"]
+    assert lines == [
+        "train 1/4",
+        "train 2/4",
+        "captioning 2/4",
+        "captioning 4/4",
+        "train 3/4",
+        "train 4/4",
+    ]
 
 
 def test_an_exception_ends_its_phases(now: list[float]):
@@ -233,7 +243,10 @@ def test_a_forked_process_has_no_part_in_it():
 
 
 def test_the_core_knows_no_rich():
-    code = "import sys; import uae.utils.progress; assert 'rich' not in sys.modules and 'torch' not in sys.modules"
+    code = (
+        "import sys; import uae.utils.progress; assert 'rich' not in sys.modules and 'torch' not "
+        "in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -241,4 +254,6 @@ def test_it_costs_next_to_nothing():
     began = time.process_time()
     for _ in track(range(100_000), "captioning"):
         pass
-    assert time.process_time() - began < 2  # 20 µs a unit, types checked; a token takes milliseconds
+    assert (
+        time.process_time() - began < 2
+    )  # 20 µs a unit, types checked; a token takes milliseconds

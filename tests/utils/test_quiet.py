@@ -1,4 +1,5 @@
-"""Libraries' chatter is silent where asked, their errors are not, and neither are our own warnings."""
+"""Libraries' chatter is silent where asked, their errors are not, and neither are our own
+warnings."""
 
 import logging
 import os
@@ -12,7 +13,7 @@ import huggingface_hub.utils as of_hub
 import pytest
 import transformers.utils.logging as of_transformers
 
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.utils.progress import show_phases
 from uae.utils.quiet import plain_warnings, quiet
 
@@ -24,12 +25,19 @@ def module(name: str, code: str) -> types.ModuleType:
     return made
 
 
-WARN = "import warnings\ndef warn(text, category, level=1):\n    warnings.warn(text, category, stacklevel=level)\n"
+WARN = (
+    "import warnings\ndef warn(text, category, level=1):\n    warnings.warn(text, category, "
+    "stacklevel=level)\n"
+)
 
 
 @pytest.mark.parametrize("category", [FutureWarning, DeprecationWarning, UserWarning])
-@pytest.mark.parametrize("name", ["transformers.modeling", "diffusers", "peft.utils", "torch.nn", "huggingface_hub"])
-def test_chatter_of_libraries_is_not_shown(capsys: pytest.CaptureFixture[str], name: str, category: type[Warning]):
+@pytest.mark.parametrize(
+    "name", ["transformers.modeling", "diffusers", "peft.utils", "torch.nn", "huggingface_hub"]
+)
+def test_chatter_of_libraries_is_not_shown(
+    capsys: pytest.CaptureFixture[str], name: str, category: type[Warning]
+):
     library = module(name, WARN)
     with plain_warnings():
         warnings.simplefilter("always")
@@ -41,12 +49,16 @@ def test_chatter_of_libraries_is_not_shown(capsys: pytest.CaptureFixture[str], n
 def test_what_others_warn_of_is_one_line(capsys: pytest.CaptureFixture[str]):
     with plain_warnings():
         warnings.simplefilter("always")
-        module("uae.models.sd3", WARN).warn("the projector\n  starts untrained", UserWarning)
+        module("uae.models.decoders.sd3", WARN).warn(
+            "the projector\n  starts untrained", UserWarning
+        )
         module("my_rewards", WARN).warn("no text in this picture", UserWarning)
         module("numpy", WARN).warn("overflow", RuntimeWarning)
         module("transformers", WARN).warn("NaN in the loss", RuntimeWarning)  # no chatter
         module("torch.cuda", WARN).warn("the driver is too old", UserWarning)
-        module("uae.rl", WARN).warn("Arrays are slow (Triggered internally at /pytorch/x.cpp:1)", UserWarning)
+        module("uae.rl", WARN).warn(
+            "Arrays are slow (Triggered internally at /pytorch/x.cpp:1)", UserWarning
+        )
     assert capsys.readouterr().err.splitlines() == [
         "warning: the projector starts untrained",
         "warning: no text in this picture",
@@ -56,7 +68,9 @@ def test_what_others_warn_of_is_one_line(capsys: pytest.CaptureFixture[str]):
     ]
 
 
-def test_warnings_that_are_asked_for_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_warnings_that_are_asked_for_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(sys, "warnoptions", ["default"])
     with plain_warnings():
         warnings.simplefilter("always")
@@ -67,7 +81,7 @@ def test_warnings_that_are_asked_for_are_shown(capsys: pytest.CaptureFixture[str
 def test_our_warnings_reach_those_who_record_them():
     with warnings.catch_warnings(record=True) as caught, quiet():
         warnings.simplefilter("always")
-        module("uae.models.sd3", WARN).warn("starts untrained", UserWarning)
+        module("uae.models.decoders.sd3", WARN).warn("starts untrained", UserWarning)
         module("transformers", WARN).warn("old way", FutureWarning)
     assert [str(warning.message) for warning in caught] == ["starts untrained"]
 
@@ -76,9 +90,18 @@ def settings() -> tuple:
     """All that quiet changes."""
     hook = of_transformers.set_tqdm_hook(None)
     of_transformers.set_tqdm_hook(hook)
-    levels = [logging.getLogger(name).level for name in ("transformers", "diffusers", "huggingface_hub")]
+    levels = [
+        logging.getLogger(name).level for name in ("transformers", "diffusers", "huggingface_hub")
+    ]
     bars = of_diffusers.is_progress_bar_enabled(), of_transformers.is_progress_bar_enabled()
-    return hook, *levels, *bars, of_hub.are_progress_bars_disabled(), warnings.showwarning, warnings.filters[:]
+    return (
+        hook,
+        *levels,
+        *bars,
+        of_hub.are_progress_bars_disabled(),
+        warnings.showwarning,
+        warnings.filters[:],
+    )
 
 
 @pytest.fixture
@@ -110,19 +133,26 @@ def test_a_users_own_settings_come_back():
 def test_loading_says_nothing_but_errors():
     """In a fresh process, whose libraries have said nothing yet."""
     code = """
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.utils.quiet import quiet
 load_model("tiny")
 import diffusers.utils.logging, transformers.utils.logging
-loggers = [transformers.utils.logging.get_logger("transformers.x"), diffusers.utils.logging.get_logger("diffusers.x")]
+loggers = [
+    transformers.utils.logging.get_logger("transformers.x"),
+    diffusers.utils.logging.get_logger("diffusers.x"),
+]
 with quiet():
     for logger in loggers:
         logger.warning("LOAD REPORT")
         logger.error("this file is broken")
 loggers[0].warning("after loading")
 """
-    variables = {name: value for name, value in os.environ.items() if not name.endswith("_VERBOSITY")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120)
+    variables = {
+        name: value for name, value in os.environ.items() if not name.endswith("_VERBOSITY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120
+    )
     assert done.returncode == 0 and done.stdout == ""
     said = [line.removeprefix("[transformers] ") for line in done.stderr.splitlines()]
     assert said == ["this file is broken", "this file is broken", "after loading"]
@@ -148,5 +178,7 @@ def test_what_a_library_counts_is_a_phase():
 
 def test_commands_set_it_up_before_libraries_are_imported():
     """A warning at import is chatter too."""
-    code = "import sys, uae.cli; assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)"
+    code = (
+        "import sys, uae.cli; assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ)

@@ -1,4 +1,5 @@
-"""Draws depend on their key alone, are the same bits everywhere, and have the right distribution."""
+"""Draws depend on their key alone, are the same bits everywhere, and have the right
+distribution."""
 
 import math
 import time
@@ -12,9 +13,13 @@ from uae.utils.seed import make_generator, normals, seed_everything, uniforms
 
 def test_draws_do_not_depend_on_the_batch_split():
     whole = uniforms(7, 3, range(8), "tokens", 48)
-    parts = torch.cat([uniforms(7, 3, [0, 1, 2], "tokens", 48), uniforms(7, 3, torch.arange(3, 8), "tokens", 48)])
+    parts = torch.cat(
+        [uniforms(7, 3, [0, 1, 2], "tokens", 48), uniforms(7, 3, torch.arange(3, 8), "tokens", 48)]
+    )
     assert torch.equal(whole, parts)
-    assert torch.equal(uniforms(7, 3, [5], "tokens", 20), whole[5:6, :20])  # nor on the length asked for
+    assert torch.equal(
+        uniforms(7, 3, [5], "tokens", 20), whole[5:6, :20]
+    )  # nor on the length asked for
     noise = normals(7, 3, range(4), "start", (2, 3, 3))
     assert torch.equal(normals(7, 3, [2], "start", (2, 3, 3)), noise[2:3])
 
@@ -66,7 +71,9 @@ def test_inverse_normal_equals_torch():
     from uae.utils.seed import _inverse_normal
 
     p = np.concatenate([np.logspace(-16, -1.5, 500), np.linspace(0.001, 0.999, 500)])
-    np.testing.assert_allclose(_inverse_normal(p), torch.special.ndtri(torch.from_numpy(p)).numpy(), atol=2e-8)
+    np.testing.assert_allclose(
+        _inverse_normal(p), torch.special.ndtri(torch.from_numpy(p)).numpy(), atol=2e-8
+    )
 
 
 def test_uniforms_are_cheap():
@@ -80,7 +87,11 @@ def test_uniforms_are_cheap():
 
 
 def test_generators_and_global_seed():
-    first, again, other = make_generator(1, "shuffle"), make_generator(1, "shuffle"), make_generator(2, "shuffle")
+    first, again, other = (
+        make_generator(1, "shuffle"),
+        make_generator(1, "shuffle"),
+        make_generator(2, "shuffle"),
+    )
     draw = torch.rand(4, generator=first)
     assert torch.equal(draw, torch.rand(4, generator=again))
     assert not torch.equal(draw, torch.rand(4, generator=other))

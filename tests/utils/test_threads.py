@@ -15,11 +15,19 @@ def spin_count(code: str, **variables: str) -> str:
     """What GNU's OpenMP says it has read, in a process that runs ``code``."""
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | variables | {"OMP_DISPLAY_ENV": "verbose"},
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env=environment | variables | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
-    found = [line.split("=")[1].strip(" '") for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    found = [
+        line.split("=")[1].strip(" '")
+        for line in done.stderr.splitlines()
+        if "GOMP_SPINCOUNT" in line
+    ]
     if not found:
         pytest.skip("this torch brings another OpenMP than GNU's")
     return found[0]
@@ -27,9 +35,13 @@ def spin_count(code: str, **variables: str) -> str:
 
 @pytest.mark.parametrize(
     "code",
-    ["import uae, torch", "from uae.models import loading", "import tests.conftest",
-     "import sys; sys.path.insert(0, 'examples'); import third_family"],
-)  # fmt: skip
+    [
+        "import uae, torch",
+        "from uae.models import loading",
+        "import tests.conftest",
+        "import sys; sys.path.insert(0, 'examples'); import third_family",
+    ],
+)
 def test_threads_spin_briefly(code: str):
     assert spin_count(code) == "1000"
 

@@ -1,8 +1,9 @@
-"""Two folders of images, paired for Unified-Bench: a reconstruction is called as its source, or ``recon_`` before that.
+"""Two folders of images, paired for Unified-Bench: a reconstruction is called as its source, or
+``recon_`` before that.
 
-A name with its extension, or with ``.png`` after it, counts before a name without; one that is the same byte for byte
-before one that is the same text, composed or decomposed. Nothing is left out silently: sources without a reconstruction
-and reconstructions without a source are returned.
+A name with its extension, or with ``.png`` after it, counts before a name without; one that is the
+same byte for byte before one that is the same text, composed or decomposed. Nothing is left out
+silently: sources without a reconstruction and reconstructions without a source are returned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from unicodedata import normalize
 from torch import Tensor
 
 from uae.data.folders import PREFIX, ImageListing, list_images, shortened
-from uae.data.images import read_image, shown
+from uae.images.read import read_image, shown
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Pairing:
 
 
 class LazyImages(Sequence[Tensor]):
-    """Image files as a sequence of ``[3 h w]``, read when asked for; an unreadable one raises ``ImageError`` then."""
+    """Image files as a sequence of ``[3 h w]``, read when asked for; an unreadable one raises
+    ``ImageError`` then."""
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
@@ -56,26 +58,36 @@ def pair_folders(source_dir: Path, recon_dir: Path) -> Pairing:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder of images, this is a file")
     if source_dir.resolve() == recon_dir.resolve():
-        raise ValueError(f"expected two folders, got {source_dir} as sources and as reconstructions")
+        raise ValueError(
+            f"expected two folders, got {source_dir} as sources and as reconstructions"
+        )
     sources = list_images(source_dir, recon_dir)
     reconstructions = list_images(recon_dir, source_dir, takes_outputs=True)
     matches = match(sources.names, reconstructions.names, recon_dir)
     if not matches:
         raise ValueError(
-            f"no pairs: none of the {len(sources.names)} images in {source_dir} has a reconstruction of the same name, "
-            f"or {PREFIX}NAME, among the {len(reconstructions.names)} in {recon_dir} "
-            f"(for example {shown(sources.names[0])} and {shown(reconstructions.names[0])})"
+            f"no pairs: none of the {len(sources.names)} images in {source_dir} has a "
+            f"reconstruction of the same name, or {PREFIX}NAME, among the "
+            f"{len(reconstructions.names)} in {recon_dir} (for example {shown(sources.names[0])} "
+            f"and {shown(reconstructions.names[0])})"
         )
     taken = set(matches.values())
     return Pairing(
         names=[str(name) for name in matches],
         sources=_files(sources, list(matches)),
         reconstructions=_files(reconstructions, list(matches.values())),
-        unmatched_sources={str(name): "no reconstruction" for name in sources.names if name not in matches},
-        unmatched_reconstructions=[str(name) for name in reconstructions.names if name not in taken],
-        remarks=[f"{folder}: {remark}" for folder, found in ((source_dir, sources), (recon_dir, reconstructions))
-                 for remark in found.remarks()],
-    )  # fmt: skip
+        unmatched_sources={
+            str(name): "no reconstruction" for name in sources.names if name not in matches
+        },
+        unmatched_reconstructions=[
+            str(name) for name in reconstructions.names if name not in taken
+        ],
+        remarks=[
+            f"{folder}: {remark}"
+            for folder, found in ((source_dir, sources), (recon_dir, reconstructions))
+            for remark in found.remarks()
+        ],
+    )
 
 
 def _files(listing: ImageListing, names: Sequence[Path]) -> list[Path]:
@@ -83,10 +95,13 @@ def _files(listing: ImageListing, names: Sequence[Path]) -> list[Path]:
     return [file[name] for name in names]
 
 
-def match(sources: Sequence[Path], reconstructions: Sequence[Path], recon_dir: Path) -> dict[Path, Path]:
+def match(
+    sources: Sequence[Path], reconstructions: Sequence[Path], recon_dir: Path
+) -> dict[Path, Path]:
     """The reconstruction of each source that has one, in the order of the sources.
 
-    Where several could be one's, those that another source can alone have are taken off, until one is left.
+    Where several could be one's, those that another source can alone have are taken off, until one
+    is left.
 
     Raises:
         ValueError: when more than one is left, or two sources could have but the same.
@@ -97,27 +112,42 @@ def match(sources: Sequence[Path], reconstructions: Sequence[Path], recon_dir: P
         owners: dict[Path, Path] = {}
         for source, file in sole.items():
             if file in owners:
-                raise ValueError(f"{recon_dir}: {shown(file)} could be the reconstruction of {shown(owners[file])} and "
-                                 f"of {shown(source)}; call it {PREFIX}NAME.png after the whole name")  # fmt: skip
+                raise ValueError(
+                    f"{recon_dir}: {shown(file)} could be the reconstruction of "
+                    f"{shown(owners[file])} and of {shown(source)}; call it {PREFIX}NAME.png "
+                    "after the whole name"
+                )
             owners[file] = source
         matches |= sole
-        claims = {source: [f for f in claimed if f not in owners] for source, claimed in claims.items()}
+        claims = {
+            source: [f for f in claimed if f not in owners] for source, claimed in claims.items()
+        }
     for source, claimed in claims.items():
         if claimed:
-            raise ValueError(f"{recon_dir}: both {shown(claimed[0])} and {shown(claimed[1])} could be the "
-                             f"reconstruction of {shown(source)}; remove one")  # fmt: skip
+            raise ValueError(
+                f"{recon_dir}: both {shown(claimed[0])} and {shown(claimed[1])} could be the "
+                f"reconstruction of {shown(source)}; remove one"
+            )
     return {source: matches[source] for source in sources if source in matches}
 
 
 def find_claims(sources: Sequence[Path], reconstructions: Sequence[Path]) -> dict[Path, list[Path]]:
-    """The files that could be each source's reconstruction: of several grounds, by the best that finds any."""
+    """The files that could be each source's reconstruction: of several grounds, by the best that
+    finds any."""
     grounds = [
         (form, part, _index(reconstructions, form, part))
         for part in ("name", "stem")
         for form in (_as_it_is, _composed)
     ]
     return {
-        source: next((found for form, part, index in grounds if (found := _called_as(source, form, part, index))), [])
+        source: next(
+            (
+                found
+                for form, part, index in grounds
+                if (found := _called_as(source, form, part, index))
+            ),
+            [],
+        )
         for source in sources
     }
 
@@ -132,7 +162,9 @@ def _index(files: Sequence[Path], form: Callable[[Path], str], part: str) -> dic
     return index
 
 
-def _called_as(source: Path, form: Callable[[Path], str], part: str, index: dict[str, list[Path]]) -> list[Path]:
+def _called_as(
+    source: Path, form: Callable[[Path], str], part: str, index: dict[str, list[Path]]
+) -> list[Path]:
     name = source.name if part == "name" else source.stem
     wanted = dict.fromkeys((name, f"{PREFIX}{name}", f"{PREFIX}{shortened(name)}"))
     return [file for called in wanted for file in index.get(form(source.with_name(called)), ())]

@@ -30,7 +30,8 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % interval (JASA 22, 1927), times 100: honest near 0 and 100 % and for few cases."""
+        """Wilson's 95 % interval (JASA 22, 1927), times 100: honest near 0 and 100 % and for few
+        cases."""
         if not self.total:
             return None
         p, n, z2 = self.right / self.total, self.total, _Z * _Z
@@ -40,7 +41,13 @@ class Share:
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval or (None, None)
-        return {"percent": self.percent, "low": low, "high": high, "right": self.right, "total": self.total}
+        return {
+            "percent": self.percent,
+            "low": low,
+            "high": high,
+            "right": self.right,
+            "total": self.total,
+        }
 
 
 def shares_to_json(shares: Mapping[str, Share]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Unified-Bench, Protocol 1: how much of an image survives image -> caption -> image (arXiv 2509.09666).
+"""Unified-Bench, Protocol 1: how much of an image survives image -> caption -> image (arXiv
+2509.09666).
 
 For each backbone ``s = 100 * mean_i cos(f(x_i), f(x̂_i))``, each with its own preprocessing;
 ``Unified-Score = plain mean over the four backbones`` clip, longclip, dinov2, dinov3.
 
-Deviations from the official scorer: the overall is strict (a backbone that is missing or fails makes the result
-*partial* and its Unified-Score None, where the official one averages the rest); images that could not be scored are
-listed; bootstrap confidence intervals; and a rescaled score ``(s - s_shuffled) / (100 - s_shuffled) * 100``, where
-``s_shuffled`` is the mean over all mismatched pairs (i, j != i), so that 0 means "no better than another image".
+Deviations from the official scorer: the overall is strict (a backbone that is missing or fails
+makes the result *partial* and its Unified-Score None, where the official one averages the rest);
+images that could not be scored are listed; bootstrap confidence intervals; and a rescaled score
+``(s - s_shuffled) / (100 - s_shuffled) * 100``, where ``s_shuffled`` is the mean over all
+mismatched pairs (i, j != i), so that 0 means "no better than another image".
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from torch import Tensor
 
 from uae.bench.pairing import LazyImages, Pairing, pair_folders
 from uae.bench.unified_result import BACKBONES, BackboneScore, Interval, UnifiedResult
-from uae.data.images import ImageError
-from uae.rewards.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
-from uae.rewards.sources import architecture_of
-from uae.utils.checkpoint import atomic_write_json
+from uae.images.read import ImageError
+from uae.similarity.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
+from uae.similarity.checkpoints import architecture_of
+from uae.utils.files import atomic_write_json
 from uae.utils.outputs import check_out_file
 from uae.utils.progress import track
 
 CONFIDENCE = 0.95
-Images = Tensor | Sequence  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
+Images = (
+    Tensor | Sequence
+)  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
 
 
 def score_pairs(
@@ -45,18 +49,25 @@ def score_pairs(
     num_bootstrap: int = 2000,
     seed: int = 0,
 ) -> UnifiedResult:
-    """Score N reconstructions against their sources: ``[N 3 h w]``, or sequences of ``[3 h w]`` of any sizes.
+    """Score N reconstructions against their sources: ``[N 3 h w]``, or sequences of ``[3 h w]`` of
+    any sizes.
 
-    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as unscored.
+    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as
+    unscored.
     """
     for name in backbones:
         architecture_of(name)
     loaders = {name: lambda backbone=backbone: backbone for name, backbone in backbones.items()}
     names = [str(i) for i in range(len(sources))] if names is None else list(names)
     return score_with(
-        loaders, sources, reconstructions, names,
-        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed,
-    )  # fmt: skip
+        loaders,
+        sources,
+        reconstructions,
+        names,
+        batch_size=batch_size,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+    )
 
 
 def run_folders(
@@ -73,12 +84,13 @@ def run_folders(
     made: Mapping[str, Any] | None = None,
     pairs: Pairing | None = None,
 ) -> UnifiedResult:
-    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``; ``made``: how the
-    reconstructions were, to be recorded; ``pairs``: which belong together, by default as their names say.
+    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``;
+    ``made``: how the reconstructions were, to be recorded; ``pairs``: which belong together, by
+    default as their names say.
 
-    ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked before any work;
-    one that can't be used is an error, or with ``allow_partial`` leaves a partial result. Backbones are in memory one
-    at a time.
+    ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked
+    before any work; one that can't be used is an error, or with ``allow_partial`` leaves a partial
+    result. Backbones are in memory one at a time.
     """
     unusable = check_backbones(backbones, allow_partial)
     if out is not None:
@@ -92,18 +104,28 @@ def run_folders(
         if name not in unusable
     }
     result = score_with(
-        loaders, LazyImages(pairs.sources), LazyImages(pairs.reconstructions), pairs.names,
-        failures=unusable, unmatched=pairs.unmatched_sources, extra_reconstructions=pairs.unmatched_reconstructions,
-        batch_size=batch_size, num_bootstrap=num_bootstrap, seed=seed,
+        loaders,
+        LazyImages(pairs.sources),
+        LazyImages(pairs.reconstructions),
+        pairs.names,
+        failures=unusable,
+        unmatched=pairs.unmatched_sources,
+        extra_reconstructions=pairs.unmatched_reconstructions,
+        batch_size=batch_size,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
         settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir), **(made or {})},
-    )  # fmt: skip
+    )
     if out is not None:
         atomic_write_json(out, result.to_json())
     return result
 
 
-def check_backbones(backbones: Mapping[str, str | Path | None], allow_partial: bool) -> dict[str, str]:
-    """Backbones that the result must do without, with the reason; an error unless it may, and has others."""
+def check_backbones(
+    backbones: Mapping[str, str | Path | None], allow_partial: bool
+) -> dict[str, str]:
+    """Backbones that the result must do without, with the reason; an error unless it may, and has
+    others."""
     unusable = find_unusable(backbones)
     if unusable and not (allow_partial and len(unusable) < len(backbones)):
         raise BackboneError("\n".join(unusable.values()))
@@ -111,7 +133,8 @@ def check_backbones(backbones: Mapping[str, str | Path | None], allow_partial: b
 
 
 def find_unusable(backbones: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """Backbones whose source can't be used, with the reason; a name that is none of the four is an error."""
+    """Backbones whose source can't be used, with the reason; a name that is none of the four is an
+    error."""
     reasons = {}
     for name, source in backbones.items():
         architecture_of(name)
@@ -151,7 +174,9 @@ def score_with(
         except Exception as error:  # out of memory, NaN …: the result says so and is partial
             failures[name] = f"{type(error).__name__}: {error}"
     if not measured:
-        raise ValueError("no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items()))
+        raise ValueError(
+            "no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items())
+        )
     broken = next(iter(measured.values())).broken
     scores, overall = summarise(measured, num_bootstrap, seed)
     return UnifiedResult(
@@ -162,16 +187,21 @@ def score_with(
         unscored={**(unmatched or {}), **broken},
         extra_reconstructions=list(extra_reconstructions),
         settings={
-            "num_bootstrap": num_bootstrap, "seed": seed, "confidence": CONFIDENCE, "batch_size": batch_size,
+            "num_bootstrap": num_bootstrap,
+            "seed": seed,
+            "confidence": CONFIDENCE,
+            "batch_size": batch_size,
             **(settings or {}),
         },
-    )  # fmt: skip
+    )
 
 
 def check_pairs(sources: Any, reconstructions: Any, names: list[str]) -> None:
     if not len(sources) == len(reconstructions) == len(names) == len(set(names)):
-        raise ValueError(f"expected as many sources, reconstructions and different names, got {len(sources)}, "
-                         f"{len(reconstructions)} and {len(set(names))}")  # fmt: skip
+        raise ValueError(
+            f"expected as many sources, reconstructions and different names, got {len(sources)}, "
+            f"{len(reconstructions)} and {len(set(names))}"
+        )
     if not names:
         raise ValueError("expected at least one pair of images, got none")
 
@@ -201,13 +231,18 @@ def measure(
 ) -> Measurement:
     """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
 
-    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) / (N (N - 1))``.
+    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) / (N
+    (N - 1))``.
     """
     similarities: dict[str, float] = {}
     broken: dict[str, str] = {}
     source_sum = recon_sum = torch.zeros((), dtype=torch.float64)
-    for start in track(range(0, len(names), batch_size), f"scoring with {backbone.name}", "batches"):
-        pairs = read_batch(sources, reconstructions, names[start : start + batch_size], start, broken)
+    for start in track(
+        range(0, len(names), batch_size), f"scoring with {backbone.name}", "batches"
+    ):
+        pairs = read_batch(
+            sources, reconstructions, names[start : start + batch_size], start, broken
+        )
         if not pairs:
             continue
         a = backbone.embed([source for source, _ in pairs.values()]).double().cpu()
@@ -249,15 +284,18 @@ def read_batch(
     return pairs
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
+# --- statistics ----------------------------------------------------------------------------------
 
 
 def summarise(
     measured: Mapping[str, Measurement], num_bootstrap: int, seed: int
 ) -> tuple[dict[str, BackboneScore], Interval]:
-    """Scores with confidence intervals; the second value is the interval of the mean over these backbones."""
+    """Scores with confidence intervals; the second value is the interval of the mean over these
+    backbones."""
     pairs = list(next(iter(measured.values())).similarities)
-    cosines = torch.tensor([[m.similarities[name] for m in measured.values()] for name in pairs], dtype=torch.float64)
+    cosines = torch.tensor(
+        [[m.similarities[name] for m in measured.values()] for name in pairs], dtype=torch.float64
+    )
     *intervals, overall = bootstrap_intervals(cosines, num_bootstrap, seed)
     scores = {
         name: BackboneScore(m.similarities, m.shuffled, interval, m.provenance, m.preprocess)
@@ -266,11 +304,19 @@ def summarise(
     return scores, overall
 
 
-def bootstrap_intervals(cosines: Float[Tensor, "N M"], num_bootstrap: int, seed: int) -> list[Interval]:
-    """Percentile intervals of M means over N images, and of the mean of the M; images are drawn with replacement."""
-    values = np.concatenate([cosines.numpy(), cosines.numpy().mean(axis=1, keepdims=True)], axis=1) * 100
+def bootstrap_intervals(
+    cosines: Float[Tensor, "N M"], num_bootstrap: int, seed: int
+) -> list[Interval]:
+    """Percentile intervals of M means over N images, and of the mean of the M; images are drawn
+    with replacement."""
+    values = (
+        np.concatenate([cosines.numpy(), cosines.numpy().mean(axis=1, keepdims=True)], axis=1) * 100
+    )
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean(axis=0) for _ in range(num_bootstrap)]
+    means = [
+        values[rng.integers(len(values), size=len(values))].mean(axis=0)
+        for _ in range(num_bootstrap)
+    ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]

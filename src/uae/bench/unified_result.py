@@ -1,4 +1,5 @@
-"""What Unified-Bench found: scores by backbone, the strict Unified-Score, and the JSON in the official layout.
+"""What Unified-Bench found: scores by backbone, the strict Unified-Score, and the JSON in the
+official layout.
 
 The official keys hold plain cosines; what we add stands under ``uae`` and is times 100.
 """
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import uae
-from uae.rewards.backbones import ARCHITECTURES
+from uae.similarity.backbones import ARCHITECTURES
 
 BACKBONES = tuple(ARCHITECTURES)
 
@@ -82,11 +83,16 @@ class UnifiedResult:
     @property
     def unified_score(self) -> float | None:
         """Plain mean of the four backbones; None if partial."""
-        return None if self.partial else float(np.mean([score.score for score in self.scores.values()]))
+        return (
+            None
+            if self.partial
+            else float(np.mean([score.score for score in self.scores.values()]))
+        )
 
     @property
     def rescaled_score(self) -> float | None:
-        """Plain mean of the four rescaled scores; None if partial or if there was nothing to shuffle."""
+        """Plain mean of the four rescaled scores; None if partial or if there was nothing to
+        shuffle."""
         rescaled = [score.rescaled for score in self.scores.values() if score.rescaled is not None]
         return float(np.mean(rescaled)) if len(rescaled) == len(BACKBONES) else None
 
@@ -103,8 +109,12 @@ class UnifiedResult:
         averages = {name: score.score / 100 for name, score in self.scores.items()}
         return {
             "model_types": list(self.scores),
-            "similarities_by_model": {name: score.similarities for name, score in self.scores.items()},
-            "statistics_by_model": {name: self.statistics(score) for name, score in self.scores.items()},
+            "similarities_by_model": {
+                name: score.similarities for name, score in self.scores.items()
+            },
+            "statistics_by_model": {
+                name: self.statistics(score) for name, score in self.scores.items()
+            },
             "summary": {
                 "models_used": list(self.scores),
                 "average_scores_by_model": averages,

@@ -1,4 +1,5 @@
-"""Unified-Bench results for people: a table beside the published rows, and what could not be scored."""
+"""Unified-Bench results for people: a table beside the published rows, and what could not be
+scored."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.unified_result import BACKBONES, UnifiedResult
-from uae.data.images import shown
-from uae.rewards.backbones import TINY
+from uae.images.read import shown
+from uae.similarity.backbones import TINY
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
 MAX_LISTED = 10
@@ -56,7 +57,11 @@ def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
     table.add_row("  95 % from", *interval_row(result, "low"))
     table.add_row("  95 % to", *interval_row(result, "high"))
     table.add_row("  shuffled pairs", *(number(shuffled(result, name)) for name in BACKBONES), "")
-    table.add_row("  rescaled", *(number(rescaled(result, name)) for name in BACKBONES), number(result.rescaled_score))
+    table.add_row(
+        "  rescaled",
+        *(number(rescaled(result, name)) for name in BACKBONES),
+        number(result.rescaled_score),
+    )
     return Group(table, *(Text(note) for note in notes(result)))
 
 
@@ -66,13 +71,18 @@ def comparable(result: UnifiedResult) -> bool:
 
 
 def scores_row(result: UnifiedResult) -> list[str]:
-    cells = [number(result.scores[name].score if name in result.scores else None) for name in BACKBONES]
+    cells = [
+        number(result.scores[name].score if name in result.scores else None) for name in BACKBONES
+    ]
     return [*cells, "partial" if result.partial else number(result.unified_score)]
 
 
 def interval_row(result: UnifiedResult, end: Literal["low", "high"]) -> list[str]:
     found = [result.scores[name].interval if name in result.scores else None for name in BACKBONES]
-    return [number(interval and getattr(interval, end)) for interval in (*found, result.overall_interval)]
+    return [
+        number(interval and getattr(interval, end))
+        for interval in (*found, result.overall_interval)
+    ]
 
 
 def shuffled(result: UnifiedResult, name: str) -> float | None:

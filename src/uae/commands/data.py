@@ -26,25 +26,28 @@ from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
 PROMPT = (
-    "Describe this image in at least 350 words, so that someone who has never seen it could paint it from your words "
-    "alone. Begin with the scene as a whole, then go through it part by part: every object with its kind, number, "
-    "colour, material, shape, size and state; where each is, and how it stands to the others; people with their pose, "
-    "clothing and expression; any text, word for word; the background, the light, the viewpoint and the style. Write "
-    "plain paragraphs without headings or lists. Say only what can be seen, do not guess, and do not repeat yourself."
+    "Describe this image in at least 350 words, so that someone who has never seen it could "
+    "paint it from your words alone. Begin with the scene as a whole, then go through it part by "
+    "part: every object with its kind, number, colour, material, shape, size and state; where "
+    "each is, and how it stands to the others; people with their pose, clothing and expression; "
+    "any text, word for word; the background, the light, the viewpoint and the style. Write "
+    "plain paragraphs without headings or lists. Say only what can be seen, do not guess, and do "
+    "not repeat yourself."
 )
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Caption folders of images at length, by an endpoint or a local model. The same command resumes."""
+    """Caption folders of images at length, by an endpoint or a local model. The same command
+    resumes."""
 
     folders: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders of images, or image files."""
     out: Path
     """Folder for the journal and the shards; keep it to resume."""
     endpoint: str | None = None
-    """URL that speaks OpenAI's chat completions, such as http://localhost:8000/v1; the key is the environment's
-    OPENAI_API_KEY."""
+    """URL that speaks OpenAI's chat completions, such as http://localhost:8000/v1; the key is the
+    environment's OPENAI_API_KEY."""
     model: str | None = None
     """For --endpoint: the model's name there."""
     local: str | None = None
@@ -64,7 +67,8 @@ class Arguments:
     attempts: int = 2
     """How often an image is asked about until a caption is accepted."""
     near_bits: int = 2
-    """Images whose 64-bit hashes differ in at most so many bits are near-duplicates; -1 looks for equal files only."""
+    """Images whose 64-bit hashes differ in at most so many bits are near-duplicates; -1 looks for
+    equal files only."""
     price_in: float = 0.0
     """Per million prompt tokens, for the cost line."""
     price_out: float = 0.0
@@ -80,7 +84,8 @@ def main(arguments: list[str]) -> None:
 
 
 def longcap(args: Arguments) -> None:
-    """Look through the folders, ask for what is missing, write shards, and say what became of each image."""
+    """Look through the folders, ask for what is missing, write shards, and say what became of each
+    image."""
     check(args)
     model = args.model or args.local or ""
     listing = list_images(args.folders)
@@ -94,8 +99,12 @@ def longcap(args: Arguments) -> None:
         unanswered = ask_for_missing(once, journal, args)
         outcome = outcome_of(found, twice, journal, unanswered)
         write_left_out(outcome, args.out / "left_out.jsonl")
-        shards = write_shards(outcome.captioned, journal, model, args.out / "shards", args.shard_size)
-        Console().print(outcome_table(outcome, journal, (args.price_in, args.price_out), len(shards)))
+        shards = write_shards(
+            outcome.captioned, journal, model, args.out / "shards", args.shard_size
+        )
+        Console().print(
+            outcome_table(outcome, journal, (args.price_in, args.price_out), len(shards))
+        )
     print(f"shards: {args.out / 'shards'}   left out, with reasons: {args.out / 'left_out.jsonl'}")
     if unanswered:
         raise SystemExit(3)
@@ -108,12 +117,18 @@ def check(args: Arguments) -> None:
     if (args.endpoint is None) != (args.model is None):
         raise ValueError("--endpoint URL and --model NAME go together")
     if args.endpoint is not None and not is_url(args.endpoint):
-        raise ValueError(f"--endpoint: expected a URL such as http://localhost:8000/v1, got {args.endpoint}")
+        raise ValueError(
+            f"--endpoint: expected a URL such as http://localhost:8000/v1, got {args.endpoint}"
+        )
     for name in ("max_tokens", "concurrency", "attempts", "shard_size"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}"
+            )
     if args.requests_per_minute is not None and args.requests_per_minute <= 0:
-        raise ValueError(f"--requests-per-minute must be more than 0, got {args.requests_per_minute}")
+        raise ValueError(
+            f"--requests-per-minute must be more than 0, got {args.requests_per_minute}"
+        )
     if not -1 <= args.near_bits <= 15:
         raise ValueError(f"--near-bits must be from -1 to 15, got {args.near_bits}")
     check_out_folder(args.out)
@@ -135,7 +150,11 @@ def ask_for_missing(pictures: list[Picture], journal: Journal, args: Arguments) 
     missing = [picture for picture in pictures if journal.should_ask(picture.sha256)]
     if not missing:
         return {}
-    num_done, num_before, began = len(pictures) - len(missing), journal.num_captions, time.monotonic()
+    num_done, num_before, began = (
+        len(pictures) - len(missing),
+        journal.num_captions,
+        time.monotonic(),
+    )
     with TrainProgress("captioning", len(pictures), start=num_done) as progress:
 
         def on_done() -> None:
@@ -159,7 +178,9 @@ def spent(journal: Journal, args: Arguments) -> dict[str, float]:
 
 def captioner_of(args: Arguments) -> Captioner:
     if args.endpoint and args.model:
-        return endpoint_captioner(args.endpoint, args.model, args.prompt, args.max_tokens, args.requests_per_minute)
+        return endpoint_captioner(
+            args.endpoint, args.model, args.prompt, args.max_tokens, args.requests_per_minute
+        )
     assert args.local
     quiet_libraries()
     return local_captioner(args.local, args.prompt, args.max_tokens)

@@ -1,4 +1,5 @@
-"""``uae export MODEL OUT``: one model without adapters, in one dtype, and how much of what was learnt survives that."""
+"""``uae export MODEL OUT``: one model without adapters, in one dtype, and how much of what was
+learnt survives that."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ WANTED = 0.99  # of the update
 
 @dataclass(frozen=True)
 class Arguments:
-    """Merge a trained model's adapters into its weights, as plain `transformers` and `diffusers` folders."""
+    """Merge a trained model's adapters into its weights, as plain `transformers` and `diffusers`
+    folders."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A folder that uae wrote, or anything else that --model takes."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the merged model."""
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """Of its weights. bf16 loses updates below half a percent of a weight: look at what survives."""
+    """Of its weights. bf16 loses updates below half a percent of a weight: look at what
+    survives."""
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +40,9 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     args = tyro.cli(Arguments, args=arguments, prog="uae export")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise ValueError(f"expected a new folder to export to, {args.out} is not empty; name another")
+        raise ValueError(
+            f"expected a new folder to export to, {args.out} is not empty; name another"
+        )
     check_out_folder(args.out)
     found = export(args.model, args.out, DTYPES[args.dtype])
     if found is None:
@@ -55,6 +60,11 @@ def show(found: dict[str, Survival], dtype: str) -> None:
     Console().print(table)
     worst: Any = min((survival.share for survival in found.values()), default=1.0)
     if worst < WANTED:
-        print(f"warning: {dtype} keeps {100 * worst:.1f} % of what was learnt, wanted {100 * WANTED:.0f} %: its steps "
-              "are larger than most of the update. Take --dtype fp32, or the model as it is, adapters on their base",
-              file=sys.stderr)  # fmt: skip
+        print(
+            (
+                f"warning: {dtype} keeps {100 * worst:.1f} % of what was learnt, wanted "
+                f"{100 * WANTED:.0f} %: its steps are larger than most of the update. Take --dtype "
+                "fp32, or the model as it is, adapters on their base"
+            ),
+            file=sys.stderr,
+        )

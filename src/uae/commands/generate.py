@@ -3,7 +3,8 @@
     OUT/00000/metadata.jsonl    the prompt's line, as it was given
     OUT/00000/samples/00000.png …
 
-A prompt's images depend on its place in the file and the seed alone. What is there already is not painted again.
+A prompt's images depend on its place in the file and the seed alone. What is there already is not
+painted again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from uae.commands.reconstruct import save_png
 from uae.config import DecodeOptions, changed
 from uae.data.folders import note_outputs
 from uae.data.prompts import read_prompts
-from uae.models.loading import load_model
-from uae.utils.checkpoint import atomic_write_json, atomic_write_text, check_same_config, json_ready
+from uae.images.write import save_png
+from uae.models.load import load_model
+from uae.utils.checkpoint import check_same_config
+from uae.utils.files import atomic_write_json, atomic_write_text, json_ready
 from uae.utils.outputs import check_out_folder
 from uae.utils.progress import track
 from uae.utils.quiet import quiet_libraries
@@ -32,8 +34,9 @@ class Arguments:
     """Paint prompts, for GenEval, DPG-Bench and the like."""
 
     prompts: Annotated[Path, tyro.conf.Positional]
-    """A .jsonl or .json file of objects with a `prompt`, as GenEval's evaluation_metadata.jsonl, or of strings; a .csv
-    or .tsv table with a column of prompts, as PartiPrompts.tsv; or a .txt file with a prompt in each line."""
+    """A .jsonl or .json file of objects with a `prompt`, as GenEval's evaluation_metadata.jsonl, or
+    of strings; a .csv or .tsv table with a column of prompts, as PartiPrompts.tsv; or a .txt file
+    with a prompt in each line."""
     model: str = "tiny"
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("generated")
@@ -41,7 +44,8 @@ class Arguments:
     images_per_prompt: int = 4
     """Images of each prompt."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    """How they are painted; by default as the model's uae.json says, else as its family was published."""
+    """How they are painted; by default as the model's uae.json says, else as its family was
+    published."""
     seed: int = 0
     """Of the noise or the draws that painting starts from."""
 
@@ -65,7 +69,9 @@ def generate(args: Arguments) -> None:
     model: Any = load_model(args.model)
     decoding = changed(model.decoding, args.decoding)
     prompts = [row["prompt"] for row in rows]
-    settings = json_ready({"model": args.model, "decoding": vars(decoding), "seed": args.seed, "prompts": prompts})
+    settings = json_ready(
+        {"model": args.model, "decoding": vars(decoding), "seed": args.seed, "prompts": prompts}
+    )
     folders = [args.out / f"{i:05}" for i in range(len(rows))]
     note_outputs(args.out, [Path(folder.name) for folder in folders])
     record = args.out / "settings.json"
@@ -73,15 +79,24 @@ def generate(args: Arguments) -> None:
         check_same_config(json.loads(record.read_text()), settings, ("decoding.micro_batch",))
     else:
         atomic_write_json(record, settings)
-    for i, (folder, row) in enumerate(track(list(zip(folders, rows, strict=True)), "generating", "prompts")):
+    for i, (folder, row) in enumerate(
+        track(list(zip(folders, rows, strict=True)), "generating", "prompts")
+    ):
         files = [folder / "samples" / f"{k:05}.png" for k in range(args.images_per_prompt)]
         if all(file.exists() for file in (*files, folder / "metadata.jsonl")):
             continue
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        made = model.generate([row["prompt"]], decoding, group_size=len(files), seed=args.seed, step=i)
+        made = model.generate(
+            [row["prompt"]], decoding, group_size=len(files), seed=args.seed, step=i
+        )
         if made.metrics.get("image/text_cut_frac"):
-            print(f"prompt {i} is longer than the decoder reads: painted without its end", file=sys.stderr)
+            print(
+                f"prompt {i} is longer than the decoder reads: painted without its end",
+                file=sys.stderr,
+            )
         for file, image in zip(files, made.images, strict=True):
             save_png(file, image)
-        atomic_write_text(folder / "metadata.jsonl", json.dumps(row, ensure_ascii=False) + "\n")  # last: it is complete
+        atomic_write_text(
+            folder / "metadata.jsonl", json.dumps(row, ensure_ascii=False) + "\n"
+        )  # last: it is complete
     print(f"{len(rows)} prompts, {args.images_per_prompt} images each: {args.out}")

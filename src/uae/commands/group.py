@@ -1,6 +1,8 @@
-"""Commands that are groups of others, as ``uae tiny build``, and ``uae train``, whose runs have names.
+"""Commands that are groups of others, as ``uae tiny build``, and ``uae train``, whose runs have
+names.
 
-What they list is known here, so that it is answered at once, before a command's own module loads torch.
+What they list is known here, so that it is answered at once, before a command's own module loads
+torch.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from uae.utils.suggest import did_you_mean
 GROUPS = {
     "bench": {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"},
     "data": {"longcap": "long captions for folders of images, by an endpoint or a local model"},
-    "tiny": {"build": "train the tiny models from nothing", "measure": "what a tiny model can do, on held-out scenes"},
+    "tiny": {
+        "build": "train the tiny models from nothing",
+        "measure": "what a tiny model can do, on held-out scenes",
+    },
 }
 HELP = ("-h", "--help")
 DEFAULT_RUN = "tiny"
 
 TRAIN_USAGE = f"""usage: uae train [NAME] [--run-dir DIR] [OPTIONS]        uae train NAME --help
 
-Unified-GRPO on the embedded world or a folder of images. The same command resumes a run. Without NAME: {DEFAULT_RUN}.
+Unified-GRPO on the embedded world or a folder of images. The same command resumes a run.
+Without NAME: {DEFAULT_RUN}.
 
 presets, one run each:
 {{presets}}
@@ -37,35 +43,50 @@ examples:
 
 
 def choose(group: str, arguments: Sequence[str]) -> str:
-    """The command of the group that is named first; without any, or asked for help, they are listed.
+    """The command of the group that is named first; without any, or asked for help, they are
+    listed.
 
     Raises:
         ValueError: for an unknown one.
     """
     name, commands = arguments[0] if arguments else HELP[0], GROUPS[group]
     if name in HELP:
-        print(f"usage: uae {group} COMMAND [OPTIONS]        uae {group} COMMAND --help\n\n{_listing(commands)}")
+        print(
+            f"usage: uae {group} COMMAND [OPTIONS]        uae {group} COMMAND "
+            f"--help\n\n{_listing(commands)}"
+        )
         raise SystemExit(0)
     if name not in commands:
-        raise ValueError(f"expected uae {group} {' or '.join(commands)}, got {name!r}{did_you_mean(name, commands)}")
+        raise ValueError(
+            f"expected uae {group} {' or '.join(commands)}, got "
+            f"{name!r}{did_you_mean(name, commands)}"
+        )
     return name
 
 
 def choose_run(arguments: list[str]) -> tuple[str, list[str]]:
-    """The preset or pipeline that is named first, or ``DEFAULT_RUN``, and its options; asked for help, all are listed.
+    """The preset or pipeline that is named first, or ``DEFAULT_RUN``, and its options; asked for
+    help, all are listed.
 
     Raises:
         ValueError: for an unknown one, with the list.
     """
     if arguments and arguments[0] in HELP:
-        print(TRAIN_USAGE.format(presets=_listing(catalog.PRESETS), pipelines=_listing(catalog.PIPELINES)), end="")
+        print(
+            TRAIN_USAGE.format(
+                presets=_listing(catalog.PRESETS), pipelines=_listing(catalog.PIPELINES)
+            ),
+            end="",
+        )
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         return DEFAULT_RUN, arguments
     name, known = arguments[0], catalog.PRESETS | catalog.PIPELINES
     if name not in known:
         lists = f"presets:\n{_listing(catalog.PRESETS)}\npipelines:\n{_listing(catalog.PIPELINES)}"
-        raise ValueError(f"expected a preset or pipeline, got {name!r}{did_you_mean(name, known)}\n\n{lists}")
+        raise ValueError(
+            f"expected a preset or pipeline, got {name!r}{did_you_mean(name, known)}\n\n{lists}"
+        )
     return name, arguments[1:]
 
 

@@ -1,5 +1,6 @@
-"""``uae quickstart``: the whole idea in one command. Measure the shipped model, post-train it with Unified-GRPO on its
-own reconstructions, measure it again; table, ``results.json`` and ``report.html``."""
+"""``uae quickstart``: the whole idea in one command. Measure the shipped model, post-train it with
+Unified-GRPO on its own reconstructions, measure it again; table, ``results.json`` and
+``report.html``."""
 
 from __future__ import annotations
 
@@ -17,24 +18,24 @@ import torch
 import tyro
 from rich.console import Console
 
-from uae.bench.report import results_table, write_report
-from uae.bench.samples import Frame
-from uae.bench.world import WorldResult, delta, measure, measure_ceiling, split_gain
-from uae.commands.train import image_source, prepare_policy
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.presets import PRESETS, Half, RunConfig, learning
-from uae.rewards.backbones import Backbone, load_backbone
+from uae.report.run_page import results_table, write_report
+from uae.report.samples import Frame
 from uae.rewards.build import backbones_of, build_reward, check_rewards
 from uae.rl.train import train
-from uae.scenes.language import INSTRUCTIONS
-from uae.scenes.scene import render_batch, scene_at
-from uae.stages.tiny.imitation import imitate
-from uae.utils.checkpoint import appear, atomic_write_json
+from uae.similarity.backbones import Backbone, load_backbone
+from uae.stages.unified_grpo import image_source, prepare_policy
+from uae.utils.files import appear, atomic_write_json
 from uae.utils.metrics import read_metrics
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
+from uae.world.imitation import imitate
+from uae.world.language import INSTRUCTIONS
+from uae.world.measure import WorldResult, delta, measure, measure_ceiling, split_gain
+from uae.world.scene import render_batch, scene_at
 
 FAMILIES = {"diffusion": "tiny", "ar": "tiny-ar"}  # presets
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
@@ -48,7 +49,8 @@ class Arguments:
     out: Path = Path("quickstart")
     """Folder for results.json, report.html, the run and the trained model."""
     family: Literal["diffusion", "ar"] = "diffusion"
-    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive model."""
+    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive
+    model."""
     half: Half | None = None
     """What learns; by default what the preset says: captions in UMM-1, both in UMM-2."""
     seed: int = 0
@@ -56,7 +58,8 @@ class Arguments:
     num_steps: int | None = None
     """Unified-GRPO steps; by default the preset's."""
     control: Literal["none", "prompted", "supervised"] = "none"
-    """What stands in for Unified-GRPO: the cold start asked for detail, or taught as many exhaustive captions."""
+    """What stands in for Unified-GRPO: the cold start asked for detail, or taught as many
+    exhaustive captions."""
     resume: bool = False
     """Continue the unfinished run in `out` instead of starting anew."""
 
@@ -67,7 +70,10 @@ def main(arguments: list[str]) -> None:
     args = tyro.cli(Arguments, args=arguments, prog="uae quickstart")
     results = quickstart(args, command=" ".join(["uae quickstart", *arguments]))
     Console().print(results_table(results, reward_backbones(preset(args))))
-    print(f"report: {args.out / 'report.html'}   numbers: {args.out / 'results.json'}   model: {args.out / 'model'}")
+    print(
+        f"report: {args.out / 'report.html'}   numbers: {args.out / 'results.json'}   model: "
+        f"{args.out / 'model'}"
+    )
 
 
 def preset(args: Arguments) -> RunConfig:
@@ -84,11 +90,16 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     check_out_folder(args.out)
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
-    backbones = {name: load_backbone(name, config.backbones) for name in backbones_of(config.rewards)}
+    backbones = {
+        name: load_backbone(name, config.backbones) for name in backbones_of(config.rewards)
+    }
     run_dir = args.out / "run"
     if not args.resume:
         shutil.rmtree(run_dir, ignore_errors=True)
-    print("measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive true captions")
+    print(
+        "measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive "
+        "true captions"
+    )
     before = measure(model, backbones)
     ceiling = measure_ceiling(model, backbones)
     captioning = model.captioning
@@ -124,11 +135,18 @@ def quickstart(args: Arguments, command: str) -> dict[str, Any]:
     return results
 
 
-def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path) -> list[Frame]:
+def train_with_frames(
+    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
+) -> list[Frame]:
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     prepare_policy(model, config)
-    reward = build_reward(config.rewards, backbones, model.encoder, config.train.captioning.instruction)
-    images, last = image_source(config.data, config.train.decoding, config.train.seed), config.train.num_steps
+    reward = build_reward(
+        config.rewards, backbones, model.encoder, config.train.captioning.instruction
+    )
+    images, last = (
+        image_source(config.data, config.train.decoding, config.train.seed),
+        config.train.num_steps,
+    )
     frames = [frame(model, 0)]
     for until in sorted({max(1, last // 4), max(1, last // 2), last}):
         train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
@@ -136,7 +154,9 @@ def train_with_frames(model: Any, backbones: Mapping[str, Backbone], config: Run
     return frames
 
 
-def run_control(model: Any, config: RunConfig, control: Literal["prompted", "supervised"]) -> CaptionSettings:
+def run_control(
+    model: Any, config: RunConfig, control: Literal["prompted", "supervised"]
+) -> CaptionSettings:
     """What is held against Unified-GRPO; how the model is to caption afterwards."""
     if control == "prompted":
         return replace(model.captioning, instruction=INSTRUCTIONS["detailed"])
@@ -175,4 +195,8 @@ def reward_backbones(config: RunConfig) -> list[str]:
 def versions() -> dict[str, str]:
     """Of everything that could change a number."""
     names = ("unified-autoencoder", "torch", "transformers", "diffusers", "peft", "numpy")
-    return {"python": sys.version.split()[0], "platform": platform.platform(), **{n: version(n) for n in names}}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        **{n: version(n) for n in names},
+    }

@@ -9,28 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
 
 from uae.autoencode import autoencode
-from uae.bench.gallery import write_gallery
-from uae.bench.samples import Sample
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
 from uae.data.folders import PREFIX, list_images, note_outputs, noted_outputs, output_names
-from uae.data.images import ImageError, read_image, shown
-from uae.data.training import fit_to
+from uae.images.read import ImageError, read_image, shown
+from uae.images.resize import fit_to
+from uae.images.write import save_png
 from uae.models.base import UnifiedModel, check_settings
-from uae.models.loading import SHIPPED, load_model
-from uae.utils.checkpoint import atomic_write_text
+from uae.models.load import SHIPPED, load_model
+from uae.report.gallery import write_gallery
+from uae.report.samples import Sample
+from uae.utils.files import atomic_write_text
 from uae.utils.outputs import check_out_folder
 from uae.utils.progress import track
 from uae.utils.quiet import quiet_libraries
 
 PHOTO_NOTE = (
-    "the tiny model has only ever seen 48x48 scenes of simple shapes: what it makes of photographs shows that the "
-    "path works, not what a real model can do (--model ENCODER+DECODER)"
+    "the tiny model has only ever seen 48x48 scenes of simple shapes: what it makes of "
+    "photographs shows that the path works, not what a real model can do (--model "
+    "ENCODER+DECODER)"
 )
 
 
@@ -43,11 +43,13 @@ class Arguments:
     model: str = "tiny"
     """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
     out: Path = Path("reconstructions")
-    """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and report.html."""
+    """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and
+    report.html."""
     captioning: CaptionOptions = field(default_factory=CaptionOptions)
     """How captions are made; by default as the model's uae.json says, else in detail and greedy."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    """How they are painted; by default as the model's uae.json says, else as its family was published."""
+    """How they are painted; by default as the model's uae.json says, else as its family was
+    published."""
     batch_size: int = 16
     """Images at a time; what is made of each does not depend on it."""
     seed: int = 0
@@ -96,7 +98,8 @@ def main(arguments: list[str]) -> None:
 
 
 def reconstruct(args: Arguments) -> Reconstructed:
-    """Caption and paint all images of the given paths, in batches. What is finished is reported, whatever comes then.
+    """Caption and paint all images of the given paths, in batches. What is finished is reported,
+    whatever comes then.
 
     Raises:
         ValueError: when no image can be read, or results would take the place of an image.
@@ -105,7 +108,9 @@ def reconstruct(args: Arguments) -> Reconstructed:
     model: Any = load_model(args.model)
     if args.model in SHIPPED:
         print(f"note: {PHOTO_NOTE}")
-    made = Reconstructed(changed(model.captioning, args.captioning), changed(model.decoding, args.decoding))
+    made = Reconstructed(
+        changed(model.captioning, args.captioning), changed(model.decoding, args.decoding)
+    )
     check_settings(model, made.captioning, made.decoding)
     note_outputs(args.out, [path for entry in entries for path in (entry.painting, entry.caption)])
     try:
@@ -116,7 +121,9 @@ def reconstruct(args: Arguments) -> Reconstructed:
             write_report(made, args)
             print(f"{len(made.samples)} of {len(entries)} images: {args.out / 'report.html'}")
     if not made.samples:
-        raise ImageError(f"expected at least one readable image, none of {len(entries)} could be read")
+        raise ImageError(
+            f"expected at least one readable image, none of {len(entries)} could be read"
+        )
     return made
 
 
@@ -144,8 +151,11 @@ def check_free(entries: list[Entry], out: Path) -> None:
             raise ValueError(f"--out {out}: would write over {shown(path)}; give another folder")
 
 
-def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstructed, args: Arguments) -> None:
-    """Add what is made of some images to ``made`` and the output folder; unreadable files are named and left out.
+def reconstruct_batch(
+    model: UnifiedModel, entries: list[Entry], made: Reconstructed, args: Arguments
+) -> None:
+    """Add what is made of some images to ``made`` and the output folder; unreadable files are named
+    and left out.
 
     Draws are keyed by the file's content, so nothing else that is there changes what is made of it.
     """
@@ -167,11 +177,22 @@ def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstru
         model, list(images.values()), made.captioning, made.decoding, seed=args.seed, keys=keys
     )
     if share := painted.metrics.get("image/text_cut_frac"):
-        print(f"{share:.0%} of {len(images)} captions are longer than the decoder reads: painted without their ends",
-              file=sys.stderr)  # fmt: skip
+        print(
+            (
+                f"{share:.0%} of {len(images)} captions are longer than the decoder reads: painted "
+                "without their ends"
+            ),
+            file=sys.stderr,
+        )
     for row in zip(images, captions.texts, painted.images, captions.truncated, strict=True):
         entry, text, image, cut = row
-        remark = "  (cut at the cap: raise --captioning.max-new-tokens)" if cut else "" if text else "(empty caption)"
+        remark = (
+            "  (cut at the cap: raise --captioning.max-new-tokens)"
+            if cut
+            else ""
+            if text
+            else "(empty caption)"
+        )
         print(f"{shown(entry.output)}: {text}{remark}")
         atomic_write_text(args.out / entry.caption, f"{text}\n")
         save_png(args.out / entry.painting, image)
@@ -180,16 +201,16 @@ def reconstruct_batch(model: UnifiedModel, entries: list[Entry], made: Reconstru
 
 
 def content_key(file: Path) -> int:
-    """Of the image, wherever it stands and whatever it is called: 40 bits of the hash of its bytes."""
+    """Of the image, wherever it stands and whatever it is called: 40 bits of the hash of its
+    bytes."""
     with open(file, "rb") as opened:
         return int.from_bytes(hashlib.file_digest(opened, "sha256").digest()[:5])
 
 
 def write_report(made: Reconstructed, args: Arguments) -> None:
     note = PHOTO_NOTE if args.model in SHIPPED else ""
-    write_gallery(args.out / "report.html", {shown(name): sample for name, sample in made.samples.items()}, note)
-
-
-def save_png(path: Path, image: torch.Tensor) -> None:
-    pixels = (image.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    write_gallery(
+        args.out / "report.html",
+        {shown(name): sample for name, sample in made.samples.items()},
+        note,
+    )

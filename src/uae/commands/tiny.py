@@ -1,5 +1,5 @@
-"""``uae tiny build``: the shipped models from nothing, in order; each part resumes where it was stopped.
-``uae tiny measure``: what they can do before any reinforcement learning."""
+"""``uae tiny build``: the shipped models from nothing, in order; each part resumes where it was
+stopped. ``uae tiny measure``: what they can do before any reinforcement learning."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from typing import Any
 import torch
 import tyro
 
-from uae.bench.cold_start import measure_cold_start
 from uae.commands.group import choose
 from uae.config import DecodeSettings
-from uae.models.loading import load_model
+from uae.models.load import load_model
 from uae.models.origin import ASSETS
 from uae.stages.fit import Task, fit, in_processes
-from uae.stages.tiny import backbones
-from uae.stages.tiny.binding import BindingTask
-from uae.stages.tiny.captioner import CaptionerTask
-from uae.stages.tiny.decoder import DecoderTask, JointTask
-from uae.stages.tiny.janus import JanusTask
-from uae.stages.tiny.vae import VaeTask
-from uae.stages.tiny.vision import JanusVisionTask, VisionTask
-from uae.stages.tiny.vq import VqDecoderTask, VqTask
-from uae.utils.checkpoint import atomic_write_json
+from uae.utils.files import atomic_write_json
 from uae.utils.outputs import check_out_file
 from uae.utils.quiet import plain_warnings, quiet_libraries
 from uae.utils.suggest import did_you_mean
+from uae.world.build import backbones
+from uae.world.build.binding import BindingTask
+from uae.world.build.captioner import CaptionerTask
+from uae.world.build.decoder import DecoderTask, JointTask
+from uae.world.build.janus import JanusTask
+from uae.world.build.vae import VaeTask
+from uae.world.build.vision import JanusVisionTask, VisionTask
+from uae.world.build.vq import VqDecoderTask, VqTask
+from uae.world.shipped import measure_cold_start
 
 
 @dataclass(frozen=True)
 class Part:
-    """One training: its task, made from the exports of other parts; the asset it ends as; how many processes."""
+    """One training: its task, made from the exports of other parts; the asset it ends as; how many
+    processes."""
 
     make: Callable[..., Task]
     inputs: tuple[str, ...] = ()
@@ -67,8 +68,8 @@ class Arguments:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus vq_decoder clip longclip
-    dinov2 dinov3); by default all."""
+    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus vq_decoder
+    clip longclip dinov2 dinov3); by default all."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1
@@ -77,7 +78,8 @@ class Arguments:
 
 @dataclass(frozen=True)
 class MeasureArguments:
-    """Measure a tiny model on held-out scenes: VAE or VQ model, decoder from true captions, captioner, backbones."""
+    """Measure a tiny model on held-out scenes: VAE or VQ model, decoder from true captions,
+    captioner, backbones."""
 
     model: str = "tiny"
     """`tiny`, or a folder that uae wrote."""
@@ -109,11 +111,17 @@ def measure(args: MeasureArguments) -> None:
     """Measure, and write the numbers."""
     check_out_file(args.out)
     model: Any = load_model(args.model)
-    results = measure_cold_start(model, DECODINGS.get(model.family, {"as it paints": model.decoding}))
+    results = measure_cold_start(
+        model, DECODINGS.get(model.family, {"as it paints": model.decoding})
+    )
     atomic_write_json(args.out, results)
-    print(f"codec round trip: {results['codec']['objects_exact']['percent']:.1f} % of objects exact")
+    print(
+        f"codec round trip: {results['codec']['objects_exact']['percent']:.1f} % of objects exact"
+    )
     for decoding, cases in results["decoder"].items():
-        shares = "   ".join(f"{name} {case['objects_exact']['percent']:.1f}" for name, case in cases.items())
+        shares = "   ".join(
+            f"{name} {case['objects_exact']['percent']:.1f}" for name, case in cases.items()
+        )
         print(f"decoder, {decoding}, % of objects exact:   {shares}")
     print(f"questions: {results['questions']['all']['percent']:.1f} % right   numbers: {args.out}")
 
@@ -122,12 +130,16 @@ def build(args: Arguments) -> None:
     """Train each part to its end and put what is shipped among the assets."""
     for part in args.only:
         if part not in PARTS:
-            raise ValueError(f"unknown part {part!r}: expected {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
+            raise ValueError(
+                f"unknown part {part!r}: expected {', '.join(PARTS)}{did_you_mean(part, PARTS)}"
+            )
     for name in args.only or PARTS:
         part = PARTS[name]
         in_processes(part.processes, train_part, name, args.work, args.threads)
         if part.asset:
-            shutil.copytree(args.work / name / "export", args.assets / part.asset, dirs_exist_ok=True)
+            shutil.copytree(
+                args.work / name / "export", args.assets / part.asset, dirs_exist_ok=True
+            )
 
 
 def train_part(name: str, work: Path, threads: int) -> None:

@@ -1,10 +1,12 @@
-"""Batches of images of one size from a stream of any sizes: aspect buckets, and a pool of rows that shuffles.
+"""Batches of images of one size from a stream of any sizes: aspect buckets, and a pool of rows that
+shuffles.
 
-A bucket is a (height, width) of about the target's area; each image goes to the one of nearest aspect, |log(h/w) −
-log(h'/w')|, resized to cover it and cropped (NovelAI's aspect ratio bucketing, 2022). The pool holds ``pool_size`` rows
-as they are stored, undecoded. Once it is full, a batch is drawn from one bucket, chosen in proportion to its rows among
-those that fill a batch, keyed by (seed, batch number). The next pass begins when what is left of this one fills no
-batch, and takes that along. So stream position, pool and batch number are the whole state, and every row is drawn as
+A bucket is a (height, width) of about the target's area; each image goes to the one of nearest
+aspect, |log(h/w) − log(h'/w')|, resized to cover it and cropped (NovelAI's aspect ratio bucketing,
+2022). The pool holds ``pool_size`` rows as they are stored, undecoded. Once it is full, a batch is
+drawn from one bucket, chosen in proportion to its rows among those that fill a batch, keyed by
+(seed, batch number). The next pass begins when what is left of this one fills no batch, and takes
+that along. So stream position, pool and batch number are the whole state, and every row is drawn as
 often as it was read.
 """
 
@@ -22,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.data.captions import CaptionStream, Row, data_files
-from uae.data.images import ImageError, read_image_bytes
 from uae.data.inventory import Inventory
-from uae.data.training import fit_to
+from uae.images.read import ImageError, read_image_bytes
+from uae.images.resize import fit_to
 from uae.utils.checkpoint import check_same_config
 from uae.utils.seed import make_generator
 
@@ -53,9 +55,12 @@ class Pooled(NamedTuple):
 
 
 def aspect_buckets(resolution: int, divisor: int, largest: int) -> tuple[Bucket, ...]:
-    """Sizes in multiples of ``divisor``, up to ``largest``, of about ``resolution``² pixels; at most 2:1 or 1:2."""
+    """Sizes in multiples of ``divisor``, up to ``largest``, of about ``resolution``² pixels; at
+    most 2:1 or 1:2."""
     if resolution % divisor or not 0 < resolution <= largest:
-        raise ValueError(f"expected a resolution in multiples of {divisor} up to {largest}, got {resolution}")
+        raise ValueError(
+            f"expected a resolution in multiples of {divisor} up to {largest}, got {resolution}"
+        )
     found: set[Bucket] = set()
     for height in range(divisor, largest + 1, divisor):
         width = max(1, round(resolution**2 / height / divisor)) * divisor
@@ -67,11 +72,14 @@ def aspect_buckets(resolution: int, divisor: int, largest: int) -> tuple[Bucket,
 def nearest_bucket(size: tuple[int, int], buckets: Sequence[Bucket]) -> int:
     """The index of the bucket whose aspect is nearest."""
     aspect = math.log(size[0] / size[1])
-    return min(range(len(buckets)), key=lambda i: abs(math.log(buckets[i][0] / buckets[i][1]) - aspect))
+    return min(
+        range(len(buckets)), key=lambda i: abs(math.log(buckets[i][0] / buckets[i][1]) - aspect)
+    )
 
 
 class CaptionBatches:
-    """Endless batches of one size each. The first ``num_held_out`` pairs of the first pass are kept out of all."""
+    """Endless batches of one size each. The first ``num_held_out`` pairs of the first pass are kept
+    out of all."""
 
     def __init__(
         self,
@@ -85,11 +93,21 @@ class CaptionBatches:
     ) -> None:
         needed = len(buckets) * (batch_size - 1) + 1  # then some bucket fills a batch
         if pool_size < needed:
-            raise ValueError(f"expected a pool of at least {needed} rows for batches of {batch_size}, each of one of "
-                             f"{len(buckets)} sizes, got {pool_size}; make it larger or batches smaller")  # fmt: skip
-        self.buckets, self.batch_size, self.pool_size, self.seed = tuple(buckets), batch_size, pool_size, seed
+            raise ValueError(
+                f"expected a pool of at least {needed} rows for batches of {batch_size}, each of "
+                f"one of {len(buckets)} sizes, got {pool_size}; make it larger or batches "
+                "smaller"
+            )
+        self.buckets, self.batch_size, self.pool_size, self.seed = (
+            tuple(buckets),
+            batch_size,
+            pool_size,
+            seed,
+        )
         self.files = data_files(paths)
-        self.held_out, self._held_out_images = self._hold_out(CaptionStream(paths, seed), num_held_out)
+        self.held_out, self._held_out_images = self._hold_out(
+            CaptionStream(paths, seed), num_held_out
+        )
         self.stream = CaptionStream(paths, seed)
         self.num_batches = 0
         self._pool: list[list[Pooled]] = [[] for _ in buckets]
@@ -111,15 +129,20 @@ class CaptionBatches:
             row = self.stream.read()
             self._is_draining = row is None
             if row is not None and _digest(row.image) not in self._held_out_images:
-                self._pool[nearest_bucket(row.size, self.buckets)].append(Pooled(row, self.stream.name))
+                self._pool[nearest_bucket(row.size, self.buckets)].append(
+                    Pooled(row, self.stream.name)
+                )
                 num_rows += 1
 
     def _fills_a_batch(self) -> bool:
         return any(len(rows) >= self.batch_size for rows in self._pool)
 
     def _draw(self, generator: torch.Generator) -> list[Sample] | None:
-        """A batch, taken out of the pool; None if too many of the bucket's rows turned out to be corrupt."""
-        weights = torch.tensor([float(len(rows) if len(rows) >= self.batch_size else 0) for rows in self._pool])
+        """A batch, taken out of the pool; None if too many of the bucket's rows turned out to be
+        corrupt."""
+        weights = torch.tensor(
+            [float(len(rows) if len(rows) >= self.batch_size else 0) for rows in self._pool]
+        )
         bucket = int(torch.multinomial(weights, 1, generator=generator))
         rows, samples, corrupt = self._pool[bucket], {}, set()
         for index in torch.randperm(len(rows), generator=generator).tolist():
@@ -136,12 +159,15 @@ class CaptionBatches:
         return list(samples.values()) if is_full else None
 
     def _hold_out(self, stream: CaptionStream, number: int) -> tuple[list[Sample], set[str]]:
-        """The first pairs that can be read, and digests of their images; at least one other must follow."""
+        """The first pairs that can be read, and digests of their images; at least one other must
+        follow."""
         samples: list[Sample] = []
         images: set[str] = set()
         while (row := stream.read()) is not None:
             try:
-                sample = to_sample(row, stream.name, self.buckets[nearest_bucket(row.size, self.buckets)])
+                sample = to_sample(
+                    row, stream.name, self.buckets[nearest_bucket(row.size, self.buckets)]
+                )
             except ImageError as error:
                 stream.skip(error)
                 continue
@@ -151,8 +177,10 @@ class CaptionBatches:
                 images.add(image)
             elif image not in images:
                 return samples, images
-        raise ValueError(f"expected pairs to train on beside {number} held out, found {len(samples)} in all; "
-                         "give more data or hold out fewer")  # fmt: skip
+        raise ValueError(
+            f"expected pairs to train on beside {number} held out, found {len(samples)} in all; "
+            "give more data or hold out fewer"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Stream position, pool and counters, as plain data and tensors."""
@@ -166,7 +194,9 @@ class CaptionBatches:
             "num_batches": self.num_batches,
             "is_draining": self._is_draining,
             "pool_buckets": [len(bucket) for bucket in self._pool],
-            "pool_images": torch.frombuffer(content, dtype=torch.uint8) if rows else torch.empty(0, dtype=torch.uint8),
+            "pool_images": torch.frombuffer(content, dtype=torch.uint8)
+            if rows
+            else torch.empty(0, dtype=torch.uint8),
             "pool_lengths": [len(row.image) for row in rows],
             "pool_captions": [row.caption for row in rows],
             "pool_sizes": [list(row.size) for row in rows],
@@ -174,14 +204,19 @@ class CaptionBatches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state_dict`` was taken; a ValueError if that was with other files or settings."""
+        """Go on from where ``state_dict`` was taken; a ValueError if that was with other files or
+        settings."""
         self._check_same(state)
         self.stream.load_state_dict(state["stream"])
         self.num_batches, self._is_draining = state["num_batches"], state["is_draining"]
-        images = (part.numpy().tobytes() for part in state["pool_images"].split(state["pool_lengths"]))
+        images = (
+            part.numpy().tobytes() for part in state["pool_images"].split(state["pool_lengths"])
+        )
         sizes = ((height, width) for height, width in state["pool_sizes"])
         rows = map(Row, images, state["pool_captions"], sizes)
-        names = state.get("pool_names") or ["a pair's image"] * len(state["pool_lengths"])  # not in older checkpoints
+        names = state.get("pool_names") or ["a pair's image"] * len(
+            state["pool_lengths"]
+        )  # not in older checkpoints
         pooled = map(Pooled, rows, names)
         self._pool = [[next(pooled) for _ in range(number)] for number in state["pool_buckets"]]
 
@@ -207,7 +242,9 @@ class CaptionBatches:
 def to_sample(row: Row, name: str, bucket: Bucket) -> Sample:
     """Decode a row; an ImageError by its name if it is corrupt."""
     image = fit_to(read_image_bytes(row.image, name), bucket)
-    return Sample(image, row.caption, _digest(row.image, str(bucket).encode(), row.caption.encode()))
+    return Sample(
+        image, row.caption, _digest(row.image, str(bucket).encode(), row.caption.encode())
+    )
 
 
 def _digest(*parts: bytes) -> str:

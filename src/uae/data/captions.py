@@ -1,12 +1,13 @@
-"""Image-caption pairs streamed from files that need not fit in memory, in an order a resumed run takes up exactly.
+"""Image-caption pairs streamed from files that need not fit in memory, in an order a resumed run
+takes up exactly.
 
-Three layouts, told by a file's name and read by ``uae.data.layouts``: parquet files; WebDataset tars (``0001.jpg``
-beside ``0001.txt`` or ``0001.json``); folders with a ``metadata.jsonl`` of file names and captions. Each file is a
-shard. Shards come in a new random order each pass, keyed by (seed, pass), and are read from end to end. Rows are
-shuffled by the pool of ``uae.data.buckets``.
+Three layouts, told by a file's name and read by ``uae.data.layouts``: parquet files; WebDataset
+tars (``0001.jpg`` beside ``0001.txt`` or ``0001.json``); folders with a ``metadata.jsonl`` of file
+names and captions. Each file is a shard. Shards come in a new random order each pass, keyed by
+(seed, pass), and are read from end to end. Rows are shuffled by the pool of ``uae.data.buckets``.
 
-A caption is a text, taken exactly as it is written; of what is anything else the row is left out. A shard that is
-damaged is read up to there.
+A caption is a text, taken exactly as it is written; of what is anything else the row is left out. A
+shard that is damaged is read up to there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 
 from uae.data.folders import folder_files
-from uae.data.images import IMAGE_SUFFIXES, ImageError, image_size, one_line
 from uae.data.inventory import WHEN_TO_MEND, Inventory
 from uae.data.layouts import (
     CAPTION_COLUMNS,
@@ -34,6 +34,7 @@ from uae.data.layouts import (
     no_columns,
     rows_of,
 )
+from uae.images.read import IMAGE_SUFFIXES, ImageError, image_size, one_line
 from uae.utils.seed import make_generator
 
 METADATA = "metadata.jsonl"
@@ -60,19 +61,26 @@ def find_shards(paths: Sequence[str | Path] | str | Path) -> list[Path]:
             raise FileNotFoundError(f"{path}: expected image-caption pairs, found nothing there")
         shards += _shards_of(path)
     if not shards:
-        raise ValueError(f"{', '.join(map(str, paths)) or 'no path given'}: expected image-caption pairs as .parquet "
-                         f"files, WebDataset .tar files or a folder with {METADATA}, found none of them")  # fmt: skip
+        raise ValueError(
+            f"{', '.join(map(str, paths)) or 'no path given'}: expected image-caption pairs as "
+            f".parquet files, WebDataset .tar files or a folder with {METADATA}, found none of "
+            "them"
+        )
     return list(dict.fromkeys(shards))
 
 
 def _shards_of(path: Path) -> list[Path]:
-    """A file given by name may be any ``.jsonl``; a link that leads nowhere is named and passed over."""
+    """A file given by name may be any ``.jsonl``; a link that leads nowhere is named and passed
+    over."""
     if not path.is_dir():
         return [path] if path.suffix.lower() in SUFFIXES else []
     shards = [file for file in folder_files(path) if _is_shard(file)]
     for file in shards:
         if not file.exists():
-            warnings.warn(f"passed over: {file}: a link that leads nowhere; mend it {WHEN_TO_MEND}", stacklevel=3)
+            warnings.warn(
+                f"passed over: {file}: a link that leads nowhere; mend it {WHEN_TO_MEND}",
+                stacklevel=3,
+            )
     return [file for file in shards if file.exists()]
 
 
@@ -81,7 +89,12 @@ def data_files(paths: Sequence[str | Path] | str | Path) -> Inventory:
     roots = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     shards = find_shards(paths)
     folders = dict.fromkeys(shard.parent for shard in shards if shard.suffix.lower() == ".jsonl")
-    images = (file for folder in folders for file in folder_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = (
+        file
+        for folder in folders
+        for file in folder_files(folder)
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    )
     return Inventory.of(list(dict.fromkeys([*shards, *images])), roots)
 
 
@@ -136,11 +149,15 @@ class CaptionStream:
             found = next(self._rows, None)
         except MemoryError:
             raise
-        except Exception as error:  # pyarrow and tarfile raise whatever a damaged file leads them to
+        except (
+            Exception
+        ) as error:  # pyarrow and tarfile raise whatever a damaged file leads them to
             self._rows = None
             if isinstance(error, OSError) and error.errno is not None:
-                raise ValueError(f"{shard}: cannot be read now ({error.strerror}); when it can, the same command goes "
-                                 "on from the last checkpoint") from error  # fmt: skip
+                raise ValueError(
+                    f"{shard}: cannot be read now ({error.strerror}); when it can, the same "
+                    "command goes on from the last checkpoint"
+                ) from error
             self._pass_over(shard, error)
             return None
         if found is None and self._within == 0:
@@ -150,7 +167,9 @@ class CaptionStream:
     def _pass_over(self, shard: Path, error: Exception) -> None:
         self.num_skipped += 1
         what = f"after its first {self._within:,} rows" if self._within else "the whole file"
-        self._name(f"passed over, {what}: {shard}: cannot be read ({one_line(error):.400}); mend it")
+        self._name(
+            f"passed over, {what}: {shard}: cannot be read ({one_line(error):.400}); mend it"
+        )
 
     def skip(self, reason: ImageError) -> None:
         """Count a row that cannot be used."""
@@ -159,7 +178,10 @@ class CaptionStream:
         if self._num_rows_named <= MAX_NAMED:
             self._name(f"left out: {reason}")
         elif self._num_rows_named == MAX_NAMED + 1:
-            self._name(f"left out: more than {MAX_NAMED} pairs, which from now on are counted, not named; mend them")
+            self._name(
+                f"left out: more than {MAX_NAMED} pairs, which from now on are counted, not "
+                "named; mend them"
+            )
 
     def _name(self, what: str) -> None:
         """Warn, once."""
@@ -170,12 +192,16 @@ class CaptionStream:
     def _begin_pass(self) -> None:
         if self._num_read == 0:
             first = f"; {self._named[0]}" if self._named else ""
-            raise ValueError(f"expected image-caption pairs in {self.shards[0]} … ({len(self.shards)} files), found "
-                             f"none that can be used ({self.num_skipped} left out){first}")  # fmt: skip
+            raise ValueError(
+                f"expected image-caption pairs in {self.shards[0]} … ({len(self.shards)} files), "
+                f"found none that can be used ({self.num_skipped} left out){first}"
+            )
         self.pass_number, self._place, self._num_read = self.pass_number + 1, 0, 0
 
     def _shard(self) -> Path:
-        order = torch.randperm(len(self.shards), generator=make_generator(self.seed, self.pass_number, "shards"))
+        order = torch.randperm(
+            len(self.shards), generator=make_generator(self.seed, self.pass_number, "shards")
+        )
         return self.shards[int(order[self._place])]
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,28 +222,33 @@ class CaptionStream:
 
 
 def num_rows_before(within: int | dict[str, Any] | None) -> int:
-    """How many rows of its shard a stream had passed; older checkpoints hold a place of ``datasets`` instead."""
+    """How many rows of its shard a stream had passed; older checkpoints hold a place of
+    ``datasets`` instead."""
     if not isinstance(within, dict):
         return within or 0
     place = within["examples_iterable"]
     if "previous_state" in place:
-        return place["previous_state"]["shard_example_idx"] + place["num_chunks_since_previous_state"]
+        return (
+            place["previous_state"]["shard_example_idx"] + place["num_chunks_since_previous_state"]
+        )
     return place["shard_example_idx"]
 
 
 def check_pyarrow() -> None:
     """A ValueError that says what to do when ``pyarrow`` is not installed."""
     if find_spec("pyarrow") is None:
-        raise ValueError("streaming image-caption pairs needs the pyarrow library: "
-                         "pip install unified-autoencoder[data]")  # fmt: skip
+        raise ValueError(
+            "streaming image-caption pairs needs the pyarrow library: "
+            "pip install unified-autoencoder[data]"
+        )
 
 
 def read_row(example: dict[str, Any], shard: Path, name: str = "") -> Row:
     """A row of any layout. ``name`` is what messages call it, by default its file.
 
     Raises:
-        ImageError: when there is no column of images or of captions, no caption that says anything, or no image that
-            can be read.
+        ImageError: when there is no column of images or of captions, no caption that says anything,
+            or no image that can be read.
     """
     inner, where = example.get(NESTED), name or str(shard)
     fields = [
@@ -242,11 +273,14 @@ def _caption(values: list[Any], where: str) -> str:
         if not problem:
             return text
         problems.append(problem)
-    raise ImageError(f"{where}: expected a text as caption, got {problems[0]}; give it one or remove the row")
+    raise ImageError(
+        f"{where}: expected a text as caption, got {problems[0]}; give it one or remove the row"
+    )
 
 
 def _text(value: Any) -> tuple[str, str]:
-    """A text as it is written, or why it is no caption. Some writers of parquet store texts as plain bytes."""
+    """A text as it is written, or why it is no caption. Some writers of parquet store texts as
+    plain bytes."""
     try:
         text = value.decode(encoding_of(value)) if isinstance(value, bytes) else value
         if not isinstance(text, str):
@@ -261,25 +295,40 @@ def _text(value: Any) -> tuple[str, str]:
 
 
 def _content(images: list[Any], shard: Path, where: str) -> bytes:
-    """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a file beside the shard.
+    """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a
+    file beside the shard.
 
     A sample of a tar may have both: ``0001.jpg``, and a JSON whose ``image`` names it.
     """
-    values = [image.get("bytes") or image.get("path") if isinstance(image, dict) else image for image in images]
+    values = [
+        image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+        for image in images
+    ]
     content = next((value for value in values if isinstance(value, bytes)), None)
     if content is not None:
         return content
     try:
-        for file in (shard.parent / form for value in values if isinstance(value, str) for form in _forms(value)):
+        for file in (
+            shard.parent / form
+            for value in values
+            if isinstance(value, str)
+            for form in _forms(value)
+        ):
             if file.is_file():
                 return file.read_bytes()
     except (OSError, ValueError) as error:  # a name too long, or with a null
         raise ImageError(f"{where}: cannot read an image's file: {one_line(error):.200}") from error
     shown = ", ".join(f"{value!r:.80}" for value in values)
-    raise ImageError(f"{where}: expected an image's content or the path of a file, got {shown:.200}; put it there or "
-                     "remove the row")  # fmt: skip
+    raise ImageError(
+        f"{where}: expected an image's content or the path of a file, got {shown:.200}; put it "
+        "there or remove the row"
+    )
 
 
 def _forms(name: str) -> list[str]:
     """A name as it is written, and composed or decomposed, as another system may have stored it."""
-    return list(dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]))
+    return list(
+        dict.fromkeys(
+            [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+        )
+    )

@@ -1,7 +1,8 @@
-"""Which images there are among the files and folders that a user names, and what is made of each is called.
+"""Which images there are among the files and folders that a user names, and what is made of each is
+called.
 
-Folders are searched with their subfolders. Hidden files and folders are passed over, and so is what ``uae`` itself
-painted: a hidden file beside it notes that. What cannot be looked into is named.
+Folders are searched with their subfolders. Hidden files and folders are passed over, and so is what
+``uae`` itself painted: a hidden file beside it notes that. What cannot be looked into is named.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from uae.data.images import IMAGE_SUFFIXES, ImageError, shown
-from uae.utils.checkpoint import atomic_write_text
+from uae.images.read import IMAGE_SUFFIXES, ImageError, shown
+from uae.utils.files import atomic_write_text
 
 OUTPUTS = ".uae_outputs.json"
 PREFIX = "recon_"  # of a reconstruction's name
-LONGEST_NAME = 200  # bytes; file systems take 255, of which a prefix, a suffix and a temporary name have a part
+# bytes; file systems take 255, of which a prefix, a suffix and a temporary name have a part
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class ImageListing:
 
     files: list[Path]
     names: list[Path]
-    """Each file's path inside the given folder; inside the folder they share, if several are given."""
+    """Each file's path inside the given folder; inside the folder they share, if several are
+    given."""
     num_ignored: int
     """Files in the given folders whose extension is not an image's."""
     unreadable: list[str]
@@ -47,8 +50,8 @@ def list_images(
 ) -> ImageListing:
     """The image files among files and folders, in natural order (2.png before 10.png).
 
-    A file given by name is kept whatever its extension. Folders are searched without what is in ``out``; a folder's own
-    outputs are taken if it ``takes_outputs``, or holds no other image.
+    A file given by name is kept whatever its extension. Folders are searched without what is in
+    ``out``; a folder's own outputs are taken if it ``takes_outputs``, or holds no other image.
     """
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     found: dict[str, Path] = {}
@@ -63,14 +66,20 @@ def list_images(
             num_ignored += len(folder.files) - len(images)
             unreadable += folder.unreadable
         elif not os.path.lexists(path):
-            raise FileNotFoundError(f"{shown(path)}: expected an image file or a folder of images, found nothing there")
+            raise FileNotFoundError(
+                f"{shown(path)}: expected an image file or a folder of images, found nothing there"
+            )
         for file in images:
             found.setdefault(os.path.abspath(file), file)
     if not found:
         where = ", ".join(map(shown, paths)) or "no path given"
-        raise ImageError(f"{where}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
-                         + "".join(f"; {reason}" for reason in unreadable))  # fmt: skip
-    shared = os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in paths])
+        raise ImageError(
+            f"{where}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
+            + "".join(f"; {reason}" for reason in unreadable)
+        )
+    shared = os.path.commonpath(
+        [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
+    )
     names = [Path(os.path.relpath(file, shared)) for file in found]
     return ImageListing(list(found.values()), names, num_ignored, unreadable)
 
@@ -81,10 +90,12 @@ def folder_files(folder: Path) -> list[Path]:
 
 
 class Search:
-    """All ``files`` below a folder in natural order, and the folders in it that are ``unreadable``, with the reason.
+    """All ``files`` below a folder in natural order, and the folders in it that are ``unreadable``,
+    with the reason.
 
-    Hidden ones are left out, and so are outputs that were noted (unless it ``takes_outputs`` of that folder itself), or
-    stand in ``out``. A link to a folder is followed unless that is reached otherwise, or holds the link.
+    Hidden ones are left out, and so are outputs that were noted (unless it ``takes_outputs`` of
+    that folder itself), or stand in ``out``. A link to a folder is followed unless that is reached
+    otherwise, or holds the link.
     """
 
     def __init__(self, folder: Path, out: Path | None = None, takes_outputs: bool = False) -> None:
@@ -117,7 +128,11 @@ class Search:
                 self._outputs |= noted_outputs(Path(parent)) - self._own
             folders = [Path(parent) / name for name in sorted(names) if self._is_input(place, name)]
             links += [folder for folder in folders if os.path.islink(folder)]
-            names[:] = [f.name for f in folders if not os.path.islink(f) and os.path.realpath(f) not in self._seen]
+            names[:] = [
+                f.name
+                for f in folders
+                if not os.path.islink(f) and os.path.realpath(f) not in self._seen
+            ]
             self.files += [Path(parent) / name for name in here if self._is_input(place, name)]
         return links
 
@@ -131,18 +146,21 @@ class Search:
 def natural_key(path: Path) -> tuple[list[list[tuple[bool, int, str]]], str]:
     """Sorts numbers inside names by value; digits of other scripts than ours have none."""
     parts = [re.split(r"([0-9]+)", name.lower()) for name in path.parts]
-    return [[_rank(part, place % 2 == 1) for place, part in enumerate(name)] for name in parts], str(path)
+    return [
+        [_rank(part, place % 2 == 1) for place, part in enumerate(name)] for name in parts
+    ], str(path)
 
 
 def _rank(part: str, is_number: bool) -> tuple[bool, int, str]:
     return not is_number, int(part) if is_number else 0, part
 
 
-# --- outputs ---------------------------------------------------------------------------------------------------------
+# --- outputs -------------------------------------------------------------------------------------
 
 
 def note_outputs(folder: Path, outputs: Iterable[Path]) -> None:
-    """Make the folder and note what is written there, files or folders of them: no later command's input."""
+    """Make the folder and note what is written there, files or folders of them: no later command's
+    input."""
     place = os.path.realpath(folder)
     noted = {os.path.join(place, output) for output in outputs} | noted_outputs(folder)
     paths = sorted(os.path.relpath(output, place) for output in noted)
@@ -159,19 +177,24 @@ def noted_outputs(folder: Path) -> set[str]:
 
 
 def output_names(names: Sequence[Path]) -> list[Path]:
-    """What to call that which is made of each image: its path without extension, or with it where two would share one.
+    """What to call that which is made of each image: its path without extension, or with it where
+    two would share one.
 
     No two names are the same.
     """
     chosen = [name.with_suffix("") for name in names]
     while shared := {name for name, count in Counter(chosen).items() if count > 1}:
-        chosen = [name if other in shared else other for name, other in zip(names, chosen, strict=True)]
+        chosen = [
+            name if other in shared else other for name, other in zip(names, chosen, strict=True)
+        ]
     return [path.with_name(shortened(path.name)) for path in chosen]
 
 
 def shortened(name: str) -> str:
-    """The name, or its beginning and a hash of it if there would be no room for a prefix and a suffix."""
+    """The name, or its beginning and a hash of it if there would be no room for a prefix and a
+    suffix."""
     if len(os.fsencode(normalize("NFD", name))) <= LONGEST_NAME:
         return name
     composed = os.fsencode(normalize("NFC", name))
-    return f"{composed[: LONGEST_NAME - 13].decode(errors='ignore')}~{hashlib.sha256(composed).hexdigest()[:12]}"
+    beginning = composed[: LONGEST_NAME - 13].decode(errors="ignore")
+    return f"{beginning}~{hashlib.sha256(composed).hexdigest()[:12]}"

@@ -1,8 +1,9 @@
-"""Which files a run learns from: a resumed run names what was added, removed or changed since it was started.
+"""Which files a run learns from: a resumed run names what was added, removed or changed since it
+was started.
 
-A file is its name below the folder that was given, its size and a hash of its first and last bytes; not its time or
-where the folder lies, so data may be copied or moved. Of more than ``MAX_HASHED`` files only names and sizes are
-compared: to open each would take minutes on a slow disk.
+A file is its name below the folder that was given, its size and a hash of its first and last bytes;
+not its time or where the folder lies, so data may be copied or moved. Of more than ``MAX_HASHED``
+files only names and sizes are compared: to open each would take minutes on a slow disk.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from uae.utils.checkpoint import disk_error
+from uae.utils.files import disk_error
 
 FILE_NAME = "data_files.jsonl.gz"
 MAX_HASHED = 20_000
@@ -73,8 +74,11 @@ class Inventory:
         }
         if any(kinds.values()):
             named = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
-            raise ValueError(f"cannot resume, the {what} are not those that the run was started with. {named}. Put "
-                             "them back as they were, or give another output folder for a new run")  # fmt: skip
+            raise ValueError(
+                f"cannot resume, the {what} are not those that the run was started with. "
+                f"{named}. Put them back as they were, or give another output folder for a new "
+                "run"
+            )
 
 
 def check_unchanged(folder: Path, inventory: Inventory, what: str) -> None:
@@ -94,8 +98,10 @@ def _read(path: Path) -> Inventory:
     try:
         return Inventory.unpack(path.read_bytes())
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: expected the list of the run's data files, it is damaged; remove it to go on "
-                         "without comparing them") from error  # fmt: skip
+        raise ValueError(
+            f"{path}: expected the list of the run's data files, it is damaged; remove it to go on "
+            "without comparing them"
+        ) from error
 
 
 def _write(path: Path, inventory: Inventory) -> None:
@@ -109,8 +115,11 @@ def _write(path: Path, inventory: Inventory) -> None:
 
 
 def _names(files: Sequence[Path], roots: Sequence[Path]) -> list[str]:
-    """Below the first root that holds each file; with several roots after that one's number and name."""
-    labels = [f"{number}:{root.name}/" if len(roots) > 1 else "" for number, root in enumerate(roots, 1)]
+    """Below the first root that holds each file; with several roots after that one's number and
+    name."""
+    labels = [
+        f"{number}:{root.name}/" if len(roots) > 1 else "" for number, root in enumerate(roots, 1)
+    ]
     return [_name(file, roots, labels) for file in files]
 
 

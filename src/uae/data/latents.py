@@ -1,7 +1,9 @@
-"""Latents and text states of frozen models, kept on disk: what a second pass over the data need not compute again.
+"""Latents and text states of frozen models, kept on disk: what a second pass over the data need not
+compute again.
 
-One safetensors file per sample, ``FOLDER/ab/abcd….safetensors``, named by a digest of the sample and of the models'
-weights, written under another name and renamed. At 512x512 for Qwen2.5-VL-3B and SD3.5 and 300 words, about 2 MB.
+One safetensors file per sample, ``FOLDER/ab/abcd….safetensors``, named by a digest of the sample
+and of the models' weights, written under another name and renamed. At 512x512 for Qwen2.5-VL-3B and
+SD3.5 and 300 words, about 2 MB.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uae.utils.checkpoint import disk_error
+from uae.utils.files import disk_error
 
 
 class Encoded(NamedTuple):
@@ -49,7 +51,10 @@ class LatentCache:
         unfinished = file.with_suffix(f".{os.getpid()}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in encoded._asdict().items()}, unfinished)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in encoded._asdict().items()},
+                unfinished,
+            )
             os.replace(unfinished, file)
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""The files that image-caption pairs come in, row by row: whatever a row holds, the rows beside it are as written.
+"""The files that image-caption pairs come in, row by row: whatever a row holds, the rows beside it
+are as written.
 
-``datasets`` gives a column one type: a number among the captions of a JSONL puts quotes around all of them, and a tar's
-samples must have the same extensions. Here each row is read by itself, and one that cannot be is named with the reason.
-A row's number is all that is needed to go on from it.
+``datasets`` gives a column one type: a number among the captions of a JSONL puts quotes around all
+of them, and a tar's samples must have the same extensions. Here each row is read by itself, and one
+that cannot be is named with the reason. A row's number is all that is needed to go on from it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,22 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from uae.data.images import IMAGE_SUFFIXES, one_line
+from uae.images.read import IMAGE_SUFFIXES, one_line
 
-IMAGE_COLUMNS = tuple(dict.fromkeys(  # file_name last: a path is read where no column holds an image itself
-    ("image", "img", "jpg", "jpeg", "png", "webp", *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)), "file_name")
-))  # fmt: skip
+IMAGE_COLUMNS = tuple(
+    dict.fromkeys(  # file_name last: a path is read where no column holds an image itself
+        (
+            "image",
+            "img",
+            "jpg",
+            "jpeg",
+            "png",
+            "webp",
+            *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)),
+            "file_name",
+        )
+    )
+)
 CAPTION_COLUMNS = ("long_caption", "caption", "text", "txt")  # the first that says anything
 NESTED = "json"  # an object with more columns
 SUFFIXES = (".parquet", ".tar", ".jsonl")
@@ -32,14 +44,17 @@ MARKS = (
 )
 """How texts begin that say their encoding; the longer ones first."""
 
-Member = tuple[str, bytes | None]  # of a tar: its extension, and what it holds if a pair is made of it
+Member = tuple[
+    str, bytes | None
+]  # of a tar: its extension, and what it holds if a pair is made of it
 
 
 class Found(NamedTuple):
     """A row as it is stored."""
 
     name: str
-    """What to call it in its file: ``row 7`` of a parquet file, ``line 8`` of a JSONL, ``sample 0007`` of a tar."""
+    """What to call it in its file: ``row 7`` of a parquet file, ``line 8`` of a JSONL, ``sample
+    0007`` of a tar."""
     fields: dict[str, Any]
     """By column, or by extension in a tar."""
     problem: str = ""
@@ -51,13 +66,13 @@ def rows_of(shard: Path, start: int) -> Iterator[Found]:
 
     Raises:
         OSError: with a number where the file cannot be reached, without one where it is damaged.
-        Exception: anything else where the file is damaged.
+            Exception: anything else where the file is damaged.
     """
     read = {".parquet": parquet_rows, ".tar": tar_rows, ".jsonl": jsonl_rows}[shard.suffix.lower()]
     return read(shard, start)
 
 
-# --- parquet ---------------------------------------------------------------------------------------------------------
+# --- parquet -------------------------------------------------------------------------------------
 
 
 def parquet_rows(shard: Path, start: int) -> Iterator[Found]:
@@ -85,7 +100,11 @@ def _parquet_row(batch: Any, index: int, name: str) -> Found:
         try:
             fields[column] = values[index].as_py()
         except Exception as error:  # a text that is no UTF-8, a date out of range
-            return Found(name, {}, f"its column {column!r} cannot be read ({one_line(error)}); remove the row")
+            return Found(
+                name,
+                {},
+                f"its column {column!r} cannot be read ({one_line(error)}); remove the row",
+            )
     return Found(name, fields)
 
 
@@ -96,24 +115,35 @@ def is_read(column: str) -> bool:
 
 def no_columns(found: Any) -> str:
     """What to say of a row or file that lacks a column."""
-    return (f"expected a column of images (image, img, file_name or an extension such as jpg) and one of captions "
-            f"({', '.join(CAPTION_COLUMNS)}), found {', '.join(map(str, found)) or 'none'}; rename them")  # fmt: skip
+    return (
+        "expected a column of images (image, img, file_name or an extension such as jpg) and "
+        f"one of captions ({', '.join(CAPTION_COLUMNS)}), found "
+        f"{', '.join(map(str, found)) or 'none'}; rename them"
+    )
 
 
-# --- JSONL -----------------------------------------------------------------------------------------------------------
+# --- JSONL ---------------------------------------------------------------------------------------
 
 
 def jsonl_rows(shard: Path, start: int) -> Iterator[Found]:
-    """One JSON object a line, lines counted from 1; blank ones are none. UTF-8, or what a byte order mark says."""
+    """One JSON object a line, lines counted from 1; blank ones are none. UTF-8, or what a byte
+    order mark says."""
     with open(shard, "rb") as opened:
         encoding = encoding_of(opened.read(4))
-    number, errors = 0, "surrogateescape" if encoding.startswith("utf-8") else "replace"  # the former has no half bytes
+    number, errors = (
+        0,
+        "surrogateescape" if encoding.startswith("utf-8") else "replace",
+    )  # the former has no half bytes
     with open(shard, encoding=encoding, errors=errors, newline="\n") as lines:
         for line_number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             if number >= start and errors == "replace" and "\ufffd" in line:
-                yield Found(f"line {line_number}", {}, f"bytes that are no {encoding.upper()}; mend or remove the line")
+                yield Found(
+                    f"line {line_number}",
+                    {},
+                    f"bytes that are no {encoding.upper()}; mend or remove the line",
+                )
             elif number >= start:
                 yield _jsonl_row(line, f"line {line_number}")
             number += 1
@@ -124,15 +154,26 @@ def _jsonl_row(line: str, name: str) -> Found:
         value = load_json(line)
     except (ValueError, RecursionError) as error:
         got = f"{line.strip()!r:.60} ({one_line(error)})"
-        return Found(name, {}, f"expected one JSON object on the line, got {got}; mend or remove the line")
+        return Found(
+            name, {}, f"expected one JSON object on the line, got {got}; mend or remove the line"
+        )
     if not isinstance(value, dict):
-        return Found(name, {}, f"expected one JSON object on the line, got {kind_of(value)}; mend or remove the line")
+        return Found(
+            name,
+            {},
+            f"expected one JSON object on the line, got {kind_of(value)}; mend or remove the line",
+        )
     return Found(name, value)
 
 
 def load_json(text: str | bytes) -> Any:
-    """Texts as written, control characters too. Python refuses to read very long numbers, of which none is used."""
-    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits), strict=False)
+    """Texts as written, control characters too. Python refuses to read very long numbers, of which
+    none is used."""
+    return json.loads(
+        text,
+        parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits),
+        strict=False,
+    )
 
 
 def encoding_of(beginning: bytes) -> str:
@@ -143,17 +184,26 @@ def kind_of(value: Any) -> str:
     """What a value is, in plain words."""
     if value is None:
         return "null"
-    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", str: "text"}
+    kinds = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "text",
+    }
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
-# --- tar -------------------------------------------------------------------------------------------------------------
+# --- tar -----------------------------------------------------------------------------------------
 
 
 def tar_rows(shard: Path, start: int) -> Iterator[Found]:
-    """WebDataset's samples: consecutive members that share a name up to its first dot, ``0001.jpg`` and ``0001.txt``.
+    """WebDataset's samples: consecutive members that share a name up to its first dot, ``0001.jpg``
+    and ``0001.txt``.
 
-    Where names hold further dots (``cat.v2.jpg`` beside ``cat.v2.txt``), a sample is what agrees up to the last one.
+    Where names hold further dots (``cat.v2.jpg`` beside ``cat.v2.txt``), a sample is what agrees up
+    to the last one.
     """
     with open(shard, "rb") as opened, tarfile.open(fileobj=opened) as tar:
         for number, sample in enumerate(_samples(tar)):
@@ -174,7 +224,9 @@ def _samples(tar: tarfile.TarFile) -> Iterator[Found]:
             else:
                 others += [(stem, extension) for extension, _ in members]
         if own:  # the others are more of it, such as 0001.mask.png
-            found = [extension for extension, _ in own] + [f"{stem[len(key) + 1 :]}.{ext}" for stem, ext in others]
+            found = [extension for extension, _ in own] + [
+                f"{stem[len(key) + 1 :]}.{ext}" for stem, ext in others
+            ]
             yield _sample(key, own) if _is_pair(own) else _alone(key, found)
             continue
         for stem, extension in others:
@@ -195,7 +247,8 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _split(name: str, *, first: bool = False) -> tuple[str, str]:
-    """A member's name, with its folder, before and after its last (or first) dot; extensions in lower case."""
+    """A member's name, with its folder, before and after its last (or first) dot; extensions in
+    lower case."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".") if first else base.rpartition(".")
     return folder + slash + stem, extension.lower()
@@ -216,8 +269,10 @@ def _is_pair(members: list[Member]) -> bool:
 
 
 def _alone(key: str, found: list[str]) -> Found:
-    problem = (f"expected {key}.jpg (or another image) and {key}.txt or {key}.json next to it in the tar, found "
-               f".{', .'.join(found)}; rename them to agree up to their first or last dot")  # fmt: skip
+    problem = (
+        f"expected {key}.jpg (or another image) and {key}.txt or {key}.json next to it in the "
+        f"tar, found .{', .'.join(found)}; rename them to agree up to their first or last dot"
+    )
     return Found(f"sample {key}", {}, problem)
 
 
@@ -225,7 +280,9 @@ def _sample(key: str, members: list[Member]) -> Found:
     fields: dict[str, Any] = {}
     for extension, content in members:
         if extension in fields:
-            return Found(f"sample {key}", {}, f"two members are called {key}.{extension}; rename one")
+            return Found(
+                f"sample {key}", {}, f"two members are called {key}.{extension}; rename one"
+            )
         fields[extension] = content
     if fields.get(NESTED) is not None:
         try:
@@ -233,5 +290,7 @@ def _sample(key: str, members: list[Member]) -> Found:
         except (ValueError, RecursionError) as error:
             fields[NESTED] = None
             if not fields.keys() & set(CAPTION_COLUMNS):
-                return Found(f"sample {key}", {}, f"its .json is no JSON ({one_line(error)}); mend it")
+                return Found(
+                    f"sample {key}", {}, f"its .json is no JSON ({one_line(error)}); mend it"
+                )
     return Found(f"sample {key}", fields)

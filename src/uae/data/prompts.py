@@ -1,9 +1,10 @@
-"""Prompt files as people bring them: lists, tables and JSON, in any encoding of Unicode that says what it is.
+"""Prompt files as people bring them: lists, tables and JSON, in any encoding of Unicode that says
+what it is.
 
-A file's extension says what it holds: ``.txt`` a prompt in each line, ``.csv`` and ``.tsv`` a table with a column of
-prompts (PartiPrompts' ``Prompt``, DPG-Bench's ``text``), ``.jsonl`` and ``.json`` strings, or objects with a ``prompt``
-(GenEval's ``evaluation_metadata.jsonl``). A prompt is never changed, but for spaces around it; what can be none is
-refused, with its place.
+A file's extension says what it holds: ``.txt`` a prompt in each line, ``.csv`` and ``.tsv`` a table
+with a column of prompts (PartiPrompts' ``Prompt``, DPG-Bench's ``text``), ``.jsonl`` and ``.json``
+strings, or objects with a ``prompt`` (GenEval's ``evaluation_metadata.jsonl``). A prompt is never
+changed, but for spaces around it; what can be none is refused, with its place.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from uae.data.images import one_line
+from uae.images.read import one_line
 
-COLUMNS = ("prompt", "prompts", "text", "caption", "captions")  # of tables, in any case; the first there is
+COLUMNS = (
+    "prompt",
+    "prompts",
+    "text",
+    "caption",
+    "captions",
+)  # of tables, in any case; the first there is
 MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 Row = dict[str, Any]
 
 
@@ -33,11 +43,20 @@ def read_prompts(path: Path) -> list[Row]:
     Raises:
         ValueError: in one line, when the file or one of its rows cannot be read so.
     """
-    readers = {".txt": _list, "": _list, ".csv": _table, ".tsv": _table, ".json": _json, ".jsonl": _json_lines,
-               ".ndjson": _json_lines}  # fmt: skip
+    readers = {
+        ".txt": _list,
+        "": _list,
+        ".csv": _table,
+        ".tsv": _table,
+        ".json": _json,
+        ".jsonl": _json_lines,
+        ".ndjson": _json_lines,
+    }
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise ValueError(f"{path}: expected prompts in a .txt, .csv, .tsv, .json or .jsonl file, got {suffix}")
+        raise ValueError(
+            f"{path}: expected prompts in a .txt, .csv, .tsv, .json or .jsonl file, got {suffix}"
+        )
     try:
         rows = [_checked(row, place) for place, row in readers[suffix](_read_text(path), suffix)]
     except ValueError as error:
@@ -55,10 +74,15 @@ def _read_text(path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f": expected text in UTF-8, or UTF-16 with its mark, got other bytes at {error.start}; "
-                         "save it as UTF-8") from error  # fmt: skip
+        raise ValueError(
+            f": expected text in UTF-8, or UTF-16 with its mark, got other bytes at {error.start}; "
+            "save it as UTF-8"
+        ) from error
     if "\0" in text:
-        raise ValueError(": expected text in UTF-8, or UTF-16 with its mark, got null characters; save it as UTF-8")
+        raise ValueError(
+            ": expected text in UTF-8, or UTF-16 with its mark, got null characters; save it as "
+            "UTF-8"
+        )
     return text
 
 
@@ -73,7 +97,9 @@ def _checked(row: Any, place: str) -> Row:
         raise ValueError(f"{place}: the prompt is empty; fill it in or remove it")
     for character in prompt:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
-            raise ValueError(f"{place}: the prompt holds the control character {character!a}; remove it")
+            raise ValueError(
+                f"{place}: the prompt holds the control character {character!a}; remove it"
+            )
     return row | {"prompt": prompt.strip()}
 
 
@@ -81,7 +107,7 @@ def _start(value: Any) -> str:
     return json.dumps(value)[:60]
 
 
-# --- by extension: rows with their places ----------------------------------------------------------------------------
+# --- by extension: rows with their places --------------------------------------------------------
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
@@ -91,13 +117,19 @@ def _lines(text: str) -> list[tuple[str, str]]:
 
 
 def _list(text: str, suffix: str) -> list[tuple[str, Any]]:
-    """A prompt in each line. Headers and JSON are not painted: the file has the extension of another kind."""
+    """A prompt in each line. Headers and JSON are not painted: the file has the extension of
+    another kind."""
     for place, line in _lines(text)[:1]:
         cells = [cell.strip(' "').lower() for cell in re.split(r"[\t,]", line)]
         if len(cells) > 1 and set(cells) & set(COLUMNS):
-            raise ValueError(f"{place}: expected a prompt, got the header of a table; rename the file to .csv or .tsv")
+            raise ValueError(
+                f"{place}: expected a prompt, got the header of a table; rename the file to .csv "
+                "or .tsv"
+            )
         if re.match(r'\s*(\[|\{\s*")', line):
-            raise ValueError(f"{place}: expected a prompt, got JSON; rename the file to .jsonl or .json")
+            raise ValueError(
+                f"{place}: expected a prompt, got JSON; rename the file to .jsonl or .json"
+            )
     return _lines(text)
 
 
@@ -118,11 +150,14 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: expected JSON, got {text.strip()[:60]!r} ({one_line(error)})") from error
+        raise ValueError(
+            f"{place}: expected JSON, got {text.strip()[:60]!r} ({one_line(error)})"
+        ) from error
 
 
 def _table(text: str, suffix: str) -> list[tuple[str, Any]]:
-    """A row for each of the table's. In a ``.tsv`` that is not quoted by the rules of CSV, quotes are the prompts'."""
+    """A row for each of the table's. In a ``.tsv`` that is not quoted by the rules of CSV, quotes
+    are the prompts'."""
     delimiter = "\t" if suffix == ".tsv" else ","
     try:
         rows = _cells(text, delimiter)
@@ -138,16 +173,24 @@ def _table(text: str, suffix: str) -> list[tuple[str, Any]]:
     found = []
     for place, cells in rows:
         if len(cells) != len(names):
-            raise ValueError(f"{place}: expected {len(names)} cells, as in the header, got {len(cells)}")
-        others = {name: cell for name, cell in zip(names, cells, strict=True) if name != names[column]}
-        found.append((place, {"prompt": cells[column]} | {n: c for n, c in others.items() if n != "prompt"}))
+            raise ValueError(
+                f"{place}: expected {len(names)} cells, as in the header, got {len(cells)}"
+            )
+        others = {
+            name: cell for name, cell in zip(names, cells, strict=True) if name != names[column]
+        }
+        found.append(
+            (place, {"prompt": cells[column]} | {n: c for n, c in others.items() if n != "prompt"})
+        )
     return found
 
 
 def _cells(text: str, delimiter: str, is_quoted: bool = True) -> list[tuple[str, list[str]]]:
     """Rows that are not blank, with the line that each ends in."""
     quoting = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
+    )
     rows = []
     try:
         for cells in reader:
@@ -162,6 +205,8 @@ def _prompt_column(names: list[str], place: str) -> int:
     lower = [name.lower() for name in names]
     column = next((lower.index(name) for name in COLUMNS if name in lower), None)
     if column is None:
-        raise ValueError(f"{place}: expected a table whose header names a column of prompts ({', '.join(COLUMNS)}), "
-                         f"got {', '.join(names)[:200]}")  # fmt: skip
+        raise ValueError(
+            f"{place}: expected a table whose header names a column of prompts "
+            f"({', '.join(COLUMNS)}), got {', '.join(names)[:200]}"
+        )
     return column

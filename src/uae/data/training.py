@@ -1,4 +1,5 @@
-"""Training images: the embedded world's scenes, or the user's own folder. A step's batch depends on the step alone."""
+"""Training images: the embedded world's scenes, or the user's own folder. A step's batch depends on
+the step alone."""
 
 from __future__ import annotations
 
@@ -10,35 +11,23 @@ import torch
 from torch import Tensor
 
 from uae.data.folders import list_images
-from uae.data.images import ImageError, read_image
 from uae.data.inventory import WHEN_TO_MEND, Inventory, check_unchanged
-from uae.rewards.preprocess import resize_like_pil
-from uae.scenes.scene import render_batch, scene_at
+from uae.images.read import ImageError, read_image
+from uae.images.resize import fit_to
 from uae.utils.seed import make_generator
 
 
-class SceneImages:
-    """Scenes of the training split, never the same twice; the probe's are of the validation split."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def batch(self, step: int, num_images: int) -> list[Tensor]:
-        scenes = [scene_at("train", step * num_images + i, seed=self.seed) for i in range(num_images)]
-        return list(torch.from_numpy(render_batch(scenes)))
-
-    def probe(self, num_images: int) -> list[Tensor]:
-        return list(torch.from_numpy(render_batch([scene_at("validation", i) for i in range(num_images)])))
-
-
 class FolderImages:
-    """Image files in a new random order each pass. The last tenth of them (at most 16) is kept for the probe.
+    """Image files in a new random order each pass. The last tenth of them (at most 16) is kept for
+    the probe.
 
-    size: (height, width) every image is resized and cropped to, or None to leave sizes as they are. A file that
-    cannot be read is named once and the next one takes its place.
+    size: (height, width) every image is resized and cropped to, or None to leave sizes as they are.
+    A file that cannot be read is named once and the next one takes its place.
     """
 
-    def __init__(self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0
+    ) -> None:
         listing = list_images(paths)
         for reason in listing.unreadable:
             warnings.warn(f"left out: {reason}", stacklevel=2)
@@ -63,11 +52,15 @@ class FolderImages:
         """The first readable image from ``position`` on, in the order of its pass."""
         for ahead in range(len(self.files)):
             epoch, index = divmod(position + ahead, len(self.files))
-            order = torch.randperm(len(self.files), generator=make_generator(self.seed, epoch, "shuffle"))
+            order = torch.randperm(
+                len(self.files), generator=make_generator(self.seed, epoch, "shuffle")
+            )
             image = self._read(self.files[int(order[index])])
             if image is not None:
                 return image
-        raise ImageError(f"expected at least one readable image, none of {len(self.files)} files could be read")
+        raise ImageError(
+            f"expected at least one readable image, none of {len(self.files)} files could be read"
+        )
 
     def _read(self, file: Path) -> Tensor | None:
         try:
@@ -81,17 +74,7 @@ class FolderImages:
 
 
 def check_same_files(images: object, run_dir: Path) -> None:
-    """A ValueError that names what changed in a folder of images since the run in ``run_dir`` was started."""
+    """A ValueError that names what changed in a folder of images since the run in ``run_dir`` was
+    started."""
     if isinstance(images, FolderImages):
         check_unchanged(run_dir, images.inventory(), "images")
-
-
-def fit_to(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[3, h, w]`` resized (bicubic, as PIL) until it covers ``size``, then cropped to its middle."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
-    height, width = (max(edge, round(old * scale)) for edge, old in zip(size, image.shape[1:], strict=True))
-    resized = resize_like_pil(image[None], height, width, crop=max(height, width), resample="bicubic")
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return resized[0, :, top : top + size[0], left : left + size[1]]

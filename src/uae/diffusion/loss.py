@@ -2,7 +2,8 @@
 
     loss = mean over samples and latent dimensions of (v_θ(x_σ, σ, c) − v)²
 
-Lipman et al., arXiv 2210.02747; Esser et al. (SD3), arXiv 2403.03206: logit-normal σ, every level weighed alike.
+Lipman et al., arXiv 2210.02747; Esser et al. (SD3), arXiv 2403.03206: logit-normal σ, every level
+weighed alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Denoising as a policy: the random steps of a path are its actions, and can be scored again (Flow-GRPO)."""
+"""Denoising as a policy: the random steps of a path are its actions, and can be scored again
+(Flow-GRPO)."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from uae.diffusion.stochastic import Gaussian, Stochastic, gaussian_kl, log_prob
 from uae.types import Evaluation, Rollout
 from uae.utils.progress import track
 
-KEPT_STEPS = 2  # up to so many steps keep their activations for the backward pass; of more, each is run again
+# up to so many steps keep their activations for the backward pass; of more, each is run again
+KEPT_STEPS = 2
 
 
 @dataclass(frozen=True)
 class FlowContext:
-    """What B paths are conditioned on. Their random steps alone are kept: W of them, between W + 1 sigmas."""
+    """What B paths are conditioned on. Their random steps alone are kept: W of them, between W + 1
+    sigmas."""
 
     embeds: tuple[Float[Tensor, "_ E"], ...]
     """Of each text, in any lengths."""
@@ -39,7 +42,8 @@ class FlowContext:
         return replace(self, text_of=self.text_of[index])
 
     def of_one_length(self) -> Iterator[tuple[Int[Tensor, " b"], Float[Tensor, "b T E"]]]:
-        """Paths whose texts have one length, and these: SD3 attends to padding, so there must be none."""
+        """Paths whose texts have one length, and these: SD3 attends to padding, so there must be
+        none."""
         lengths = torch.tensor([len(self.embeds[i]) for i in self.text_of.tolist()])
         for length in lengths.unique():
             rows = (lengths == length).nonzero()[:, 0]
@@ -53,16 +57,23 @@ def evaluate_path(
     *,
     with_kl: bool,
 ) -> Evaluation:
-    """Log-probability of each random step now, and the KL of its Gaussian to the reference's; ``rollout.actions`` are
-    latents ``[B, W + 1, c, h, w]``. Gradients flow, but not through guidance's unconditional half."""
+    """Log-probability of each random step now, and the KL of its Gaussian to the reference's;
+    ``rollout.actions`` are latents ``[B, W + 1, c, h, w]``. Gradients flow, but not through
+    guidance's unconditional half."""
     context: FlowContext = rollout.context
     log_probs, kl, order = [], [], []
     for rows, embeds in context.of_one_length():
-        field = guided(velocity, embeds, context.negative, context.guidance_scale, detach_unconditional=True)
+        field = guided(
+            velocity, embeds, context.negative, context.guidance_scale, detach_unconditional=True
+        )
         path = rollout.actions[rows]
         times = range(path.shape[1] - 1)
         steps = [_step(field, path, t, context) for t in track(times, "scoring", "steps")]
-        log_probs.append(torch.stack([log_prob(path[:, t + 1], s, context.how.kind) for t, s in enumerate(steps)], 1))
+        log_probs.append(
+            torch.stack(
+                [log_prob(path[:, t + 1], s, context.how.kind) for t, s in enumerate(steps)], 1
+            )
+        )
         if with_kl:
             with torch.no_grad(), reference():
                 before = [_step(field, path, t, context).mean for t in range(len(steps))]

@@ -16,8 +16,8 @@ from uae.types import Captions, Policy, Reconstructions
 class Captioner(Protocol):
     """Understanding: image → caption, image and question → answer.
 
-    Draws are keyed by ``(seed, step)``, the image's key (by default its place) and the sequence's place among those of
-    its image, so they do not depend on how a batch is split.
+    Draws are keyed by ``(seed, step)``, the image's key (by default its place) and the sequence's
+    place among those of its image, so they do not depend on how a batch is split.
     """
 
     def caption(
@@ -33,7 +33,9 @@ class Captioner(Protocol):
         """``group_size`` captions of each image (``[3, h, w]`` in [0, 1], any sizes)."""
         ...
 
-    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+    def answer(
+        self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
         """A greedy answer to one question about each image."""
         ...
 
@@ -83,18 +85,27 @@ class UnifiedModel(Captioner, Protocol):
         step: int = 0,
         keys: Sequence[int] | None = None,
     ) -> Reconstructions:
-        """``group_size`` images of each caption; where decoding starts from noise, that of one image is the same."""
+        """``group_size`` images of each caption; where decoding starts from noise, that of one
+        image is the same."""
         ...
 
     def generate(
-        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        texts: Sequence[str],
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
     ) -> Reconstructions:
         """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
         ...
 
-    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
-        """Freeze all but what learns to caption, if ``captions``, and to paint with such ``decoding``, unless None; by
-        LoRA, or fully at rank 0."""
+    def begin_training(
+        self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None
+    ) -> None:
+        """Freeze all but what learns to caption, if ``captions``, and to paint with such
+        ``decoding``, unless None; by LoRA, or fully at rank 0."""
         ...
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -1,8 +1,10 @@
-"""Merging: adapters are added to the weights in fp32, the sum is rounded, and what is left of the update is measured.
+"""Merging: adapters are added to the weights in fp32, the sum is rounded, and what is left of the
+update is measured.
 
     u = W_trained − W_base,   q = round(W_trained) − W_base,   share = ⟨u, q⟩ / ⟨u, u⟩
 
-1 where rounding keeps the update, whatever noise it adds; 0 where each weight rounds back to where it started.
+1 where rounding keeps the update, whatever noise it adds; 0 where each weight rounds back to where
+it started.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uae.models.loading import load_base, load_model
-from uae.utils.checkpoint import appear
+from uae.models.load import load_base, load_model
+from uae.utils.files import appear
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Survival:
 
 
 def export(source: str, out: Path, dtype: torch.dtype) -> dict[str, Survival] | None:
-    """Write ``source`` to ``out``, merged and whole; by part what survives, None if it names no base. Takes the memory
-    of model and base in fp32."""
+    """Write ``source`` to ``out``, merged and whole; by part what survives, None if it names no
+    base. Takes the memory of model and base in fp32."""
     model: Any = load_model(source, torch.float32)
     model.merge_adapters()
     base: Any = load_base(source, torch.float32)
@@ -45,7 +47,9 @@ def export(source: str, out: Path, dtype: torch.dtype) -> dict[str, Survival] | 
 
 
 @torch.no_grad()
-def survival(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Survival]:
+def survival(
+    trained: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Survival]:
     """By part, of those that moved."""
     sums: dict[str, list[float]] = {}
     for name in [name for name in trained if name in base]:
@@ -54,6 +58,8 @@ def survival(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: t
         if not update.any():
             continue
         found = sums.setdefault(name.split(".")[0], [0.0, 0.0, 0.0])
-        for i, value in enumerate(((update * rounded).sum(), update.square().sum(), (update != 0).sum())):
+        for i, value in enumerate(
+            ((update * rounded).sum(), update.square().sum(), (update != 0).sum())
+        ):
             found[i] += value.item()
     return {part: Survival(kept / total, int(moved)) for part, (kept, total, moved) in sums.items()}

@@ -1,10 +1,11 @@
-"""How large the real models are, and what a step of Unified-GRPO with them takes on one GPU; nothing is loaded.
+"""How large the real models are, and what a step of Unified-GRPO with them takes on one GPU;
+nothing is loaded.
 
-The architectures are built on the meta device, from configurations stated here, by the very classes that load the
-checkpoints: parameter names, shapes and counts are exact. They are the published ``config.json`` of
-``Qwen/Qwen2.5-VL-3B-Instruct``, ``stabilityai/stable-diffusion-3.5-large`` and ``-medium``; the projector is the
-paper's, 2048 → 8192 → 4096 (arXiv 2509.09666). Activations are estimates, each with its formula; no formula was
-checked against a GPU.
+The architectures are built on the meta device, from configurations stated here, by the very classes
+that load the checkpoints: parameter names, shapes and counts are exact. They are the published
+``config.json`` of ``Qwen/Qwen2.5-VL-3B-Instruct``, ``stabilityai/stable-diffusion-3.5-large`` and
+``-medium``; the projector is the paper's, 2048 → 8192 → 4096 (arXiv 2509.09666). Activations are
+estimates, each with its formula; no formula was checked against a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from uae.models.projector import Projector, projector_between
+from uae.models.connectors import Projector, projector_between
 
 GPU_BYTES = 80e9
 BF16, FP32 = 2, 4
@@ -35,7 +36,11 @@ QWEN_3B: dict[str, Any] = {
         "max_position_embeddings": 128000,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [16, 24, 24],
+        },
     },
     "vision_config": {
         "depth": 32,
@@ -63,12 +68,18 @@ _SD35: dict[str, Any] = {
     "qk_norm": "rms_norm",
 }
 SD35_LARGE = _SD35 | {
-    "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
-}  # fmt: skip
+    "num_layers": 38,
+    "num_attention_heads": 38,
+    "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192,
+}
 SD35_MEDIUM = _SD35 | {
-    "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384,
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 384,
     "dual_attention_layers": tuple(range(13)),
-}  # fmt: skip
+}
 SD35_TRANSFORMERS = {"large": SD35_LARGE, "medium": SD35_MEDIUM}
 SD35_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -85,7 +96,7 @@ SD35_VAE: dict[str, Any] = {
 }
 
 
-# --- full-size architectures, without memory -------------------------------------------------------------------------
+# --- full-size architectures, without memory -----------------------------------------------------
 
 
 def meta_qwen() -> Qwen2_5_VLForConditionalGeneration:
@@ -97,7 +108,9 @@ def meta_qwen() -> Qwen2_5_VLForConditionalGeneration:
 def meta_transformer(size: str = "large") -> SD3Transformer2DModel:
     """SD3.5's MM-DiT, ``large`` or ``medium``."""
     if size not in SD35_TRANSFORMERS:
-        raise ValueError(f"expected a size of SD3.5 out of {', '.join(SD35_TRANSFORMERS)}, got {size!r}")
+        raise ValueError(
+            f"expected a size of SD3.5 out of {', '.join(SD35_TRANSFORMERS)}, got {size!r}"
+        )
     with torch.device("meta"):
         return SD3Transformer2DModel(**SD35_TRANSFORMERS[size])
 
@@ -111,7 +124,9 @@ def meta_vae() -> AutoencoderKL:
 def meta_projector() -> Projector:
     """2048 → 8192 → 4096."""
     with torch.device("meta"):
-        return projector_between(QWEN_3B["text_config"]["hidden_size"], _SD35["joint_attention_dim"])
+        return projector_between(
+            QWEN_3B["text_config"]["hidden_size"], _SD35["joint_attention_dim"]
+        )
 
 
 def count(module: nn.Module) -> int:
@@ -126,11 +141,12 @@ def count_lora(language_model: nn.Module, rank: int) -> int:
 
 
 def published_name(name: str) -> str:
-    """A parameter of ``Qwen2_5_VLForConditionalGeneration`` as the checkpoint's index file names it."""
+    """A parameter of ``Qwen2_5_VLForConditionalGeneration`` as the checkpoint's index file names
+    it."""
     return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,8 @@ class Line:
     num_parameters: int | None
     num_bytes: float
     phase: str
-    """``always``, or the phase of the step that it is needed in: ``caption``, ``paint``, ``update``."""
+    """``always``, or the phase of the step that it is needed in: ``caption``, ``paint``,
+    ``update``."""
     how: str
 
 
@@ -193,7 +210,9 @@ def _weight_lines(shape: StepShape) -> list[Line]:
     qwen = meta_qwen()
     language = qwen.model.language_model
     trained = count_lora(language, shape.lora_rank) if shape.lora_rank else count(language)
-    name = f"LoRA, rank {shape.lora_rank}" if shape.lora_rank else "language model, its trained copy"
+    name = (
+        f"LoRA, rank {shape.lora_rank}" if shape.lora_rank else "language model, its trained copy"
+    )
     frozen = [
         ("Qwen2.5-VL-3B, vision tower", count(qwen.model.visual)),
         ("Qwen2.5-VL-3B, language model", count(language)),
@@ -201,8 +220,13 @@ def _weight_lines(shape: StepShape) -> list[Line]:
         ("SD3.5, autoencoder", count(meta_vae())),
         ("projector 2048 → 8192 → 4096", count(meta_projector())),
     ]
-    size, precision = (BF16, "bf16") if shape.lora_rank else (FP32, "fp32")  # as ``uae train`` loads them
-    lines = [Line(part, number, float(number * size), "always", f"weights in {precision}") for part, number in frozen]
+    size, precision = (
+        (BF16, "bf16") if shape.lora_rank else (FP32, "fp32")
+    )  # as ``uae train`` loads them
+    lines = [
+        Line(part, number, float(number * size), "always", f"weights in {precision}")
+        for part, number in frozen
+    ]
     return [
         *lines,
         Line(name, trained, float(trained * FP32), "always", "weights in fp32"),
@@ -218,15 +242,44 @@ def _activation_lines(shape: StepShape) -> list[Line]:
     logits = 3.0 * shape.score_batch * shape.caption_tokens * text["vocab_size"] * FP32
     scored = _language_activations(text, shape.score_batch * shape.caption_tokens + length)
     rows = shape.decode_batch * (2 if shape.guidance else 1)
-    vae = 4.0 * shape.image_height * shape.image_width * SD35_VAE["block_out_channels"][1] * BF16 * shape.decode_batch
+    vae = (
+        4.0
+        * shape.image_height
+        * shape.image_width
+        * SD35_VAE["block_out_channels"][1]
+        * BF16
+        * shape.decode_batch
+    )
     return [
-        Line("key-value cache", None, cache, "caption", f"{shape.num_captions} sequences of {length} tokens"),
         Line(
-            "LLM activations", None, scored, "update", f"{shape.score_batch} captions with gradients, no recomputation"
+            "key-value cache",
+            None,
+            cache,
+            "caption",
+            f"{shape.num_captions} sequences of {length} tokens",
+        ),
+        Line(
+            "LLM activations",
+            None,
+            scored,
+            "update",
+            f"{shape.score_batch} captions with gradients, no recomputation",
         ),
         Line("logits and softmax", None, logits, "update", "three fp32 copies of tokens × 151,936"),
-        Line("decoder activations", None, _decoder_activations(shape, rows), "paint", f"{rows} rows, no gradients"),
-        Line("autoencoder activations", None, vae, "paint", "four full-resolution maps of 256 channels"),
+        Line(
+            "decoder activations",
+            None,
+            _decoder_activations(shape, rows),
+            "paint",
+            f"{rows} rows, no gradients",
+        ),
+        Line(
+            "autoencoder activations",
+            None,
+            vae,
+            "paint",
+            "four full-resolution maps of 256 channels",
+        ),
     ]
 
 
@@ -237,7 +290,8 @@ def _kv_cache(text: dict[str, Any], num_tokens: int) -> float:
 
 
 def _language_activations(text: dict[str, Any], num_tokens: int) -> float:
-    """A layer keeps about 10 vectors of the width and 4 of the MLP's for each token, LoRA's inputs included."""
+    """A layer keeps about 10 vectors of the width and 4 of the MLP's for each token, LoRA's inputs
+    included."""
     per_token = 10 * text["hidden_size"] + 4 * text["intermediate_size"]
     return float(text["num_hidden_layers"] * per_token * num_tokens * BF16)
 
@@ -246,11 +300,13 @@ def _decoder_activations(shape: StepShape, rows: int) -> float:
     """One block at a time: about 16 vectors of the width for each image and text token."""
     config = SD35_TRANSFORMERS[shape.decoder]
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    patches = math.prod(size // (8 * config["patch_size"]) for size in (shape.image_height, shape.image_width))
+    patches = math.prod(
+        size // (8 * config["patch_size"]) for size in (shape.image_height, shape.image_width)
+    )
     return 16.0 * width * rows * (patches + shape.caption_tokens + shape.prompt_tokens) * BF16
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------
 
 
 def print_footprint(shape: StepShape) -> None:
@@ -259,15 +315,27 @@ def print_footprint(shape: StepShape) -> None:
     from rich.table import Table
 
     lines = step_lines(shape)
-    table = Table("part", "parameters", "GB", "when", "how", title="Memory of one step of Unified-GRPO, one GPU")
+    table = Table(
+        "part",
+        "parameters",
+        "GB",
+        "when",
+        "how",
+        title="Memory of one step of Unified-GRPO, one GPU",
+    )
     for line in lines:
         number = "" if line.num_parameters is None else f"{line.num_parameters:,}"
         table.add_row(line.part, number, f"{line.num_bytes / 1e9:.2f}", line.phase, line.how)
     console = Console()
     console.print(table)
     peak = peak_bytes(lines)
-    verdict = "fits" if peak < 0.95 * GPU_BYTES else "does not fit: lower --train.micro-batch or take SD3.5-medium"
+    verdict = (
+        "fits"
+        if peak < 0.95 * GPU_BYTES
+        else "does not fit: lower --train.micro-batch or take SD3.5-medium"
+    )
     console.print(
-        f"peak: {peak / 1e9:.1f} GB of {GPU_BYTES / 1e9:.0f} GB, {verdict}. Parameters are exact, the rest estimated. "
-        "The reward backbone (CLIP ViT-L/14: 1.7 GB in fp32) and the allocator's overhead come on top."
+        f"peak: {peak / 1e9:.1f} GB of {GPU_BYTES / 1e9:.0f} GB, {verdict}. Parameters are "
+        "exact, the rest estimated. The reward backbone (CLIP ViT-L/14: 1.7 GB in fp32) and the "
+        "allocator's overhead come on top."
     )

@@ -26,16 +26,27 @@ def fetch(source: str, what: str, files: Sequence[str] = MODEL_FILES) -> Path:
     try:
         with phase(f"fetching {source}"):
             folder = snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(files), ignore_patterns="*.fp16*"
+                repository,
+                revision=revision or None,
+                allow_patterns=list(files),
+                ignore_patterns="*.fp16*",
             )
         return Path(folder)
     except GatedRepoError as error:
-        raise ValueError(f"{what} {source} is gated and this account has no access; accept its terms at https://"
-                         f"huggingface.co/{repository}, then `hf auth login` or set HF_TOKEN") from error  # fmt: skip
+        raise ValueError(
+            f"{what} {source} is gated and this account has no access; accept its terms at https://"
+            f"huggingface.co/{repository}, then `hf auth login` or set HF_TOKEN"
+        ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise ValueError(f"{what} {source}: expected a folder or a hub id, but there is neither; check the name, "
-                         "or run `hf auth login` if it is private") from error  # fmt: skip
-    except Exception as error:  # of several libraries; every one means that the weights can't be had
+        raise ValueError(
+            f"{what} {source}: expected a folder or a hub id, but there is neither; check the "
+            "name, or run `hf auth login` if it is private"
+        ) from error
+    except (
+        Exception
+    ) as error:  # of several libraries; every one means that the weights can't be had
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{what} {source} is neither a folder here nor in the local cache, and the hub can't be "
-                         f"reached ({reason}); check the connection or give a folder") from error  # fmt: skip
+        raise ValueError(
+            f"{what} {source} is neither a folder here nor in the local cache, and the hub can't "
+            f"be reached ({reason}); check the connection or give a folder"
+        ) from error

@@ -1,11 +1,14 @@
-"""UMM-2: one autoregressive model that captions, and paints its captions as image tokens (Janus-Pro).
+"""UMM-2: one autoregressive model that captions, and paints its captions as image tokens
+(Janus-Pro).
 
-    image → vision tower → language model → caption → language model → image tokens → VQ decoder → image
+    image → vision tower → language model → caption → language model → image tokens → VQ decoder →
+    image
 
-The same ``JanusForConditionalGeneration`` is the encoder (a policy over caption tokens) and the decoder (a policy over
-image tokens). Image tokens are sampled with classifier-free guidance, ``u + w (c - u)`` on the logits of two streams
-run as one batch, but their log-probabilities are those of the conditional stream alone (as T2I-R1), which is what the
-loss scores again; how far the two distributions are apart is measured.
+The same ``JanusForConditionalGeneration`` is the encoder (a policy over caption tokens) and the
+decoder (a policy over image tokens). Image tokens are sampled with classifier-free guidance, ``u +
+w (c - u)`` on the logits of two streams run as one batch, but their log-probabilities are those of
+the conditional stream alone (as T2I-R1), which is what the loss scores again; how far the two
+distributions are apart is measured.
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
 from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
-from uae.models.cache import reserve
-from uae.models.captioner import CausalCaptioner, Prefix, question_about_image
+from uae.images.resize import resize_like_pil
+from uae.models.encoders.cache import reserve
+from uae.models.encoders.causal import CausalCaptioner, Prefix, question_about_image
+from uae.models.encoders.tokens import draw, log_softmax, pad, token_evaluation
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
-from uae.models.tokens import draw, log_softmax, pad, token_evaluation
-from uae.rewards.preprocess import resize_like_pil
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import track
@@ -37,7 +40,8 @@ from uae.utils.weights import DESCRIPTION, load_pretrained, load_tokenizer, nami
 
 @dataclass(frozen=True)
 class PaintContext:
-    """What image tokens are conditioned on: N prompts, which of them each of B images is of, and the temperature."""
+    """What image tokens are conditioned on: N prompts, which of them each of B images is of, and
+    the temperature."""
 
     prompts: tuple[tuple[int, ...], ...]
     prompt_of: Int[Tensor, " B"]
@@ -48,7 +52,8 @@ class PaintContext:
 
 
 class Janus(CausalCaptioner):
-    """Captioner and painter in one. ``encoder`` is the model itself, ``decoder`` the same weights over image tokens."""
+    """Captioner and painter in one. ``encoder`` is the model itself, ``decoder`` the same weights
+    over image tokens."""
 
     family = "autoregressive"
 
@@ -68,7 +73,9 @@ class Janus(CausalCaptioner):
         self.decoder = ImageTokenPolicy(self)
         self.image_size: int = processor.image_processor.size["height"]  # type: ignore[attr-defined]
         self.captioning = captioning
-        published = DecodeSettings(guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16)
+        published = DecodeSettings(
+            guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16
+        )
         self.decoding = decoding or published
         self.origin: tuple[Checkpoint, ...] = ()
         """What it was loaded from, by ``load_model``."""
@@ -82,8 +89,11 @@ class Janus(CausalCaptioner):
     # --- files ---
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, dtype: torch.dtype | None = torch.float32) -> Janus:
-        """From a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out. dtype: None leaves it as it is stored."""
+    def from_pretrained(
+        cls, source: str | Path, dtype: torch.dtype | None = torch.float32
+    ) -> Janus:
+        """From a folder, as ``deepseek-community/Janus-Pro-1B`` is laid out. dtype: None leaves it
+        as it is stored."""
         folder = Path(source)
         model = load_pretrained(JanusForConditionalGeneration, folder, dtype)
         janus = cls(model.eval(), load_tokenizer(JanusProcessor, folder, backend="pil"))
@@ -92,7 +102,8 @@ class Janus(CausalCaptioner):
         return janus
 
     def put_on(self, folder: str | Path) -> None:
-        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it has; and settings."""
+        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it
+        has; and settings."""
         folder = Path(folder)
         self.adapters.load(folder / ADAPTER)
         if (folder / DESCRIPTION).exists():
@@ -102,8 +113,9 @@ class Janus(CausalCaptioner):
                 setattr(self, name, value)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """As ``from_pretrained`` and the library load it, adapters unmerged in ``adapter``, and ``uae.json``. Where
-        only adapters learnt, these alone, and the name of their base, unless ``is_self_contained``."""
+        """As ``from_pretrained`` and the library load it, adapters unmerged in ``adapter``, and
+        ``uae.json``. Where only adapters learnt, these alone, and the name of their base, unless
+        ``is_self_contained``."""
         folder = Path(folder)
         is_adapted = bool(self.adapters.active) and not self.is_whole
         whole = self.is_self_contained or not self.origin or not is_adapted
@@ -115,11 +127,16 @@ class Janus(CausalCaptioner):
 
     # --- training ---
 
-    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
-        """Freeze all but the language model, which both captions and paints; by LoRA, or fully at rank 0."""
+    def begin_training(
+        self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None
+    ) -> None:
+        """Freeze all but the language model, which both captions and paints; by LoRA, or fully at
+        rank 0."""
         if decoding is not None and decoding.temperature == 0:
-            raise ValueError("decoding.temperature: at 0 image tokens are not drawn, so nothing can be learnt of them; "
-                             "expected above 0, or image-weight 0 to learn captions alone")  # fmt: skip
+            raise ValueError(
+                "decoding.temperature: at 0 image tokens are not drawn, so nothing can be learnt "
+                "of them; expected above 0, or image-weight 0 to learn captions alone"
+            )
         self.requires_grad_(False)
         self.eval()
         if captions or decoding is not None:
@@ -127,18 +144,25 @@ class Janus(CausalCaptioner):
 
     # --- image → caption ---
 
-    def see(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
+    def see(
+        self, images: Sequence[Float[Tensor, "3 _ _"]]
+    ) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
         pixels = torch.stack([self._square(image) for image in images]).to(self.device)
         features = self.model.model.get_image_features(pixels.to(self.model.dtype)).pooler_output
         return list(features), torch.zeros(len(images), 3, dtype=torch.long, device=self.device)
 
     def _square(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
-        """As the checkpoint's processor: the long side to its size, the mean colour beside the short one."""
+        """As the checkpoint's processor: the long side to its size, the mean colour beside the
+        short one."""
         settings = self.processor.image_processor  # type: ignore[attr-defined]
         size, longest = settings.size["height"], max(image.shape[1:])
-        height, width = (max(round(side * size / longest), settings.min_size) for side in image.shape[1:])
+        height, width = (
+            max(round(side * size / longest), settings.min_size) for side in image.shape[1:]
+        )
         if (height, width) != tuple(image.shape[1:]):
-            image = resize_like_pil(image[None], height, width, crop=max(height, width), resample="bicubic")[0]
+            image = resize_like_pil(
+                image[None], height, width, crop=max(height, width), resample="bicubic"
+            )[0]
         mean, std = self._mean_and_std(image)
         square = (mean * 255).int().float().div(255).expand(3, size, size).clone()
         top, left = (size - height) // 2, (size - width) // 2
@@ -150,7 +174,9 @@ class Janus(CausalCaptioner):
         if self.processor.use_default_system_prompt:
             text = DEFAULT_SYSTEM_PROMPT + text
         names = self.processor
-        shown = names.image_start_token + names.image_token * num_image_tokens + names.image_end_token
+        shown = (
+            names.image_start_token + names.image_token * num_image_tokens + names.image_end_token
+        )
         return tuple(self.user_text.encode(text.replace(names.image_token, shown), begins=True))
 
     @property
@@ -166,7 +192,9 @@ class Janus(CausalCaptioner):
         """A ValueError where other pixels are asked for than the VQ decoder paints."""
         size = self.image_size
         if (decoding.height, decoding.width) != (size, size):
-            raise ValueError(f"this model paints {size}x{size} pixels, got {decoding.height}x{decoding.width}")
+            raise ValueError(
+                f"this model paints {size}x{size} pixels, got {decoding.height}x{decoding.width}"
+            )
 
     def reconstruct(
         self,
@@ -179,23 +207,40 @@ class Janus(CausalCaptioner):
         keys: Sequence[int] | None = None,
     ) -> Reconstructions:
         """``group_size`` images of each caption, each from draws of its own."""
-        draws_of = sequence_keys(sequence_keys(keys, len(captions) // captions.group_size, captions.group_size),
-                                 len(captions), group_size)  # fmt: skip
+        draws_of = sequence_keys(
+            sequence_keys(keys, len(captions) // captions.group_size, captions.group_size),
+            len(captions),
+            group_size,
+        )
         return self._paint(captions.texts, settings, draws_of, group_size, seed, step)
 
     def generate(
-        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        texts: Sequence[str],
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
     ) -> Reconstructions:
         """``group_size`` images of each text.
 
         Raises:
             ValueError: when other pixels are asked for than the VQ decoder paints.
         """
-        return self._paint(texts, settings, sequence_keys(None, len(texts), group_size), group_size, seed, step)
+        return self._paint(
+            texts, settings, sequence_keys(None, len(texts), group_size), group_size, seed, step
+        )
 
     @torch.no_grad()
     def _paint(
-        self, texts: Sequence[str], settings: DecodeSettings, keys: Tensor, group_size: int, seed: int, step: int
+        self,
+        texts: Sequence[str],
+        settings: DecodeSettings,
+        keys: Tensor,
+        group_size: int,
+        seed: int,
+        step: int,
     ) -> Reconstructions:
         """Draws are keyed by ``keys``, one for each image; equal texts share one prompt."""
         self.check_settings(self.captioning, settings)
@@ -204,15 +249,25 @@ class Janus(CausalCaptioner):
         prompts = tuple(self.paint_prompt(text) for text in row)
         context = PaintContext(prompts, prompt_of, settings.temperature)
         parts = [
-            self.decoder.sample(context.select(index), settings.guidance_scale, keys[index], seed=seed, step=step)
-            for index in track(torch.arange(len(prompt_of)).split(settings.micro_batch), "painting", "images", size=len)
+            self.decoder.sample(
+                context.select(index), settings.guidance_scale, keys[index], seed=seed, step=step
+            )
+            for index in track(
+                torch.arange(len(prompt_of)).split(settings.micro_batch),
+                "painting",
+                "images",
+                size=len,
+            )
         ]
         images = torch.cat([self.pixels(rollout.actions) for rollout, _ in parts])
         actions, log_probs, mask = (
-            torch.cat([getattr(r, name) for r, _ in parts]) for name in ("actions", "log_probs", "mask")
+            torch.cat([getattr(r, name) for r, _ in parts])
+            for name in ("actions", "log_probs", "mask")
         )
         metrics = {"image/guidance_gap": sum(gap.sum().item() for _, gap in parts) / mask.numel()}
-        return Reconstructions(images, group_size, Rollout(actions, log_probs, mask, context), metrics)
+        return Reconstructions(
+            images, group_size, Rollout(actions, log_probs, mask, context), metrics
+        )
 
     def paint_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a request to paint; the last begins the image."""
@@ -234,7 +289,9 @@ class Janus(CausalCaptioner):
 
     def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.processor.image_processor  # type: ignore[attr-defined]
-        mean, std = (like.new_tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std))
+        mean, std = (
+            like.new_tensor(v).view(3, 1, 1) for v in (settings.image_mean, settings.image_std)
+        )
         return mean, std
 
 
@@ -254,9 +311,16 @@ class ImageTokenPolicy:
 
     @torch.no_grad()
     def sample(
-        self, context: PaintContext, guidance_scale: float, keys: Int[Tensor, " B"], *, seed: int = 0, step: int = 0
+        self,
+        context: PaintContext,
+        guidance_scale: float,
+        keys: Int[Tensor, " B"],
+        *,
+        seed: int = 0,
+        step: int = 0,
     ) -> tuple[Rollout, Float[Tensor, "B T"]]:
-        """Image tokens of each entry of ``context.prompt_of``, and by how much guidance raised their log-probability.
+        """Image tokens of each entry of ``context.prompt_of``, and by how much guidance raised
+        their log-probability.
 
         Draws are keyed by (seed, step, key). Guidance 1 runs the conditional stream alone.
         """
@@ -269,7 +333,9 @@ class ImageTokenPolicy:
         log_probs, gaps = torch.zeros(2, num, length, device=self.device)
         embeds = self._embed(prefix.last_token[:, None])
         for t in track(range(length), "drawing", "tokens"):
-            logits = model.model.generation_head(self.janus.feed_embeds(prefix, embeds)[:, -1]).float()
+            logits = model.model.generation_head(
+                self.janus.feed_embeds(prefix, embeds)[:, -1]
+            ).float()
             conditional = log_softmax(logits[:num], context.temperature)
             scores = conditional
             if is_guided:
@@ -280,7 +346,9 @@ class ImageTokenPolicy:
             log_probs[:, t] = conditional.gather(-1, token[:, None])[:, 0]
             gaps[:, t] = scores.gather(-1, token[:, None])[:, 0] - log_probs[:, t]
             if t + 1 < length:
-                embeds = model.prepare_embeddings_for_image_generation(token[:, None].repeat(1 + is_guided, 1))
+                embeds = model.prepare_embeddings_for_image_generation(
+                    token[:, None].repeat(1 + is_guided, 1)
+                )
         require_finite(log_probs, "log-probabilities of an image's tokens")
         return Rollout(tokens, log_probs, torch.ones_like(tokens, dtype=torch.bool), context), gaps
 
@@ -290,7 +358,9 @@ class ImageTokenPolicy:
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Log-probability and entropy of each image token now, and the k3 KL to the reference."""
-        return token_evaluation(lambda: self.scores(rollout), rollout, self.janus.reference, with_kl)
+        return token_evaluation(
+            lambda: self.scores(rollout), rollout, self.janus.reference, with_kl
+        )
 
     def scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
         """Log-probabilities over the codebook at each image token, in the conditional stream."""
@@ -299,24 +369,31 @@ class ImageTokenPolicy:
         painted = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
         embeds = torch.cat([self._embed(prefix.last_token[:, None]), painted], 1)
         return log_softmax(
-            model.model.generation_head(self.janus.feed_embeds(prefix, embeds)), rollout.context.temperature
+            model.model.generation_head(self.janus.feed_embeds(prefix, embeds)),
+            rollout.context.temperature,
         )
 
     def _prefill(self, context: PaintContext, is_guided: bool) -> Prefix:
-        """Each needed prompt once; with guidance, all sequences again without their words behind them."""
+        """Each needed prompt once; with guidance, all sequences again without their words behind
+        them."""
         needed, row = context.prompt_of.unique(return_inverse=True)
-        ids, mask = pad([context.prompts[i] for i in needed.tolist()], self.janus.pad_id, "left", self.device)
+        ids, mask = pad(
+            [context.prompts[i] for i in needed.tolist()], self.janus.pad_id, "left", self.device
+        )
         if is_guided:
             ids, mask, row = (
                 torch.cat([ids, self.without_words(ids)]),
                 mask.repeat(2, 1),
                 torch.cat([row, row + len(ids)]),
             )
-        prefix = self.janus.begin(ids, self._embed(ids), mask, self.janus.prompt_positions(ids, mask))
+        prefix = self.janus.begin(
+            ids, self._embed(ids), mask, self.janus.prompt_positions(ids, mask)
+        )
         return prefix.select(row.to(self.device))
 
     def without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
-        """All but BOS and BOI become padding, which is attended to as the words were (the class's own reading)."""
+        """All but BOS and BOI become padding, which is attended to as the words were (the class's
+        own reading)."""
         kept = (ids == self.janus.tokenizer.bos_token_id) | (ids == self.janus.boi_id)
         return torch.where(kept, ids, self.janus.pad_id)
 

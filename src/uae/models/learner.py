@@ -1,6 +1,8 @@
-"""What of a language model learns, what it is held to, and how it is written: for every family that captions.
+"""What of a language model learns, what it is held to, and how it is written: for every family that
+captions.
 
-LoRA learns beside the weights and is switched off for the reference; full training keeps a frozen copy for it.
+LoRA learns beside the weights and is switched off for the reference; full training keeps a frozen
+copy for it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from uae.models.storage import save_exactly
 
 
 class Learner(nn.Module):
-    """A class of ``transformers`` whose language model learns. ``reference`` answers as it was before training."""
+    """A class of ``transformers`` whose language model learns. ``reference`` answers as it was
+    before training."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
-        self.model: Any = model  # the library annotates its configurations more loosely than they are
+        self.model: Any = (
+            model  # the library annotates its configurations more loosely than they are
+        )
         self.tokenizer: Any = tokenizer
         self.adapters = Adapters(self.model)
         self._frozen_copy: nn.ModuleList | None = None
@@ -47,7 +52,8 @@ class Learner(nn.Module):
         self.add_lora(lora_rank) if lora_rank else self.train_language_model()
 
     def train_language_model(self) -> None:
-        """Full fine-tuning of the language model and its head alone; a frozen copy stays as the reference."""
+        """Full fine-tuning of the language model and its head alone; a frozen copy stays as the
+        reference."""
         self.merge_adapters()
         self.is_whole = True
         self.model.requires_grad_(False)
@@ -63,11 +69,14 @@ class Learner(nn.Module):
     def add_lora(self, rank: int) -> None:
         """LoRA on all linear layers of the language model."""
         self._frozen_copy = None
-        self.adapters.learn(rank, [f"model.language_model.{name}" for name in linear_layers(self.language_model)])
+        self.adapters.learn(
+            rank, [f"model.language_model.{name}" for name in linear_layers(self.language_model)]
+        )
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """In this context the model answers as it was before training: without what learns, or by the frozen copy."""
+        """In this context the model answers as it was before training: without what learns, or by
+        the frozen copy."""
         if self._frozen_copy is None:
             with self.adapters.only(self.adapters.before):
                 yield
@@ -76,7 +85,9 @@ class Learner(nn.Module):
             yield
 
     @contextmanager
-    def instead(self, language_model: nn.Module, lm_head: nn.Module | None = None) -> Iterator[None]:
+    def instead(
+        self, language_model: nn.Module, lm_head: nn.Module | None = None
+    ) -> Iterator[None]:
         """In this context these answer in the place of the model's own."""
         current = self.language_model, self.model.lm_head
         self.model.model.language_model, self.model.lm_head = language_model, lm_head or current[1]
@@ -86,8 +97,8 @@ class Learner(nn.Module):
             self.model.model.language_model, self.model.lm_head = current
 
     def save_weights(self, folder: Path, *, whole: bool) -> None:
-        """Model and tokenizer as their classes save them, and the adapters that lie on it, unmerged, in ``adapter``;
-        these alone unless ``whole``."""
+        """Model and tokenizer as their classes save them, and the adapters that lie on it,
+        unmerged, in ``adapter``; these alone unless ``whole``."""
         base = folder if whole else Path(self.model.name_or_path)
         if whole:
             save_exactly(self.adapters.without(), folder)

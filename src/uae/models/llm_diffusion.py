@@ -1,11 +1,13 @@
-"""UMM-1: a language model that sees (Qwen2.5-VL) and a diffusion decoder (SD3) that paints what it says.
+"""UMM-1: a language model that sees (Qwen2.5-VL) and a diffusion decoder (SD3) that paints what it
+says.
 
-    image → Qwen2.5-VL → caption → Qwen2.5-VL → last hidden states → projector → SD3 → image   (arXiv 2509.09666)
+    image → Qwen2.5-VL → caption → Qwen2.5-VL → last hidden states → projector → SD3 → image
 
-The same language model captions and encodes the caption for the decoder, so training it to caption also moves what
-the frozen decoder is conditioned on. ``text_encoder`` chooses who encodes: the ``policy`` as it is (the paper) or the
-frozen ``reference``. ``conditioning`` chooses what the decoder reads: the ``text`` alone, encoded anew (a true
-bottleneck), or the ``hidden`` states of the answer tokens from the pass that also saw the image.
+The same language model captions and encodes the caption for the decoder, so training it to caption
+also moves what the frozen decoder is conditioned on. ``text_encoder`` chooses who encodes: the
+``policy`` as it is (the paper) or the frozen ``reference``. ``conditioning`` chooses what the
+decoder reads: the ``text`` alone, encoded anew (a true bottleneck), or the ``hidden`` states of the
+answer tokens from the pass that also saw the image.
 """
 
 from __future__ import annotations
@@ -21,11 +23,18 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from uae.config import IN_DETAIL, CaptionSettings, Conditioning, DecodeSettings, TextEncoder, settings_in
+from uae.config import (
+    IN_DETAIL,
+    CaptionSettings,
+    Conditioning,
+    DecodeSettings,
+    TextEncoder,
+    settings_in,
+)
+from uae.models.decoders.sd3 import SD3Decoder
+from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
-from uae.models.qwen_vl import QwenVL
-from uae.models.sd3 import SD3Decoder
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
 from uae.utils.weights import DESCRIPTION, naming_files, read_json, stored_dtype
@@ -47,7 +56,8 @@ class LLMDiffusion(nn.Module):
         captioning: CaptionSettings = IN_DETAIL,
         decoding: DecodeSettings | None = None,
     ) -> None:
-        """``decoding`` is by default the paper's: 40 steps, guidance 5, at the size the transformer was made for."""
+        """``decoding`` is by default the paper's: 40 steps, guidance 5, at the size the transformer
+        was made for."""
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.conditioning: Conditioning = conditioning
@@ -55,7 +65,9 @@ class LLMDiffusion(nn.Module):
         self.negative_prompt = negative_prompt
         size = decoder.downscale * decoder.transformer.config["sample_size"]
         self.captioning = captioning
-        self.decoding = decoding or DecodeSettings(40, guidance_scale=5.0, height=size, width=size, micro_batch=4)
+        self.decoding = decoding or DecodeSettings(
+            40, guidance_scale=5.0, height=size, width=size, micro_batch=4
+        )
         self.decoder.requires_grad_(False)
         self.origin: tuple[Checkpoint, ...] = ()
         """What it was loaded from, by ``load_model``."""
@@ -75,9 +87,13 @@ class LLMDiffusion(nn.Module):
         keys: Sequence[int] | None = None,
     ) -> Captions:
         """``group_size`` captions of each image; vision tower and prompt run once per image."""
-        return self.encoder.caption(images, settings, group_size=group_size, seed=seed, step=step, keys=keys)
+        return self.encoder.caption(
+            images, settings, group_size=group_size, seed=seed, step=step, keys=keys
+        )
 
-    def answer(self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16) -> list[str]:
+    def answer(
+        self, images: Sequence[Tensor], questions: Sequence[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
         """A greedy answer to one question about each image."""
         return self.encoder.answer(images, questions, max_new_tokens=max_new_tokens)
 
@@ -93,28 +109,43 @@ class LLMDiffusion(nn.Module):
         step: int = 0,
         keys: Sequence[int] | None = None,
     ) -> Reconstructions:
-        """``group_size`` images of each caption. All captions of one image start from the same noise, so by the ODE
-        equal ones have equal pictures and are painted once. Random samplers return their steps as a rollout."""
+        """``group_size`` images of each caption. All captions of one image start from the same
+        noise, so by the ODE equal ones have equal pictures and are painted once. Random samplers
+        return their steps as a rollout."""
         per_image = captions.group_size
         draws_of = sequence_keys(keys, len(captions) // per_image, per_image)
         noise_of = draws_of // per_image  # the image's key
-        if self.conditioning == "hidden" or settings.sampler != "ode":  # each differs, even where the words do not
+        if (
+            self.conditioning == "hidden" or settings.sampler != "ode"
+        ):  # each differs, even where the words do not
             with torch.no_grad():
                 states, mask = self.condition(captions)
-            painted = self._paint(states, mask, noise_of, draws_of, settings, group_size, seed, step)
-            return replace(painted, metrics=self._cut(captions.texts) if self.conditioning == "text" else {})
+            painted = self._paint(
+                states, mask, noise_of, draws_of, settings, group_size, seed, step
+            )
+            return replace(
+                painted, metrics=self._cut(captions.texts) if self.conditioning == "text" else {}
+            )
         said = list(zip(noise_of.tolist(), captions.texts, strict=True))
         row = {key: i for i, key in enumerate(dict.fromkeys(said))}
         with torch.no_grad():
             states, mask = self.text_states([text for _, text in row])
         noise_of = torch.tensor([image for image, _ in row])
         painted = self._paint(states, mask, noise_of, noise_of, settings, group_size, seed, step)
-        each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[[row[key] for key in said]]
+        each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[
+            [row[key] for key in said]
+        ]
         images = rearrange(each, "n k c h w -> (n k) c h w")
         return Reconstructions(images, group_size, metrics=self._cut(captions.texts))
 
     def generate(
-        self, texts: Sequence[str], settings: DecodeSettings, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        texts: Sequence[str],
+        settings: DecodeSettings,
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
     ) -> Reconstructions:
         """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
         with torch.no_grad():
@@ -130,27 +161,38 @@ class LLMDiffusion(nn.Module):
         with self._text_encoder():
             return self.encoder.answer_states(captions.rollout), captions.rollout.mask
 
-    def text_states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """The texts alone, encoded in messages of role ``generate``; those ``too_long`` without their ends."""
+    def text_states(
+        self, texts: Sequence[str]
+    ) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
+        """The texts alone, encoded in messages of role ``generate``; those ``too_long`` without
+        their ends."""
         with self._text_encoder():
             return self.encoder.text_states(texts, self.decoder.text_length)
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
         """Which texts have more tokens than the decoder reads."""
         most = self.decoder.text_length
-        return [] if most is None else [i for i, row in enumerate(self.encoder.text_tokens(texts)) if len(row) > most]
+        return (
+            []
+            if most is None
+            else [i for i, row in enumerate(self.encoder.text_tokens(texts)) if len(row) > most]
+        )
 
     def check_settings(self, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
-        """A ValueError where a caption may have more tokens than the decoder reads, or a picture has another size than
-        it paints. The text of a caption may need more tokens than it was sampled by: that is cut, and counted."""
+        """A ValueError where a caption may have more tokens than the decoder reads, or a picture
+        has another size than it paints. The text of a caption may need more tokens than it was
+        sampled by: that is cut, and counted."""
         self.decoder.noise_shape(decoding.height, decoding.width)
         if self.decoder.text_length is None:
             return
         around = len(self.encoder.text_tokens([""])[0]) if self.conditioning == "text" else 0
         most = self.decoder.text_length - around
         if captioning.max_new_tokens > most:
-            raise ValueError(f"captioning.max-new-tokens: expected at most {most}, got {captioning.max_new_tokens}: "
-                             f"this decoder reads {most + around} tokens, {around} of them the template's")  # fmt: skip
+            raise ValueError(
+                f"captioning.max-new-tokens: expected at most {most}, got "
+                f"{captioning.max_new_tokens}: this decoder reads {most + around} tokens, "
+                f"{around} of them the template's"
+            )
 
     def _cut(self, texts: Sequence[str]) -> dict[str, float]:
         """The share of texts that lost their end, if the decoder has a limit."""
@@ -173,8 +215,8 @@ class LLMDiffusion(nn.Module):
         seed: int,
         step: int,
     ) -> Reconstructions:
-        """Start noise is keyed by ``noise_of``, that of random steps by ``draws_of``, and either by the image's place
-        among those of its text."""
+        """Start noise is keyed by ``noise_of``, that of random steps by ``draws_of``, and either by
+        the image's place among those of its text."""
         shape = self.decoder.noise_shape(settings.height, settings.width)
         unique, row = sequence_keys(noise_of, len(states), per_text).unique(return_inverse=True)
         noise = normals(seed, step, unique.tolist(), "decode", shape)[row].to(states.device)
@@ -185,7 +227,9 @@ class LLMDiffusion(nn.Module):
             draws_of = sequence_keys(draws_of, len(states), per_text)
 
             def draws(index: Tensor) -> Tensor:
-                return normals(seed, step, draws_of[index.cpu()], "denoise", (settings.num_steps, *shape))
+                return normals(
+                    seed, step, draws_of[index.cpu()], "denoise", (settings.num_steps, *shape)
+                )
 
             images, rollout = self.decoder.sample(states, mask, noise, draws, settings, negative)
             return Reconstructions(images, per_text, rollout)
@@ -202,9 +246,11 @@ class LLMDiffusion(nn.Module):
 
     # --- training ---
 
-    def begin_training(self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None) -> None:
-        """Freeze all but what learns: the language model to caption, and the transformer to paint if ``decoding`` draws
-        steps that have probabilities; by LoRA, or fully at rank 0."""
+    def begin_training(
+        self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None
+    ) -> None:
+        """Freeze all but what learns: the language model to caption, and the transformer to paint
+        if ``decoding`` draws steps that have probabilities; by LoRA, or fully at rank 0."""
         self.requires_grad_(False)
         self.eval()
         if captions:
@@ -217,9 +263,9 @@ class LLMDiffusion(nn.Module):
     # --- files ---
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """``encoder/`` and ``decoder/`` as their own libraries save them, adapters unmerged beside the weights, and
-        ``uae.json``. Where only adapters and projector learnt, these alone, and the name of their base, unless
-        ``is_self_contained``."""
+        """``encoder/`` and ``decoder/`` as their own libraries save them, adapters unmerged beside
+        the weights, and ``uae.json``. Where only adapters and projector learnt, these alone, and
+        the name of their base, unless ``is_self_contained``."""
         folder = Path(folder)
         whole = self.is_self_contained or not self.origin or not self._learnt_adapters_alone()
         self.encoder.save_pretrained(folder / "encoder", whole=whole)
@@ -232,7 +278,9 @@ class LLMDiffusion(nn.Module):
             "decoding": asdict(self.decoding),
         }
         if self.text_encoder == "reference":
-            settings["text_encoder_weights"] = self.encoder.save_text_encoder(folder / "text_encoder")
+            settings["text_encoder_weights"] = self.encoder.save_text_encoder(
+                folder / "text_encoder"
+            )
         describe(folder, self.family, settings, self.origin, whole=whole)
 
     def _learnt_adapters_alone(self) -> bool:
@@ -240,8 +288,11 @@ class LLMDiffusion(nn.Module):
         return not is_whole and bool(self.encoder.adapters.active or self.decoder.adapters.active)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
-        """What ``save_pretrained`` wrote, whole. dtype: of all parts; None leaves each as it is stored."""
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | None = torch.float32
+    ) -> LLMDiffusion:
+        """What ``save_pretrained`` wrote, whole. dtype: of all parts; None leaves each as it is
+        stored."""
         folder = Path(folder)
         encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
         decoder = SD3Decoder.from_pretrained(folder / "decoder", dtype=dtype)
@@ -255,11 +306,14 @@ class LLMDiffusion(nn.Module):
         self.decoder.adapters.merge()
 
     def put_on(self, folder: str | Path) -> None:
-        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it has."""
+        """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it
+        has."""
         folder = Path(folder)
         self.encoder.adapters.load(folder / "encoder" / ADAPTER)
         self.decoder.put_on(folder / "decoder")
-        held = stored_dtype(folder / "text_encoder")  # fp32 where it was trained in that, whatever its base is in
+        held = stored_dtype(
+            folder / "text_encoder"
+        )  # fp32 where it was trained in that, whatever its base is in
         self._take_settings(folder, torch.promote_types(self.encoder.model.dtype, held))
 
     def _take_settings(self, folder: Path, dtype: torch.dtype | None) -> None:
@@ -273,15 +327,20 @@ class LLMDiffusion(nn.Module):
         if self.text_encoder == "reference":
             kind = settings.get("text_encoder_weights")
             if kind is None:
-                raise ValueError(f"{folder}: expected the text encoder that `text_encoder: reference` means, but its "
-                                 "weights were not saved; train again, or write `text_encoder: policy` into uae.json "
-                                 "(other pictures)")  # fmt: skip
+                raise ValueError(
+                    f"{folder}: expected the text encoder that `text_encoder: reference` means, "
+                    "but its weights were not saved; train again, or write `text_encoder: "
+                    "policy` into uae.json (other pictures)"
+                )
             self.encoder.load_text_encoder(folder / "text_encoder", kind, dtype)
 
 
 def _check_settings(values: Mapping[str, Any]) -> None:
     """Words that stand for nothing would be taken for the other one."""
-    for name, known in (("conditioning", get_args(Conditioning)), ("text_encoder", get_args(TextEncoder))):
+    for name, known in (
+        ("conditioning", get_args(Conditioning)),
+        ("text_encoder", get_args(TextEncoder)),
+    ):
         if name in values and values[name] not in known:
             raise ValueError(f"expected {name} to be {' or '.join(known)}, got {values[name]!r}")
     if not isinstance(values.get("negative_prompt", ""), str):

@@ -1,9 +1,13 @@
-"""LoRA by ``peft`` on linear layers of a model: what it came with, frozen, and what learns, side by side.
+"""LoRA by ``peft`` on linear layers of a model: what it came with, frozen, and what learns, side by
+side.
 
-    y = W x + Σ_a s_a B_a A_x x        s = alpha / rank, alpha twice the rank, Gaussian A, B = 0 (arXiv 2509.09666 §4)
+    y = W x + Σ_a s_a B_a A_x x        s = alpha / rank, alpha twice the rank, Gaussian A, B = 0
 
-Nothing is merged while a model is trained, measured or handed on: rounded to bf16, a weight of 0.02 cannot move by
-less than 6e-5, and a run at a rate of 1e-6 would be lost. ``uae export`` merges, and says what survives.
+Source: arXiv 2509.09666 §4.
+
+Nothing is merged while a model is trained, measured or handed on: rounded to bf16, a weight of 0.02
+cannot move by less than 6e-5, and a run at a rate of 1e-6 would be lost. ``uae export`` merges, and
+says what survives.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from uae.models.origin import hub_name
 from uae.utils.weights import naming_files, read_json, read_tensors
 
 LEARNING = "default"  # as parameters in checkpoints of runs are called
-ADAPTER = "adapter"  # the folder beside a model's weights, or in their place; `lora` lay beside merged ones once
+# the folder beside a model's weights, or in their place; `lora` lay beside merged ones once
+ADAPTER = "adapter"
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 RANKS = "ranks"  # in the file's metadata
 PREFIX = "base_model.model."  # of names in peft's files
@@ -37,7 +42,8 @@ PREFIX = "base_model.model."  # of names in peft's files
 class Lora:
     """One adapter, or several as one: ``scale · B A`` is added to each layer's weight.
 
-    The ranks of several lie side by side in A and B, which is exact, and are told apart again when loaded.
+    The ranks of several lie side by side in A and B, which is exact, and are told apart again when
+    loaded.
     """
 
     scale: float
@@ -53,7 +59,10 @@ class Lora:
 
     def apart(self) -> list[Lora]:
         """Each adapter."""
-        split = {layer: (a.split(self.ranks), b.split(self.ranks, 1)) for layer, (a, b) in self.factors.items()}
+        split = {
+            layer: (a.split(self.ranks), b.split(self.ranks, 1))
+            for layer, (a, b) in self.factors.items()
+        }
         return [
             Lora(self.scale, {layer: (a[i], b[i]) for layer, (a, b) in split.items()}, (rank,))
             for i, rank in enumerate(self.ranks)
@@ -91,21 +100,31 @@ class Lora:
     @classmethod
     def _read(cls, folder: Path) -> Lora:
         config, tensors = read_json(folder / FILES[0]), read_tensors(folder / FILES[1])
-        names = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+        names = [
+            name.removesuffix(".lora_A.weight")
+            for name in tensors
+            if name.endswith(".lora_A.weight")
+        ]
         factors = {
-            name.removeprefix(PREFIX): (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])
+            name.removeprefix(PREFIX): (
+                tensors[f"{name}.lora_A.weight"],
+                tensors[f"{name}.lora_B.weight"],
+            )
             for name in names
         }
         with safe_open(folder / FILES[1], "pt") as opened:
             ranks = (opened.metadata() or {}).get(RANKS, str(config["r"]))
         lora = cls(config["lora_alpha"] / config["r"], factors, tuple(map(int, ranks.split())))
-        if 2 * len(factors) != len(tensors) or any(not len(a) == lora.rank == b.shape[1] for a, b in factors.values()):
+        if 2 * len(factors) != len(tensors) or any(
+            not len(a) == lora.rank == b.shape[1] for a, b in factors.values()
+        ):
             raise ValueError(f"expected a pair of matrices of rank {config['r']} for each layer")
         return lora
 
 
 class Adapters:
-    """The adapters that lie on one model, put on by peft in place. ``active`` names those that count."""
+    """The adapters that lie on one model, put on by peft in place. ``active`` names those that
+    count."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -121,7 +140,10 @@ class Adapters:
         """Put on one that learns; what counted until now is frozen."""
         self.freeze()
         config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=list(target_modules)
+            r=rank,
+            lora_alpha=2 * rank,
+            init_lora_weights="gaussian",
+            target_modules=list(target_modules),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(len(self.active))  # so that equal runs have equal weights
@@ -147,8 +169,10 @@ class Adapters:
         for layer, (down, up) in lora.factors.items():
             found = getattr(layers.get(layer), "weight", None)
             if found is None or tuple(found.shape) != (len(up), down.shape[1]):
-                raise ValueError(f"expected an adapter of this model, but its layer {layer} ({len(up)} x "
-                                 f"{down.shape[1]}) fits none; give it the base it was trained on")  # fmt: skip
+                raise ValueError(
+                    f"expected an adapter of this model, but its layer {layer} ({len(up)} x "
+                    f"{down.shape[1]}) fits none; give it the base it was trained on"
+                )
         self._add(name, lora.config())
         self._activate(self.active)
         for layer, module in self._layers():
@@ -158,7 +182,8 @@ class Adapters:
         return name
 
     def read(self, names: Sequence[str]) -> Lora | None:
-        """The sum of these as one adapter: their ranks side by side, which is exact. None of none."""
+        """The sum of these as one adapter: their ranks side by side, which is exact. None of
+        none."""
         if not names:
             return None
         configs = [self._peft.peft_config[name] for name in names]
@@ -167,8 +192,14 @@ class Adapters:
         for layer, module in self._layers():
             if not any(name in module.lora_A for name in names):
                 continue
-            pairs = [_factors(module, name, config.r, scale) for name, config in zip(names, configs, strict=True)]
-            factors[layer] = torch.cat([down for down, _ in pairs]), torch.cat([up for _, up in pairs], 1)
+            pairs = [
+                _factors(module, name, config.r, scale)
+                for name, config in zip(names, configs, strict=True)
+            ]
+            factors[layer] = (
+                torch.cat([down for down, _ in pairs]),
+                torch.cat([up for _, up in pairs], 1),
+            )
         return Lora(scale, factors, tuple(config.r for config in configs))
 
     def freeze(self) -> tuple[str, ...]:
@@ -202,12 +233,18 @@ class Adapters:
     def merge(self) -> None:
         """Add what counts to the weights, in their dtype, and take all adapters off."""
         if self._peft is not None:
-            self._peft.merge_and_unload(adapter_names=list(self.active)) if self.active else self._peft.unload()
+            self._peft.merge_and_unload(
+                adapter_names=list(self.active)
+            ) if self.active else self._peft.unload()
         self._peft, self.active = None, ()
 
     def merged(self, names: Sequence[str]) -> Any:
         """A copy of the model with these added to its weights, and no others."""
-        return copy.deepcopy(self._peft).merge_and_unload(adapter_names=list(names)) if names else self.without(True)
+        return (
+            copy.deepcopy(self._peft).merge_and_unload(adapter_names=list(names))
+            if names
+            else self.without(True)
+        )
 
     def without(self, as_copy: bool = False) -> Any:
         """The model as its own library knows it: itself, or a copy that has no adapters."""
@@ -216,7 +253,11 @@ class Adapters:
         return copy.deepcopy(self._model) if as_copy else self._model
 
     def _layers(self) -> list[tuple[str, Any]]:
-        return [(name, module) for name, module in self._model.named_modules() if isinstance(module, LoraLayer)]
+        return [
+            (name, module)
+            for name, module in self._model.named_modules()
+            if isinstance(module, LoraLayer)
+        ]
 
     def _add(self, name: str, config: LoraConfig) -> None:
         if self._peft is None:
@@ -236,14 +277,21 @@ class Adapters:
 
 def linear_layers(model: nn.Module) -> list[str]:
     """Names of all linear layers, as they are without adapters."""
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    ]
     return [name.removesuffix(".base_layer") for name in found]
 
 
 def _factors(module: Any, name: str, rank: int, scale: float) -> tuple[Tensor, Tensor]:
-    """A and B of one layer, B such that ``scale`` is theirs; zeros where the adapter leaves the layer alone."""
+    """A and B of one layer, B such that ``scale`` is theirs; zeros where the adapter leaves the
+    layer alone."""
     if name not in module.lora_A:
         (width_out, width_in), device = module.weight.shape, module.weight.device
-        return torch.zeros(rank, width_in, device=device), torch.zeros(width_out, rank, device=device)
+        return torch.zeros(rank, width_in, device=device), torch.zeros(
+            width_out, rank, device=device
+        )
     down, up = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
     return down, up * (module.scaling[name] / scale)

@@ -1,8 +1,8 @@
 """What a saved model was trained from, by name and by the identity of its weights.
 
-A folder that holds adapters alone lies on its base: ``uae.json`` says where that is (a shipped model's name, a folder,
-or a hub id with the revision) and which weights it had. A base that is gone, or is another by now, is named in one
-line, never guessed.
+A folder that holds adapters alone lies on its base: ``uae.json`` says where that is (a shipped
+model's name, a folder, or a hub id with the revision) and which weights it had. A base that is
+gone, or is another by now, is named in one line, never guessed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uae.utils.checkpoint import atomic_write_json
+from uae.utils.files import atomic_write_json
 from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -64,40 +64,65 @@ class Base:
             return self.source  # the hub gives this revision or none
         there = [place for place in self._places(recorded_in) if place.is_dir()]
         if not there:
-            raise ValueError(f"{recorded_in}: expected its base, the model that its adapters lie on, at {self.source}, "
-                             "found nothing there; put it back, or write its new place into uae.json as the base's "
-                             "`source`")  # fmt: skip
+            raise ValueError(
+                f"{recorded_in}: expected its base, the model that its adapters lie on, at "
+                f"{self.source}, found nothing there; put it back, or write its new place into "
+                "uae.json as the base's `source`"
+            )
         found = [checksum(place) for place in there]
         if self.weights not in found:
-            raise ValueError(f"{recorded_in}: expected its base at {there[0]} as it was, weights {self.weights:.19}…, "
-                             f"but they are {found[0]:.19}… by now; put back the model that its adapters were trained "
-                             "on")  # fmt: skip
+            raise ValueError(
+                f"{recorded_in}: expected its base at {there[0]} as it was, weights "
+                f"{self.weights:.19}…, but they are {found[0]:.19}… by now; put back the model "
+                "that its adapters were trained on"
+            )
         return self.source if self.source in SHIPPED else str(there[found.index(self.weights)])
 
     def _places(self, recorded_in: Path) -> list[Path]:
         if self.source in SHIPPED:
             return [SHIPPED[self.source]]
-        beside = [Path(os.path.normpath(recorded_in.absolute() / self.beside))] if self.beside else []
+        beside = (
+            [Path(os.path.normpath(recorded_in.absolute() / self.beside))] if self.beside else []
+        )
         return [*beside, Path(self.source).expanduser()]
 
 
 def describe(
-    folder: Path, family: str, settings: Mapping[str, Any], origin: Sequence[Checkpoint], *, whole: bool
+    folder: Path,
+    family: str,
+    settings: Mapping[str, Any],
+    origin: Sequence[Checkpoint],
+    *,
+    whole: bool,
 ) -> None:
-    """Write ``uae.json``: family and settings, what the weights here were trained from, and whether they are whole."""
+    """Write ``uae.json``: family and settings, what the weights here were trained from, and whether
+    they are whole."""
     bases = (Base.of(checkpoint, folder) for checkpoint in origin)
-    recorded = [{name: value for name, value in asdict(base).items() if value is not None} for base in bases]
-    atomic_write_json(folder / "uae.json", {"family": family, **settings, "weights": WHOLE if whole else "adapters",
-                                            "adapters": adapters_in(folder), "base": recorded})  # fmt: skip
+    recorded = [
+        {name: value for name, value in asdict(base).items() if value is not None} for base in bases
+    ]
+    atomic_write_json(
+        folder / "uae.json",
+        {
+            "family": family,
+            **settings,
+            "weights": WHOLE if whole else "adapters",
+            "adapters": adapters_in(folder),
+            "base": recorded,
+        },
+    )
 
 
 def adapters_in(folder: Path) -> list[str]:
     """Where below a model's folder adapters lie."""
-    return sorted(file.parent.relative_to(folder).as_posix() for file in folder.rglob("adapter_config.json"))
+    return sorted(
+        file.parent.relative_to(folder).as_posix() for file in folder.rglob("adapter_config.json")
+    )
 
 
 def find_base(described: Mapping[str, Any], folder: Path) -> list[str]:
-    """The sources of the base that ``uae.json`` names: one model's, or an encoder's and a decoder's."""
+    """The sources of the base that ``uae.json`` names: one model's, or an encoder's and a
+    decoder's."""
     with naming_files(folder, "the name of a base", DESCRIPTION):
         bases = [Base(**each) for each in described["base"]]
         if len(bases) not in (1, 2):
@@ -117,7 +142,8 @@ def checksum(folder: Path) -> str:
 
 
 def hub_name(folder: Path) -> tuple[str, str | None]:
-    """How libraries are told of a folder: by repository and revision in the hub's cache, else by its path."""
+    """How libraries are told of a folder: by repository and revision in the hub's cache, else by
+    its path."""
     revision = hub_revision(folder)
     if revision is None:
         return str(folder.absolute()), None

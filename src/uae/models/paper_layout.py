@@ -1,16 +1,20 @@
-"""The folder layout in which the paper's authors released UMM-1 (arXiv 2509.09666), loaded as ``LLMDiffusion``.
+"""The folder layout in which the paper's authors released UMM-1 (arXiv 2509.09666), loaded as
+``LLMDiffusion``.
 
-    llm_model/   Qwen2.5-VL-3B, as ``Qwen2_5_VLForConditionalGeneration`` saves it, with tokenizer and image processor
+    llm_model/   Qwen2.5-VL-3B, as ``Qwen2_5_VLForConditionalGeneration`` saves it, with tokenizer
+                 and image processor
     llm_lora/    its adapter, as ``peft`` saves it
-    SD3/         Stable Diffusion 3.5 in diffusers' layout; VAE, scheduler and the CLIP text encoders are read
+    SD3/         Stable Diffusion 3.5 in diffusers' layout; VAE, scheduler and the CLIP text
+                 encoders are read
     dit/         the trained MM-DiT, as ``SD3Transformer2DModel`` saves it
     dit_lora/    its adapter, as ``peft`` saves it
-    projector    ``projector/`` as ``Projector`` saves it, or a file ``projector.safetensors``, ``.pt`` or ``.bin`` with
-                 the two linear layers, first layer first in name order, under any names
+    projector    ``projector/`` as ``Projector`` saves it, or a file ``projector.safetensors``,
+                 ``.pt`` or ``.bin`` with the two linear layers, first layer first in name order,
+                 under any names
 
-The five folders' names are the release's. Where it keeps the projector is not known here: that line is our choice.
-Plain LoRA stays beside the weights, as in all models here; other adapters are merged, see ``peft_adapter``. Further
-training starts from the released model.
+The five folders' names are the release's. Where it keeps the projector is not known here: that line
+is our choice. Plain LoRA stays beside the weights, as in all models here; other adapters are
+merged, see ``peft_adapter``. Further training starts from the released model.
 """
 
 from __future__ import annotations
@@ -20,23 +24,32 @@ from pathlib import Path
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor
 
-from uae.models import sd3_files
+from uae.models.connectors import Projector
+from uae.models.decoders import sd3_files
+from uae.models.decoders.sd3 import SD3Decoder
+from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.peft_adapter import missing_of_adapter, put_on
-from uae.models.projector import Projector
-from uae.models.qwen_vl import QwenVL
-from uae.models.sd3 import SD3Decoder
-from uae.utils.weights import SCHEDULER_CONFIG, load_part, load_pretrained, read_tensors, stored_dtype
+from uae.utils.weights import (
+    SCHEDULER_CONFIG,
+    load_part,
+    load_pretrained,
+    read_tensors,
+    stored_dtype,
+)
 
 PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
 PROJECTOR_FILES = ("projector.safetensors", "projector.pt", "projector.bin")
 
 
 def is_paper_layout(folder: Path) -> bool:
-    """Whether a folder is meant to be one: two of its parts suffice, so that what is missing can be named."""
+    """Whether a folder is meant to be one: two of its parts suffice, so that what is missing can be
+    named."""
     return sum((folder / part).is_dir() for part in PARTS) >= 2
 
 
@@ -44,11 +57,14 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
     """The released model, adapters on.
 
     Raises:
-        ValueError: naming every part that is missing, before any weights are read; or a part that does not fit.
+        ValueError: naming every part that is missing, before any weights are read; or a part that
+            does not fit.
     """
     if missing := missing_parts(folder):
-        raise ValueError(f"{folder}: expected the released layout ({', '.join(PARTS)} and the projector), "
-                         f"missing {'; '.join(missing)}; download the release again, whole")  # fmt: skip
+        raise ValueError(
+            f"{folder}: expected the released layout ({', '.join(PARTS)} and the projector), "
+            f"missing {'; '.join(missing)}; download the release again, whole"
+        )
     dtype = dtype or stored_dtype(folder / "dit")
     encoder = QwenVL.from_pretrained(folder / "llm_model", dtype)
     put_on(encoder.adapters, encoder.model, folder / "llm_lora")
@@ -77,7 +93,9 @@ def missing_parts(folder: Path) -> list[str]:
         missing += sd3_files.missing_files(folder / "dit")
     if (folder / "SD3").is_dir():
         missing += [f"SD3/{part}" for part in _missing_of_stock(folder / "SD3")]
-    if not (folder / "projector").is_dir() and not any((folder / file).is_file() for file in PROJECTOR_FILES):
+    if not (folder / "projector").is_dir() and not any(
+        (folder / file).is_file() for file in PROJECTOR_FILES
+    ):
         missing.append(f"projector/ or one of {', '.join(PROJECTOR_FILES)}")
     return missing
 
@@ -87,7 +105,7 @@ def _missing_of_stock(folder: Path) -> list[str]:
     return [part for part in parts if not part.startswith("transformer/")]  # dit/ takes its place
 
 
-# --- the projector ---------------------------------------------------------------------------------------------------
+# --- the projector -------------------------------------------------------------------------------
 
 
 def _load_projector(folder: Path, llm_width: int) -> Projector:
@@ -100,10 +118,14 @@ def _load_projector(folder: Path, llm_width: int) -> Projector:
     biases = [tensors[name] for name in names if tensors[name].ndim == 1]
     if not _are_two_layers(weights, biases, llm_width):
         shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in names)
-        raise ValueError(f"{file}: expected two linear layers, the first taking the LLM's width {llm_width}, "
-                         f"got {shapes}; give the projector of this model")  # fmt: skip
+        raise ValueError(
+            f"{file}: expected two linear layers, the first taking the LLM's width {llm_width}, "
+            f"got {shapes}; give the projector of this model"
+        )
     projector = Projector(llm_width, len(weights[0]), len(weights[1]))
-    for layer, weight, bias in zip((projector.layers[0], projector.layers[2]), weights, biases, strict=True):
+    for layer, weight, bias in zip(
+        (projector.layers[0], projector.layers[2]), weights, biases, strict=True
+    ):
         layer.load_state_dict({"weight": weight, "bias": bias})
     return projector
 

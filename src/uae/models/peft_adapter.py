@@ -1,12 +1,13 @@
-"""Adapters as ``peft`` writes them, put onto a model of today's class: as they are, or merged by ``peft`` itself.
+"""Adapters as ``peft`` writes them, put onto a model of today's class: as they are, or merged by
+``peft`` itself.
 
-Plain LoRA, pairs of matrices on linear layers, stays beside the weights. What also changes the base (biases, copies of
-whole modules, embeddings, rows of tokens, DoRA, starts such as PiSSA) is loaded and merged by ``peft``, in fp32. What
-can't be merged, or is no LoRA, is refused by name.
+Plain LoRA, pairs of matrices on linear layers, stays beside the weights. What also changes the base
+(biases, copies of whole modules, embeddings, rows of tokens, DoRA, starts such as PiSSA) is loaded
+and merged by ``peft``, in fp32. What can't be merged, or is no LoRA, is refused by name.
 
-A release of the class may have named its layers otherwise. So names are looked up in the model, and the configuration
-is written anew for exactly the layers that the file has: patterns, regular expressions and short names in it were
-written for the names of the time.
+A release of the class may have named its layers otherwise. So names are looked up in the model, and
+the configuration is written anew for exactly the layers that the file has: patterns, regular
+expressions and short names in it were written for the names of the time.
 """
 
 from __future__ import annotations
@@ -28,12 +29,20 @@ from uae.utils.weights import AGAIN, ModelFileError, naming_files, read_json, re
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 REFUSED = (
-    "layer_replication", "target_parameters", "alora_invocation_tokens", "use_qalora", "arrow_config", "use_bdlora",
-    "monteclora_config", "kasa_config", "megatron_config",
-)  # fmt: skip
+    "layer_replication",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "arrow_config",
+    "use_bdlora",
+    "monteclora_config",
+    "kasa_config",
+    "megatron_config",
+)
 """Options of LoRA that do more than change weights that are there."""
 REFUSED_STARTS = ("pissa_niter", "corda", "loftq", "lora_ga")
-"""Values of ``init_lora_weights`` that changed the base by chance, or by data that the adapter does not hold."""
+"""Values of ``init_lora_weights`` that changed the base by chance, or by data that the adapter does
+not hold."""
 CHANGING = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices")
 """Options that do more than add a product to a weight."""
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -65,25 +74,36 @@ class PeftAdapter:
     @property
     def is_plain(self) -> bool:
         """Pairs of matrices on linear layers and nothing else."""
-        changes = self.config.bias != "none" or any(getattr(self.config, option) for option in CHANGING)
+        changes = self.config.bias != "none" or any(
+            getattr(self.config, option) for option in CHANGING
+        )
         names = {f"{PREFIX}{layer}.lora_{half}.weight" for layer in self.layers for half in "AB"}
-        return not changes and self.config.init_lora_weights in PLAIN_STARTS and names == self.tensors.keys()
+        return (
+            not changes
+            and self.config.init_lora_weights in PLAIN_STARTS
+            and names == self.tensors.keys()
+        )
 
     def as_lora(self) -> Lora:
-        """A plain one with one scale and rank for all layers: smaller ranks are filled up with zeros."""
+        """A plain one with one scale and rank for all layers: smaller ranks are filled up with
+        zeros."""
         assert self.is_plain
         scale = max(self.layers.values())
         pairs = {
-            layer: (self.tensors[f"{PREFIX}{layer}.lora_A.weight"].float(),
-                    self.tensors[f"{PREFIX}{layer}.lora_B.weight"].float() * (own / scale))
+            layer: (
+                self.tensors[f"{PREFIX}{layer}.lora_A.weight"].float(),
+                self.tensors[f"{PREFIX}{layer}.lora_B.weight"].float() * (own / scale),
+            )
             for layer, own in self.layers.items()
-        }  # fmt: skip
+        }
         rank = max(len(down) for down, _ in pairs.values())
         factors = {
-            layer: (nn.functional.pad(down, (0, 0, 0, rank - len(down))),
-                    nn.functional.pad(up, (0, rank - len(down))))
+            layer: (
+                nn.functional.pad(down, (0, 0, 0, rank - len(down))),
+                nn.functional.pad(up, (0, rank - len(down))),
+            )
             for layer, (down, up) in pairs.items()
-        }  # fmt: skip
+        }
         return Lora(scale, factors, (rank,))
 
 
@@ -96,18 +116,20 @@ def put_on(adapters: Adapters, model: nn.Module, folder: Path) -> None:
         merge(model, adapter)
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------
 
 
 def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
     """The adapter in a folder, for this model.
 
     Raises:
-        ModelFileError: naming the file that is damaged, the option that can't be merged, or the tensor that fits no
-            layer.
+        ModelFileError: naming the file that is damaged, the option that can't be merged, or the
+            tensor that fits no layer.
     """
     config = _read_config(folder)
-    file = next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[0])
+    file = next(
+        (folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[0]
+    )
     modules = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}
     scales, ranks, alphas = {}, {}, {}
@@ -115,12 +137,17 @@ def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
         name = key.removeprefix(PREFIX)
         layer, rest = _find(name, modules)
         if layer is None:
-            raise ModelFileError(f"{file}: expected an adapter of this {type(model).__name__}, {key} fits none of its "
-                                 "layers; take model and adapter from one release")  # fmt: skip
+            raise ModelFileError(
+                f"{file}: expected an adapter of this {type(model).__name__}, {key} fits none of "
+                "its layers; take model and adapter from one release"
+            )
         tensors[f"{PREFIX}{layer}.{rest}"] = tensor
         if FACTOR.fullmatch(rest):
             before = name.removesuffix(f".{rest}")
-            rank, alpha = len(tensor), _of_pattern(config.alpha_pattern or {}, before, config.lora_alpha)
+            rank, alpha = (
+                len(tensor),
+                _of_pattern(config.alpha_pattern or {}, before, config.lora_alpha),
+            )
             ranks[layer], alphas[layer] = rank, alpha
             scales[layer] = alpha / (math.sqrt(rank) if config.use_rslora else rank)
     if not scales:
@@ -140,18 +167,27 @@ def missing_of_adapter(folder: Path) -> list[str]:
 def _read_config(folder: Path) -> LoraConfig:
     content = read_json(folder / CONFIG)
     if content.get("peft_type") != "LORA":
-        raise ModelFileError(f"{folder / CONFIG}: expected an adapter of LoRA, got {content.get('peft_type')}; merge "
-                             "it with peft where it was trained and give the merged model")  # fmt: skip
+        raise ModelFileError(
+            f"{folder / CONFIG}: expected an adapter of LoRA, got {content.get('peft_type')}; "
+            "merge it with peft where it was trained and give the merged model"
+        )
     if options := [option for option in REFUSED if content.get(option)]:
-        raise ModelFileError(f"{folder / CONFIG}: expected LoRA that can be merged, got {', '.join(options)}; merge "
-                             "it with peft where it was trained and give the merged model")  # fmt: skip
+        raise ModelFileError(
+            f"{folder / CONFIG}: expected LoRA that can be merged, got {', '.join(options)}; merge "
+            "it with peft where it was trained and give the merged model"
+        )
     if str(content.get("init_lora_weights")).startswith(REFUSED_STARTS):
-        raise ModelFileError(f"{folder / CONFIG}: expected a start that the base can be given again, got "
-                             f"{content['init_lora_weights']}; convert it to plain LoRA by "
-                             "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`")  # fmt: skip
+        raise ModelFileError(
+            f"{folder / CONFIG}: expected a start that the base can be given again, got "
+            f"{content['init_lora_weights']}; convert it to plain LoRA by "
+            "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`"
+        )
     with naming_files(folder, "an adapter's settings", CONFIG):
         config: Any = LoraConfig.from_pretrained(str(folder))
-        config.lora_alpha, config.alpha_pattern = float(config.lora_alpha), dict(config.alpha_pattern or {})
+        config.lora_alpha, config.alpha_pattern = (
+            float(config.lora_alpha),
+            dict(config.alpha_pattern or {}),
+        )
     return config
 
 
@@ -188,26 +224,39 @@ def _check_shapes(
         weight: Any = modules[layer].weight
         down, up = (tensors.get(f"{PREFIX}{layer}.lora_{half}.weight") for half in "AB")
         is_linear = isinstance(modules[layer], nn.Linear)
-        if is_linear and (down is None or up is None or (len(up), down.shape[1]) != tuple(weight.shape)):
-            raise ModelFileError(f"{file}: expected an adapter of this model, its pair for {layer} fits none of its "
-                                 "linear layers; take model and adapter from one release")  # fmt: skip
+        if is_linear and (
+            down is None or up is None or (len(up), down.shape[1]) != tuple(weight.shape)
+        ):
+            raise ModelFileError(
+                f"{file}: expected an adapter of this model, its pair for {layer} fits none of its "
+                "linear layers; take model and adapter from one release"
+            )
 
 
-# --- merging ----------------------------------------------------------------------------------------------------------
+# --- merging -------------------------------------------------------------------------------------
 
 
 def merge(model: Any, adapter: PeftAdapter) -> None:
-    """Load and merge it by ``peft``, in place: the layers it changes in fp32, then back in their dtype."""
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+    """Load and merge it by ``peft``, in place: the layers it changes in fp32, then back in their
+    dtype."""
+    dtypes = {
+        name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
     _untie(model, adapter)
     for layer in adapter.layers:
         model.get_submodule(layer).float()
-    with naming_files(adapter.folder, "an adapter of this model", CONFIG, *WEIGHTS), torch.random.fork_rng(devices=[]):
+    with (
+        naming_files(adapter.folder, "an adapter of this model", CONFIG, *WEIGHTS),
+        torch.random.fork_rng(devices=[]),
+    ):
         adapted: Any = get_peft_model(model, adapter.config)
         result = set_peft_model_state_dict(adapted, adapter.tensors)
         missing = [name for name in result.missing_keys if ".lora_" in name]
         if unread := [*result.unexpected_keys, *missing]:
-            raise ValueError(f"{len(unread)} of its tensors have no place in the model, or are missing: {unread[0]}")
+            raise ValueError(
+                f"{len(unread)} of its tensors have no place in the model, or are missing: "
+                f"{unread[0]}"
+            )
         adapted.merge_and_unload(safe_merge=True)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.data = parameter.data.to(dtypes[name])
@@ -215,14 +264,20 @@ def merge(model: Any, adapter: PeftAdapter) -> None:
 
 
 def _untie(model: Any, adapter: PeftAdapter) -> None:
-    """Give the output layer weights of its own, where the adapter changes it or the embeddings but not both alike."""
+    """Give the output layer weights of its own, where the adapter changes it or the embeddings but
+    not both alike."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None or head.weight is not model.get_input_embeddings().weight:
         return
-    ends = [name.split(".")[-1] for name, module in model.named_modules()
-            if module is head or module is model.get_input_embeddings()]  # fmt: skip
+    ends = [
+        name.split(".")[-1]
+        for name, module in model.named_modules()
+        if module is head or module is model.get_input_embeddings()
+    ]
     changed = [*adapter.layers, *(adapter.config.modules_to_save or ())]
-    if adapter.config.ensure_weight_tying or not any(name.split(".")[-1] in ends for name in changed):
+    if adapter.config.ensure_weight_tying or not any(
+        name.split(".")[-1] in ends for name in changed
+    ):
         return
     head.weight = nn.Parameter(head.weight.detach().clone())
     for config in (model.config, model.config.get_text_config()):

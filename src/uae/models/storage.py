@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 def save_exactly(model: Any, folder: Path) -> None:
-    """By the library's ``save_pretrained``: in bf16 where that keeps every bit, as of weights that were published so
-    and did not learn, else in the dtype it was trained in."""
+    """By the library's ``save_pretrained``: in bf16 where that keeps every bit, as of weights that
+    were published so and did not learn, else in the dtype it was trained in."""
     dtype = torch.bfloat16 if is_exact_in_bf16(model) else None
     if dtype is not None and any(tensor.dtype != dtype for tensor in _floats(model)):
         model = copy.deepcopy(model).to(dtype)

@@ -1,8 +1,9 @@
-"""Rewards composed: a weighted sum that keeps each component's values and stops on the first failure.
+"""Rewards composed: a weighted sum that keeps each component's values and stops on the first
+failure.
 
-``R = Σ_c w_c R_c``. A reward is any callable of the ``Reward`` signature (``uae.types``); one that raises, answers in
-the wrong shape or with a value that is not finite stops the run with its name, it never counts as zero. Truth values
-and counts are numbers, whatever device they come on.
+``R = Σ_c w_c R_c``. A reward is any callable of the ``Reward`` signature (``uae.types``); one that
+raises, answers in the wrong shape or with a value that is not finite stops the run with its name,
+it never counts as zero. Truth values and counts are numbers, whatever device they come on.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class RewardError(RuntimeError):
 class WeightedSum:
     """``{name: (weight, reward)}`` as one ``Reward``.
 
-    After each call ``breakdown`` holds every component's own values ``[P*G*K]``, unweighted and without gradient, for
-    the log. A component of weight 0 is computed and logged but does not count: a held-out backbone, say.
+    After each call ``breakdown`` holds every component's own values ``[P*G*K]``, unweighted and
+    without gradient, for the log. A component of weight 0 is computed and logged but does not
+    count: a held-out backbone, say.
     """
 
     def __init__(self, components: Mapping[str, tuple[float, Component]]) -> None:
@@ -54,8 +56,11 @@ class WeightedSum:
         return total
 
 
-def checked(name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor) -> Tensor:
-    """The reward's values as fp32 numbers where the pictures are, or a ``RewardError`` that names it."""
+def checked(
+    name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor
+) -> Tensor:
+    """The reward's values as fp32 numbers where the pictures are, or a ``RewardError`` that names
+    it."""
     try:
         values = reward(sources, captions, reconstructions)
     except Exception as error:
@@ -63,20 +68,31 @@ def checked(name: str, reward: Component, sources: Images, captions: list[str], 
     expected = (len(reconstructions),)
     if not isinstance(values, Tensor) or tuple(values.shape) != expected:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise RewardError(f"reward {name}: expected a tensor of shape {expected}, one value for each reconstruction, "
-                          f"got {got}")  # fmt: skip
+        raise RewardError(
+            f"reward {name}: expected a tensor of shape {expected}, one value for each "
+            f"reconstruction, got {got}"
+        )
     if values.is_complex():
         raise RewardError(f"reward {name}: expected real values, got {values.dtype}")
     values = values.to(reconstructions.device, torch.float32)  # from truth values and counts too
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if bad:
-        raise RewardError(f"reward {name}: expected finite values, got {values[bad[0]].item()} for reconstruction "
-                          f"{bad[0]} ({len(bad)} of {len(values)} are not finite)")  # fmt: skip
+        raise RewardError(
+            f"reward {name}: expected finite values, got {values[bad[0]].item()} for "
+            f"reconstruction {bad[0]} ({len(bad)} of {len(values)} are not finite)"
+        )
     return values
 
 
 def check_groups(num_sources: int, num_captions: int, num_reconstructions: int) -> None:
     """P sources, P*G captions, P*G*K reconstructions."""
-    if not num_sources or num_captions % num_sources or not num_captions or num_reconstructions % num_captions:
-        raise ValueError(f"expected P sources, P*G captions and P*G*K reconstructions, got {num_sources}, "
-                         f"{num_captions} and {num_reconstructions}")  # fmt: skip
+    if (
+        not num_sources
+        or num_captions % num_sources
+        or not num_captions
+        or num_reconstructions % num_captions
+    ):
+        raise ValueError(
+            f"expected P sources, P*G captions and P*G*K reconstructions, got {num_sources}, "
+            f"{num_captions} and {num_reconstructions}"
+        )

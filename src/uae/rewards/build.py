@@ -1,30 +1,38 @@
 """Rewards by name and weight; weight 0 is logged only, as a held-out backbone should be.
 
-| name                             | how close                                                            |
-|----------------------------------|----------------------------------------------------------------------|
-| clip, longclip, dinov2, dinov3   | the reconstruction comes to the source under a backbone              |
-| image_text                       | the caption comes to the source under CLIP: no picture is judged     |
-| caption_likelihood               | the reconstruction comes to its caption, as the model itself reads it |
-| ssim                             | pixels come                                                          |
-| objects                          | the world's objects come, by its detector                            |
-| ocr                              | the text in them comes, as an OCR engine reads it                    |
-| MODULE:FUNCTION                  | whatever a function of the signature ``uae.types.Reward`` says       |
+| name                           | how close                                                      |
+|--------------------------------|----------------------------------------------------------------|
+| clip, longclip, dinov2, dinov3 | reconstruction and source under a backbone                     |
+| image_text                     | caption and source under CLIP: no picture is judged            |
+| caption_likelihood             | reconstruction and caption, as the model itself reads them     |
+| ssim                           | pixels                                                         |
+| objects                        | objects of the embedded world, by its detector                 |
+| ocr                            | the text in both pictures, as an OCR engine reads it           |
+| MODULE:FUNCTION                | whatever a function of the signature ``uae.types.Reward`` says |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from uae.rewards.backbones import Backbone, check_backbone_source
 from uae.rewards.base import Component, WeightedSum
-from uae.rewards.ocr import check_ocr, ocr
-from uae.rewards.pictures import objects, ssim
-from uae.rewards.reconstruction import CaptionLikelihood, ImageTextReward, ReconstructionReward, check_judge
-from uae.rewards.sources import ARCHITECTURES
+from uae.rewards.ocr import check_ocr
+from uae.rewards.reconstruction import (
+    CaptionLikelihood,
+    ImageTextReward,
+    ReconstructionReward,
+    check_judge,
+)
+from uae.similarity.backbones import Backbone, check_backbone_source
+from uae.similarity.checkpoints import ARCHITECTURES
 from uae.utils.importing import import_named
 from uae.utils.suggest import did_you_mean
 
-FUNCTIONS: dict[str, Component] = {"ssim": ssim, "objects": objects, "ocr": ocr}
+FUNCTIONS = {  # each found where it lies when it is asked for
+    "ssim": "uae.rewards.ssim:ssim",
+    "objects": "uae.world.reward:objects",
+    "ocr": "uae.rewards.ocr:ocr",
+}
 IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
 CAPTION_LIKELIHOOD = "caption_likelihood"
 KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CAPTION_LIKELIHOOD, *FUNCTIONS)
@@ -36,12 +44,15 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
     source: ``tiny`` for the world's backbones, None for the published checkpoints.
     """
     for name in weights:
-        if ":" in name:
-            import_named(name, "reward")
+        if path := _path_of(name):
+            import_named(path, "reward")
         elif name not in KNOWN:
             hint = did_you_mean(name, KNOWN)
-            raise ValueError(f"unknown reward {name!r}: expected one of {', '.join(KNOWN)}, or MODULE:FUNCTION{hint}")
-        elif name == "ocr":
+            raise ValueError(
+                f"unknown reward {name!r}: expected one of {', '.join(KNOWN)}, or "
+                f"MODULE:FUNCTION{hint}"
+            )
+        if name == "ocr":
             check_ocr()
     for name in backbones_of(weights):
         check_backbone_source(name, source)
@@ -54,20 +65,29 @@ def backbones_of(weights: Mapping[str, float]) -> list[str]:
 
 
 def build_reward(
-    weights: Mapping[str, float], backbones: Mapping[str, Backbone], captioner: object = None, instruction: str = ""
+    weights: Mapping[str, float],
+    backbones: Mapping[str, Backbone],
+    captioner: object = None,
+    instruction: str = "",
 ) -> WeightedSum:
     """The rewards, summed with these weights.
 
-    backbones: loaded, those that they need. captioner, instruction: who judges `caption_likelihood`, and what is asked.
+    backbones: loaded, those that they need. captioner, instruction: who judges
+    `caption_likelihood`, and what is asked.
     """
 
     def component(name: str) -> Component:
-        if ":" in name:
-            return import_named(name, "reward")
+        if path := _path_of(name):
+            return import_named(path, "reward")
         if name == CAPTION_LIKELIHOOD:
             return CaptionLikelihood(check_judge(captioner), instruction)
         if name == IMAGE_TEXT:
             return ImageTextReward(backbones[ITS_BACKBONE])
-        return FUNCTIONS.get(name) or ReconstructionReward(backbones[name])
+        return ReconstructionReward(backbones[name])
 
     return WeightedSum({name: (weight, component(name)) for name, weight in weights.items()})
+
+
+def _path_of(name: str) -> str | None:
+    """MODULE:FUNCTION of a reward that is a function."""
+    return name if ":" in name else FUNCTIONS.get(name)

@@ -1,10 +1,14 @@
-"""Reward for text in the picture: what an OCR engine reads in the source, it reads in the reconstruction.
+"""Reward for text in the picture: what an OCR engine reads in the source, it reads in the
+reconstruction.
 
-    R(x, x̂) = 1 − d(a, b) / max(|a|, |b|)        d: Levenshtein distance of the letters read, case and spaces aside
+    R(x, x̂) = 1 − d(a, b) / max(|a|, |b|)
 
-1 where neither picture has text, 0 where one alone has. The paper's reward favours global semantics and cost it 6.2
-points of OCR (arXiv 2509.09666); Flow-GRPO (arXiv 2505.05470) rewards words asked for by the same measure. The engine
-is RapidOCR (PP-OCR on ONNX Runtime), whose package carries its weights: ``pip install unified-autoencoder[ocr]``.
+with the Levenshtein distance ``d`` of the letters read, case and spaces aside.
+
+1 where neither picture has text, 0 where one alone has. The paper's reward favours global semantics
+and cost it 6.2 points of OCR (arXiv 2509.09666); Flow-GRPO (arXiv 2505.05470) rewards words asked
+for by the same measure. The engine is RapidOCR (PP-OCR on ONNX Runtime), whose package carries its
+weights: ``pip install unified-autoencoder[ocr]``.
 """
 
 from __future__ import annotations
@@ -22,10 +26,14 @@ from torch import Tensor
 
 from uae.rewards.base import Images
 
-MIN_SIDE = 384  # pixels; smaller pictures are enlarged, by a whole factor, for letters of a few pixels are not found
+# pixels; smaller pictures are enlarged, by a whole factor, for letters of a few pixels are not
+# found
+MIN_SIDE = 384
 
 
-def ocr(sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+def ocr(
+    sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, " B"]:
     """How alike the texts in source and reconstruction are."""
     wanted = [_read_once(image) for image in sources]
     per_source = len(reconstructions) // len(wanted)
@@ -39,7 +47,9 @@ _read_before: dict[bytes, str] = {}  # sources come again in each pass
 
 def _read_once(image: Float[Tensor, "3 h w"]) -> str:
     pixels = image.float().cpu().contiguous().numpy()
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=str(image.shape[2]).encode()).digest()
+    digest = hashlib.blake2b(
+        pixels.tobytes(), digest_size=16, salt=str(image.shape[2]).encode()
+    ).digest()
     if digest not in _read_before:
         _read_before[digest] = read_text(image)
     return _read_before[digest]
@@ -51,18 +61,26 @@ def check_ocr() -> None:
     Raises:
         ValueError: when it is not.
     """
-    missing = [name for name in ("rapidocr", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("rapidocr", "onnxruntime") if importlib.util.find_spec(name) is None
+    ]
     if missing:
-        raise ValueError(f"reward ocr: expected the package {missing[0]}; install it by "
-                         "`pip install unified-autoencoder[ocr]`, or leave the reward out")  # fmt: skip
+        raise ValueError(
+            f"reward ocr: expected the package {missing[0]}; install it by "
+            "`pip install unified-autoencoder[ocr]`, or leave the reward out"
+        )
 
 
 def read_text(image: Float[Tensor, "3 h w"]) -> str:
     """The letters in a picture, in reading order, in lower case and without spaces."""
-    pixels = (image.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    pixels = (
+        (image.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    )
     height, width = pixels.shape[:2]
     factor = -(-MIN_SIDE // max(height, width))
-    enlarged = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    enlarged = Image.fromarray(pixels).resize(
+        (width * factor, height * factor), Image.Resampling.BICUBIC
+    )
     lines = _engine()(np.asarray(enlarged)[:, :, ::-1]).txts or ()  # it takes blue first
     return "".join("".join(lines).lower().split())
 
@@ -72,7 +90,9 @@ def _engine() -> Any:
     check_ocr()
     from rapidocr import RapidOCR
 
-    return RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False})  # no text stands on its head
+    return RapidOCR(
+        params={"Global.log_level": "error", "Global.use_cls": False}
+    )  # no text stands on its head
 
 
 def text_likeness(a: str, b: str) -> float:

@@ -44,8 +44,8 @@ class TrainConfig:
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     instructions: tuple[str, ...] = ()
-    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: painting is then learnt from
-    captions of any length."""
+    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: painting
+    is then learnt from captions of any length."""
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
     objective: Objective = field(default_factory=Objective)
@@ -63,10 +63,11 @@ class TrainConfig:
     decoder_learning_rate: float | None = None
     """The same of weights that only paint (a diffusion decoder's); by default `learning_rate`."""
     ema_decay: float = 0.0
-    """Of an average of the weights over the updates, which is what a run leaves; its first updates, n from 0, have a
-    decay of at most (1 + n) / (10 + n). 0 keeps none."""
+    """Of an average of the weights over the updates, which is what a run leaves; its first updates,
+    n from 0, have a decay of at most (1 + n) / (10 + n). 0 keeps none."""
     ema_every: int = 8
-    """Steps between updates of that average; the last step brings one too, and a shorter run leaves its weights."""
+    """Steps between updates of that average; the last step brings one too, and a shorter run leaves
+    its weights."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.0
@@ -84,7 +85,8 @@ class TrainConfig:
     save_every: int = 10
     """Steps between checkpoints."""
     probe_every: int = 10
-    """Steps between measurements of drift: the reward of fixed captions under the text encoder as it is."""
+    """Steps between measurements of drift: the reward of fixed captions under the text encoder as
+    it is."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, to ``tensorboard/`` in the run's folder."""
 
@@ -92,7 +94,9 @@ class TrainConfig:
         """How captions are sampled in this step."""
         if not self.instructions:
             return self.captioning
-        return replace(self.captioning, instruction=self.instructions[step % len(self.instructions)])
+        return replace(
+            self.captioning, instruction=self.instructions[step % len(self.instructions)]
+        )
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
@@ -104,21 +108,32 @@ class TrainConfig:
             ),
             (
                 self.group_size == self.reconstructions_per_caption == 1,
-                "group-size and reconstructions-per-caption: nothing is compared where both are 1; raise one",
+                (
+                    "group-size and reconstructions-per-caption: nothing is compared where both "
+                    "are 1; raise one"
+                ),
             ),
             (
                 learns_captions and self.group_size == 1,
-                "group-size: a single caption of an image has no other to be compared with; expected at least 2, or "
-                "caption-weight 0 to learn painting alone",
+                (
+                    "group-size: a single caption of an image has no other to be compared with; "
+                    "expected at least 2, or caption-weight 0 to learn painting alone"
+                ),
             ),
             (
                 learns_captions and self.captioning.temperature == 0,
-                "captioning.temperature: at 0 the captions of an image are all the same, so none is better; expected "
-                "above 0, or caption-weight 0 to learn painting alone",
+                (
+                    "captioning.temperature: at 0 the captions of an image are all the same, so "
+                    "none is better; expected above 0, or caption-weight 0 to learn painting "
+                    "alone"
+                ),
             ),
             (
                 self.warmup_steps > self.num_steps,
-                f"warmup-steps: expected at most num-steps, {self.num_steps}, got {self.warmup_steps}",
+                (
+                    f"warmup-steps: expected at most num-steps, {self.num_steps}, got "
+                    f"{self.warmup_steps}"
+                ),
             ),
             (
                 not all(text.strip() for text in self.instructions),

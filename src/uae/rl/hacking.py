@@ -1,8 +1,9 @@
-"""Signs that a reward is being gamed: numbers that are always logged, and a warning where held-out rewards fall.
+"""Signs that a reward is being gamed: numbers that are always logged, and a warning where held-out
+rewards fall.
 
-A policy that games its reward is seen in what was not asked for: captions that repeat themselves or copy text out of
-the image, pictures that fill with edges or lose their colours, and backbones that were not the reward going down while
-it goes up.
+A policy that games its reward is seen in what was not asked for: captions that repeat themselves or
+copy text out of the image, pictures that fill with edges or lose their colours, and backbones that
+were not the reward going down while it goes up.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 NGRAM = 3
-TRANSCRIBED = re.compile(r"[\"“][^\"”]+[\"”]|\bwords? \w+")  # quoted, or as the embedded world's captions say it
+TRANSCRIBED = re.compile(
+    r"[\"“][^\"”]+[\"”]|\bwords? \w+"
+)  # quoted, or as the embedded world's captions say it
 EDGE = 0.1  # of [0, 1], between neighbouring pixels
 COLOR_LEVELS = 8  # per channel
 WINDOW = 20  # steps compared with as many before them
 
 
 def caption_signs(texts: Sequence[str]) -> dict[str, float]:
-    """Means over captions: share of n-grams that the caption had before, and of characters that transcribe text."""
+    """Means over captions: share of n-grams that the caption had before, and of characters that
+    transcribe text."""
     return {
         "caption/repeated_frac": _mean(map(repeated_share, texts)),
-        "caption/transcribed_frac": _mean(sum(map(len, TRANSCRIBED.findall(t))) / max(len(t), 1) for t in texts),
+        "caption/transcribed_frac": _mean(
+            sum(map(len, TRANSCRIBED.findall(t))) / max(len(t), 1) for t in texts
+        ),
     }
 
 
@@ -40,9 +46,12 @@ def repeated_share(text: str) -> float:
 
 
 def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
-    """Share of neighbouring pixels that differ visibly, and the entropy of each image's colours in bits (at most 9)."""
+    """Share of neighbouring pixels that differ visibly, and the entropy of each image's colours in
+    bits (at most 9)."""
     images = images.detach().float().cpu()
-    steps = torch.cat([images.diff(dim=-1).abs().amax(1).flatten(), images.diff(dim=-2).abs().amax(1).flatten()])
+    steps = torch.cat(
+        [images.diff(dim=-1).abs().amax(1).flatten(), images.diff(dim=-2).abs().amax(1).flatten()]
+    )
     levels = (images * COLOR_LEVELS).long().clamp(0, COLOR_LEVELS - 1)
     colors = (levels[:, 0] * COLOR_LEVELS + levels[:, 1]) * COLOR_LEVELS + levels[:, 2]
     return {
@@ -52,8 +61,8 @@ def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
 
 
 class HeldOutAlarm:
-    """Warns, once for each, when a held-out reward falls while the reward rises; both by more than two standard errors
-    between the last ``WINDOW`` steps and those before them."""
+    """Warns, once for each, when a held-out reward falls while the reward rises; both by more than
+    two standard errors between the last ``WINDOW`` steps and those before them."""
 
     def __init__(self, held_out: Iterable[str], past: Sequence[Mapping[str, Any]] = ()) -> None:
         self.names = [f"reward/{name}" for name in held_out]
@@ -69,8 +78,11 @@ class HeldOutAlarm:
             if name not in self.warned and self._trend(name) < -2:
                 self.warned.add(name)
                 warnings.warn(
-                    f"reward/total rises while {name}, which is held out, falls: the reward may be being gamed. Look "
-                    "at the pictures; give the held-out backbone a weight, or raise the KL coefficient",
+                    (
+                        f"reward/total rises while {name}, which is held out, falls: the reward "
+                        "may be being gamed. Look at the pictures; give the held-out backbone a "
+                        "weight, or raise the KL coefficient"
+                    ),
                     stacklevel=2,
                 )
 

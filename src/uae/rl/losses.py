@@ -1,17 +1,19 @@
 """The one policy-gradient loss, for caption tokens, image tokens and denoising steps alike.
 
-Unified-GRPO (arXiv 2509.09666), that is GRPO (arXiv 2402.03300), over the G action sequences y_i of one input x:
+Unified-GRPO (arXiv 2509.09666), that is GRPO (arXiv 2402.03300), over the G action sequences y_i of
+one input x:
 
     J = E[ 1/G Σ_i 1/|y_i| Σ_t ( min(ρ_it A_i, clip(ρ_it, 1 - ε_low, 1 + ε_high) A_i) - β KL_it ) ]
     ρ_it = π(y_it | x, y_i<t) / π_old(y_it | x, y_i<t)
 
-and the loss is -J. The KL sits inside the sum over actions and comes with the policy's ``Evaluation``: k3 for
-tokens, closed form for denoising steps. Variants, by their TRL names: ``dapo`` (arXiv 2503.14476) and ``dr_grpo``
-(arXiv 2503.20783) replace the weight 1/(B |y_i|) of an action, GSPO (arXiv 2507.18071) replaces ρ_it by one
-ratio per sequence.
+and the loss is -J. The KL sits inside the sum over actions and comes with the policy's
+``Evaluation``: k3 for tokens, closed form for denoising steps. Variants, by their TRL names:
+``dapo`` (arXiv 2503.14476) and ``dr_grpo`` (arXiv 2503.20783) replace the weight 1/(B |y_i|) of an
+action, GSPO (arXiv 2507.18071) replaces ρ_it by one ratio per sequence.
 
-Deviation: a log-ratio above 20 nats counts as 20, as its exp would overflow. Such an action is no gradient's reason, as
-where dual-clip PPO clips it (arXiv 1912.09729), and is counted. The k3 KL is bounded alike (``utils/ratios.py``).
+Deviation: a log-ratio above 20 nats counts as 20, as its exp would overflow. Such an action is no
+gradient's reason, as where dual-clip PPO clips it (arXiv 1912.09729), and is counted. The k3 KL is
+bounded alike (``utils/ratios.py``).
 
 Suffixes: B = P*G sequences, T actions. ``mask`` is True where an action was the policy's own.
 """
@@ -40,19 +42,22 @@ class Objective:
     """What Unified-GRPO maximises. The defaults are the paper's where it speaks."""
 
     clip_eps_low: float = 0.2
-    """The ratio is clipped below at 1 - clip_eps_low; 1e9 on both sides turns clipping off (as T2I-R1)."""
+    """The ratio is clipped below at 1 - clip_eps_low; 1e9 on both sides turns clipping off (as
+    T2I-R1)."""
     clip_eps_high: float = 0.2
-    """The ratio is clipped above at 1 + clip_eps_high; DAPO raises it (0.28) to let rare actions grow."""
+    """The ratio is clipped above at 1 + clip_eps_high; DAPO raises it (0.28) to let rare actions
+    grow."""
     kl_coef: float = 1e-6
     """β, the weight of the KL to the frozen reference; at 0 no reference is evaluated."""
     normalization: Normalization = "grpo"
-    """An action's weight: `grpo` mean per sequence then over sequences, `dapo` one mean over all actions,
-    `dr_grpo` a constant, batch times maximum length, so that length earns no bias."""
+    """An action's weight: `grpo` mean per sequence then over sequences, `dapo` one mean over all
+    actions, `dr_grpo` a constant, batch times maximum length, so that length earns no bias."""
     ratio_level: RatioLevel = "token"
-    """`token`: one ratio per action. `sequence`: their geometric mean over the sequence (GSPO), of captions and of
-    image tokens apart where both are learnt."""
+    """`token`: one ratio per action. `sequence`: their geometric mean over the sequence (GSPO), of
+    captions and of image tokens apart where both are learnt."""
     scale_rewards: RewardScale = "group"
-    """What divides the centred rewards: the std of the `group`, of the whole `batch`, or nothing (`none`)."""
+    """What divides the centred rewards: the std of the `group`, of the whole `batch`, or nothing
+    (`none`)."""
     advantage_clamp: float | None = None
     """Advantages are clamped to ± this value (Flow-GRPO: 5)."""
 
@@ -65,14 +70,19 @@ class Objective:
             ("scale_rewards", RewardScale),
         ):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(kind))}; got "
+                    f"{getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """The denominators of the whole optimiser step, so that the losses of its micro-batches simply add up.
+    """The denominators of the whole optimiser step, so that the losses of its micro-batches simply
+    add up.
 
-    Where gradients are averaged over W processes (DDP), pass the counts over all processes divided by W.
+    Where gradients are averaged over W processes (DDP), pass the counts over all processes divided
+    by W.
     """
 
     num_sequences: int | float
@@ -80,11 +90,13 @@ class BatchCounts:
     max_length: int
     """The cap on actions of a trajectory."""
     num_trajectory_actions: int | float
-    """Actions of whole trajectories; more than ``num_actions`` where another segment belongs to them."""
+    """Actions of whole trajectories; more than ``num_actions`` where another segment belongs to
+    them."""
 
     @classmethod
     def of(cls, mask_BT: Bool[Tensor, "B T"], max_length: int | None = None) -> BatchCounts:
-        """Counts of this batch; ``max_length`` is the cap on actions where T was trimmed below it."""
+        """Counts of this batch; ``max_length`` is the cap on actions where T was trimmed below
+        it."""
         num_actions = int(mask_BT.sum())
         return cls(len(mask_BT), num_actions, max_length or mask_BT.shape[1], num_actions)
 
@@ -98,11 +110,13 @@ def grpo_loss(
     counts: BatchCounts | None = None,
     lengths_B: Float[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """-J and its metrics. ``counts`` describe the whole step when this is one of its micro-batches; ``lengths_B`` are
-    the |y_i| where these actions are only a segment of their trajectories."""
+    """-J and its metrics. ``counts`` describe the whole step when this is one of its micro-batches;
+    ``lengths_B`` are the |y_i| where these actions are only a segment of their trajectories."""
     counts = counts or BatchCounts.of(mask_BT)
     advantages_B1 = rearrange(advantages_B, "B -> B 1")
-    log_ratio_BT = torch.where(mask_BT, evaluation.log_probs.float() - old_log_probs_BT.float(), 0.0)
+    log_ratio_BT = torch.where(
+        mask_BT, evaluation.log_probs.float() - old_log_probs_BT.float(), 0.0
+    )
     if objective.ratio_level == "sequence":
         log_ratio_BT = _sequence_mean(log_ratio_BT, mask_BT).expand_as(log_ratio_BT)
     ratio_BT = bounded(log_ratio_BT).exp()
@@ -110,7 +124,9 @@ def grpo_loss(
     gain_BT = torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
     if objective.kl_coef > 0:
         if evaluation.kl is None:
-            raise ValueError(f"kl_coef is {objective.kl_coef} but the policy was evaluated without with_kl=True")
+            raise ValueError(
+                f"kl_coef is {objective.kl_coef} but the policy was evaluated without with_kl=True"
+            )
         gain_BT = gain_BT - objective.kl_coef * torch.where(mask_BT, evaluation.kl.float(), 0.0)
     loss = -(gain_BT * action_weights(mask_BT, objective, counts, lengths_B)).sum()
     return loss, _metrics(loss, evaluation, log_ratio_BT, advantages_B1, mask_BT, objective, counts)
@@ -122,7 +138,8 @@ def action_weights(
     counts: BatchCounts,
     lengths_B: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """The weight of each action in the loss; zero where masked, so an empty caption contributes nothing."""
+    """The weight of each action in the loss; zero where masked, so an empty caption contributes
+    nothing."""
     mask = mask_BT.float()
     lengths = mask.sum(dim=1) if lengths_B is None else lengths_B
     match objective.normalization:
@@ -136,10 +153,15 @@ def action_weights(
 
 def combine_metrics(parts: list[dict[str, float]]) -> dict[str, float]:
     """The step's metrics from those of its micro-batches: maxima by max, all others by sum."""
-    return {name: (max if name.endswith("_max") else sum)(part[name] for part in parts) for name in parts[0]}
+    return {
+        name: (max if name.endswith("_max") else sum)(part[name] for part in parts)
+        for name in parts[0]
+    }
 
 
-def _sequence_mean(values_BT: Float[Tensor, "B T"], mask_BT: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1"]:
+def _sequence_mean(
+    values_BT: Float[Tensor, "B T"], mask_BT: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B 1"]:
     return values_BT.sum(dim=1, keepdim=True) / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
 
 

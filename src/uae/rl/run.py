@@ -1,9 +1,12 @@
-"""A training run on disk: opened or resumed, logged, checkpointed, probed. The loop itself is ``rl/train.py``.
+"""A training run on disk: opened or resumed, logged, checkpointed, probed. The loop itself is
+``rl/train.py``.
 
-A run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``probe.json``. Data and draws are functions of
-the step number, so the weights that are trained, the optimiser and the step are all there is to save.
+A run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``probe.json``. Data and draws
+are functions of the step number, so the weights that are trained, the optimiser and the step are
+all there is to save.
 
-A step is whole or it was not: whatever fails in it, its updates are taken back, and the steps before it are saved.
+A step is whole or it was not: whatever fails in it, its updates are taken back, and the steps
+before it are saved.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +26,17 @@ from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.snapshot import Snapshot
-from uae.types import Policy
+from uae.types import ImageSource, Policy
 from uae.utils.checkpoint import (
     Checkpoint,
-    atomic_write_json,
     capture_rng,
     check_same_config,
-    json_ready,
     load_latest,
     restore_rng,
     save_checkpoint,
 )
 from uae.utils.device import autocast
+from uae.utils.files import atomic_write_json, json_ready
 from uae.utils.metrics import MetricsLogger
 
 MAY_CHANGE = (
@@ -46,27 +48,20 @@ MAY_CHANGE = (
 )
 
 
-@runtime_checkable
-class ImageSource(Protocol):
-    """Training images; a step's batch is a function of the step alone."""
-
-    def batch(self, step: int, num_images: int) -> list[Tensor]:
-        """``num_images`` images ``[3, h, w]`` in [0, 1]."""
-        ...
-
-    def probe(self, num_images: int) -> list[Tensor]:
-        """Images that no batch holds, always the same."""
-        ...
-
-
 class Run:
     """Optimiser, step number and log of one run."""
 
-    def __init__(self, folder: Path, model: UnifiedModel, config: TrainConfig, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, model: UnifiedModel, config: TrainConfig, settings: dict[str, Any]
+    ) -> None:
         self.folder, self.config, self.settings = folder, config, settings
         spoken, painted = trainable_parameters(model)
         self.parameters = spoken | painted
-        rate = config.learning_rate if config.decoder_learning_rate is None else config.decoder_learning_rate
+        rate = (
+            config.learning_rate
+            if config.decoder_learning_rate is None
+            else config.decoder_learning_rate
+        )
         groups = [(list(spoken.values()), config.learning_rate), (list(painted.values()), rate)]
         self.rates = [rate for parameters, rate in groups if parameters]
         self.optimizer = torch.optim.AdamW(
@@ -75,18 +70,25 @@ class Run:
             betas=(0.9, 0.999),
         )
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema_decay else {}
+        self.average = (
+            {name: p.detach().clone() for name, p in self.parameters.items()}
+            if config.ema_decay
+            else {}
+        )
         self.step = self._saved_step = 0
         self._before = Snapshot([*self.parameters.values(), *self.average.values()], self.optimizer)
         self._is_between_steps = True
         self.logger: MetricsLogger
 
     @classmethod
-    def open(cls, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]) -> Run:
+    def open(
+        cls, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]
+    ) -> Run:
         """A new run, or the one in ``folder`` as its last checkpoint left it.
 
         Raises:
-            ValueError: when the folder holds a run with other settings, naming each; or only damaged checkpoints.
+            ValueError: when the folder holds a run with other settings, naming each; or only
+                damaged checkpoints.
         """
         run = cls(folder, model, config, json_ready({"train": asdict(config), **recorded}))
         checkpoint = load_latest(folder / "checkpoints")
@@ -95,16 +97,20 @@ class Run:
         else:
             check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
             if checkpoint.step > config.num_steps:
-                raise ValueError(f"--train.num-steps: expected at least {checkpoint.step}, as the run in {folder} has "
-                                 f"done so many, got {config.num_steps}")  # fmt: skip
+                raise ValueError(
+                    f"--train.num-steps: expected at least {checkpoint.step}, as the run in "
+                    f"{folder} has done so many, got {config.num_steps}"
+                )
             run._restore(checkpoint)
-        run.logger = MetricsLogger(folder, last_step=run.step - 1, use_tensorboard=config.tensorboard)
+        run.logger = MetricsLogger(
+            folder, last_step=run.step - 1, use_tensorboard=config.tensorboard
+        )
         return run
 
     @contextmanager
     def whole_step(self) -> Iterator[None]:
-        """What is done in this context is done wholly, or taken back: weights, optimiser, average and generators are
-        then those of the step's beginning, bit for bit."""
+        """What is done in this context is done wholly, or taken back: weights, optimiser, average
+        and generators are then those of the step's beginning, bit for bit."""
         self._set_learning_rates()
         self._before.take()
         step, self._is_between_steps = self.step, False
@@ -139,8 +145,12 @@ class Run:
             if self._is_between_steps and self.step > self._saved_step:
                 try:
                     self.save()
-                except Exception as error:  # the disk's, say; what ended the run is the one to raise
-                    warnings.warn(f"the steps after {self._saved_step} were not saved: {error}", stacklevel=2)
+                except (
+                    Exception
+                ) as error:  # the disk's, say; what ended the run is the one to raise
+                    warnings.warn(
+                        f"the steps after {self._saved_step} were not saved: {error}", stacklevel=2
+                    )
             with suppress(OSError):
                 self.logger.close()
             raise
@@ -151,29 +161,38 @@ class Run:
         weights = {"policy": {name: p.detach() for name, p in self.parameters.items()}}
         if self.average:
             weights["average"] = self.average
-        state = {"settings": self.settings, "optimizer": self.optimizer.state_dict(), "rng": capture_rng()}
+        state = {
+            "settings": self.settings,
+            "optimizer": self.optimizer.state_dict(),
+            "rng": capture_rng(),
+        }
         save_checkpoint(self.folder / "checkpoints", self.step, weights, state)
         self._saved_step = self.step
 
     def close(self) -> None:
-        """End here, saving what the last regular checkpoint lacks; the model is left with the average, if there is
-        one."""
+        """End here, saving what the last regular checkpoint lacks; the model is left with the
+        average, if there is one."""
         if self.step > self._saved_step:
             self.save()
         self.logger.close()
         self._assign(self.averaged())
 
     def averaged(self) -> dict[str, Tensor]:
-        """The average with the last weights in it, which are its next update where the last step brought none; empty
-        before its first update: the weights themselves are then what the run has learnt."""
+        """The average with the last weights in it, which are its next update where the last step
+        brought none; empty before its first update: the weights themselves are then what the run
+        has learnt."""
         num_updates, num_since = divmod(self.step, self.config.ema_every)
         if not num_updates or not num_since:
             return self.average if num_updates else {}
         share = 1 - self._average_decay(num_updates)
-        return {name: value.lerp(self.parameters[name].detach(), share) for name, value in self.average.items()}
+        return {
+            name: value.lerp(self.parameters[name].detach(), share)
+            for name, value in self.average.items()
+        }
 
     def _average_decay(self, index: int) -> float:
-        """Of an update of the average, by its number from 0: what was before the run is soon forgotten."""
+        """Of an update of the average, by its number from 0: what was before the run is soon
+        forgotten."""
         return min(self.config.ema_decay, (1 + index) / (10 + index))
 
     def _set_learning_rates(self) -> None:
@@ -199,23 +218,32 @@ class Run:
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then what ``lr_scheduler_type`` says, as a share of the learning rate."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warmup * max(0.0, 1 - step / config.num_steps) if config.lr_scheduler_type == "linear" else warmup
+    return (
+        warmup * max(0.0, 1 - step / config.num_steps)
+        if config.lr_scheduler_type == "linear"
+        else warmup
+    )
 
 
-def trainable_parameters(model: UnifiedModel) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """What the optimiser may change: the encoder's, and of the decoder's those that are not the encoder's too.
+def trainable_parameters(
+    model: UnifiedModel,
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """What the optimiser may change: the encoder's, and of the decoder's those that are not the
+    encoder's too.
 
     Raises:
         ValueError: when there is nothing.
     """
     spoken = model.encoder.named_trainable_parameters()
     shared = {id(p) for p in spoken.values()}
-    painting = model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
+    painting = (
+        model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
+    )
     painted = {f"decoder.{name}": p for name, p in painting.items() if id(p) not in shared}
     if not spoken and not painted:
         raise ValueError(
-            "expected something to learn, but every weight is frozen: set caption_weight above 0, or image_weight "
-            "and a sampler other than ode"
+            "expected something to learn, but every weight is frozen: set caption_weight above "
+            "0, or image_weight and a sampler other than ode"
         )
     return spoken, painted
 
@@ -223,8 +251,9 @@ def trainable_parameters(model: UnifiedModel) -> tuple[dict[str, nn.Parameter], 
 class Probe:
     """Drift: the reward that *fixed* captions earn as training goes on.
 
-    In UMM-1 the language model that learns is also the decoder's text encoder, so their reconstructions change even
-    though neither captions nor decoder do. The captions are the model's own at the start, kept in ``probe.json``.
+    In UMM-1 the language model that learns is also the decoder's text encoder, so their
+    reconstructions change even though neither captions nor decoder do. The captions are the model's
+    own at the start, kept in ``probe.json``.
     """
 
     def __init__(

@@ -11,8 +11,11 @@ from uae.rl.hacking import caption_signs
 from uae.types import Captions, Reconstructions
 
 
-def reward_metrics(rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean total, its spread within groups, the share of groups without any, and each component's mean."""
+def reward_metrics(
+    rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Mean total, its spread within groups, the share of groups without any, and each component's
+    mean."""
     per_caption_PG = rewards_PGK.mean(-1)
     spread_P = per_caption_PG.std(1) if per_caption_PG.shape[1] > 1 else rewards_PGK[:, 0].std(1)
     return {
@@ -24,7 +27,8 @@ def reward_metrics(rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, 
 
 
 def caption_metrics(captions: Captions) -> dict[str, float]:
-    """Length in tokens (end token included); shares cut at the cap, empty, and distinct within their group."""
+    """Length in tokens (end token included); shares cut at the cap, empty, and distinct within
+    their group."""
     lengths = captions.rollout.mask.sum(1).float()
     texts, group = captions.texts, captions.group_size
     distinct = [len(set(texts[i : i + group])) for i in range(0, len(texts), group)]
@@ -37,8 +41,11 @@ def caption_metrics(captions: Captions) -> dict[str, float]:
     }
 
 
-def time_metrics(captions: Captions, reconstructions: Reconstructions, phases: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of the phases and of the whole step; caption tokens and reconstructions per second of it."""
+def time_metrics(
+    captions: Captions, reconstructions: Reconstructions, phases: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds of the phases and of the whole step; caption tokens and reconstructions per second of
+    it."""
     step_sec = sum(phases.values())
     return {
         **phases,

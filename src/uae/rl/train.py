@@ -1,9 +1,13 @@
-"""Unified-GRPO: images are captioned, captions painted, and the likeness of the painting rewards the captions.
+"""Unified-GRPO: images are captioned, captions painted, and the likeness of the painting rewards
+the captions.
 
-    rollout → reward → advantage → loss → step                                   (arXiv 2509.09666, method §4)
+    rollout → reward → advantage → loss → step
 
-Everything drawn in a step is keyed by ``(seed, step)``, and so is its data: weights, optimiser and step number are
-the whole state of a run (``rl/run.py``). P images, G captions per image, K reconstructions per caption.
+Source: arXiv 2509.09666, §4.
+
+Everything drawn in a step is keyed by ``(seed, step)``, and so is its data: weights, optimiser and
+step number are the whole state of a run (``rl/run.py``). P images, G captions per image, K
+reconstructions per caption.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.hacking import HeldOutAlarm, image_signs
 from uae.rl.losses import combine_metrics, grpo_loss
-from uae.rl.run import ImageSource, Probe, Run
+from uae.rl.run import Probe, Run
 from uae.rl.segments import Segment, trained_segments
 from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
+from uae.types import ImageSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
 from uae.utils.progress import track
@@ -38,7 +43,8 @@ def train(
     recorded: dict,
     until: int | None = None,
 ) -> None:
-    """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to the end).
+    """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to
+    the end).
 
     recorded: whatever else must be the same on resume (model and reward names, data).
     """
@@ -47,7 +53,10 @@ def train(
     run = Run.open(run_dir, model, config, recorded)
     probe = Probe(run_dir, model, reward, images, config)
     alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
-    with run.kept_on_failure(), TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
+    with (
+        run.kept_on_failure(),
+        TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress,
+    ):
         for step in range(run.step, until):
             with run.whole_step():
                 batch = images.batch(step, config.images_per_step)
@@ -57,7 +66,9 @@ def train(
                 run.finish_step(metrics)
             run.save_if_due()
             alarm.observe(metrics)
-            progress.update(step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"])
+            progress.update(
+                step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"]
+            )
     run.close()
 
 
@@ -93,8 +104,11 @@ def train_step(
     return metrics | time_metrics(captions, reconstructions, timer.pop())
 
 
-def update(segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """``num_updates`` steps of the optimiser on one rollout, each over all its segments and micro-batches."""
+def update(
+    segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
+    micro-batches."""
     updates = []
     old = [_score(segment, config) if config.num_updates > 1 else None for segment in segments]
     for _ in range(config.num_updates):
@@ -102,16 +116,27 @@ def update(segments: Sequence[Segment], config: TrainConfig, optimizer: torch.op
         for segment, old_log_probs in zip(segments, old, strict=True):
             found = _backward(segment, old_log_probs, config)
             metrics |= {f"{segment.name}/{name}": value for name, value in found.items()}
-        metrics |= {"rl/lr": optimizer.param_groups[0]["lr"], "rl/grad_norm": _step(optimizer, config.max_grad_norm)}
+        metrics |= {
+            "rl/lr": optimizer.param_groups[0]["lr"],
+            "rl/grad_norm": _step(optimizer, config.max_grad_norm),
+        }
         updates.append(metrics)
     return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
 
 
-def _backward(segment: Segment, old_log_probs: Tensor | None, config: TrainConfig) -> dict[str, float]:
+def _backward(
+    segment: Segment, old_log_probs: Tensor | None, config: TrainConfig
+) -> dict[str, float]:
     """Add the gradient of one segment's loss; its metrics."""
     collected = []
-    with autocast(segment.policy.device, config.use_bf16):  # anew for each update: it keeps its casts of the weights
-        for part in track(torch.arange(len(segment.rollout)).split(config.micro_batch), "updating", "micro-batches"):
+    with autocast(
+        segment.policy.device, config.use_bf16
+    ):  # anew for each update: it keeps its casts of the weights
+        for part in track(
+            torch.arange(len(segment.rollout)).split(config.micro_batch),
+            "updating",
+            "micro-batches",
+        ):
             actions = segment.rollout.select(part)
             evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
             old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
@@ -126,24 +151,35 @@ def _backward(segment: Segment, old_log_probs: Tensor | None, config: TrainConfi
             )
             (segment.weight * loss).backward()
             gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
-            collected.append(metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)})
+            collected.append(
+                metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)}
+            )
     return combine_metrics(collected)
 
 
 @torch.no_grad()
 def _score(segment: Segment, config: TrainConfig) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    parts = track(torch.arange(len(segment.rollout)).split(config.micro_batch), "scoring", "micro-batches")
+    parts = track(
+        torch.arange(len(segment.rollout)).split(config.micro_batch), "scoring", "micro-batches"
+    )
     with autocast(segment.policy.device, config.use_bf16):
-        return torch.cat([segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs for p in parts])
+        return torch.cat(
+            [
+                segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs
+                for p in parts
+            ]
+        )
 
 
 def _step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for g in optimizer.param_groups for p in g["params"]], max_grad_norm
+    )
     if not torch.isfinite(norm):
         raise ValueError(
-            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Begin another run with a lower "
-            "learning rate, or with use_bf16 off"
+            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Begin "
+            "another run with a lower learning rate, or with use_bf16 off"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,12 +1,15 @@
-"""Cold start: the decoder learns to paint what the encoder says by the semantic reconstruction loss (method v1).
+"""Cold start: the decoder learns to paint what the encoder says by the semantic reconstruction loss
+(method v1).
 
-    loss = mean over images of  1 − cos(f(x), f(x̂)),     x̂ = decode(caption(x)) by a few steps of the ODE
+    loss = mean over images of  1 − cos(f(x), f(x̂))
+    x̂ = decode(caption(x)) by a few steps of the ODE
 
-``f`` is a frozen backbone (the paper: CLIP ViT-L/14). The gradient flows through the generated branch alone: backbone,
-VAE, every step of the ODE, MM-DiT and projector, which learn; the language model that captions and encodes the caption
-rests, as its words are not differentiable. All activations but the latents between steps are computed again on the way
-back, so memory is that of one step, whatever their number (``benchmarks/cold_start_memory.py``).
-Source: arXiv 2509.09666 v1; steps, rate and captions' instruction are not stated there.
+``f`` is a frozen backbone (the paper: CLIP ViT-L/14). The gradient flows through the generated
+branch alone: backbone, VAE, every step of the ODE, MM-DiT and projector, which learn; the language
+model that captions and encodes the caption rests, as its words are not differentiable. All
+activations but the latents between steps are computed again on the way back, so memory is that of
+one step, whatever their number (``benchmarks/cold_start_memory.py``). Source: arXiv 2509.09666 v1;
+steps, rate and captions' instruction are not stated there.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from uae.diffusion.schedule import sampling_sigmas
 from uae.models.base import check_settings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
-from uae.rl.run import ImageSource
 from uae.stages.fit import Recipe
 from uae.stages.long_captions import check_paints_by_diffusion, decoder_learning
-from uae.utils.checkpoint import json_ready
+from uae.types import ImageSource
 from uae.utils.device import autocast
+from uae.utils.files import json_ready
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.seed import normals
 
@@ -57,10 +60,11 @@ class ColdStartConfig:
     warmup_steps: int = 10
     """Steps of linear warm-up."""
     lora_rank: int = 0
-    """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained fully."""
+    """Rank of LoRA on the transformer's attention; 0 trains all of it. The projector is trained
+    fully."""
     rewards: RewardWeights = field(default_factory=lambda: {"clip": 1.0})
-    """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim, caption_likelihood); 1 minus their sum
-    is the loss."""
+    """Weights of differentiable rewards (clip, longclip, dinov2, dinov3, ssim, caption_likelihood);
+    1 minus their sum is the loss."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     data: tuple[str, ...] = ()
@@ -78,11 +82,17 @@ class ColdStartConfig:
         check_ranges(self, RANGES)
         check_reward_weights(self.rewards)
         if self.decoding.sampler != "ode":
-            raise ValueError(f"decoding.sampler: cold start learns through the ode, got {self.decoding.sampler}")
-        without = [name for name, weight in self.rewards.items() if weight and name not in DIFFERENTIABLE]
+            raise ValueError(
+                f"decoding.sampler: cold start learns through the ode, got {self.decoding.sampler}"
+            )
+        without = [
+            name for name, weight in self.rewards.items() if weight and name not in DIFFERENTIABLE
+        ]
         if without:
-            raise ValueError(f"cold start: expected rewards with a gradient ({', '.join(DIFFERENTIABLE)}), got "
-                             f"{', '.join(without)}; train on these by reinforcement learning")  # fmt: skip
+            raise ValueError(
+                f"cold start: expected rewards with a gradient ({', '.join(DIFFERENTIABLE)}), got "
+                f"{', '.join(without)}; train on these by reinforcement learning"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,9 @@ class ColdStartTask:
 
     name = "cold_start"
 
-    def __init__(self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig) -> None:
+    def __init__(
+        self, model: Any, reward: WeightedSum, images: ImageSource, config: ColdStartConfig
+    ) -> None:
         check_paints_by_diffusion(model, self.name)
         check_settings(model, config.captioning, config.decoding)
         self.model, self.reward, self.images, self.config = model, reward, images, config
@@ -122,14 +134,18 @@ class ColdStartTask:
         with autocast(self.model.encoder.device, self.config.use_bf16):
             with torch.no_grad():
                 texts = self.model.caption(images, captioning, seed=seed, step=step).texts
-            painted = paint_differentiably(self.model, texts, self.config.decoding, seed=seed, step=step)
+            painted = paint_differentiably(
+                self.model, texts, self.config.decoding, seed=seed, step=step
+            )
         return (1 - self.reward(images, texts, painted)).mean()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss of unseen images' captions, from fixed noise."""
         greedy = replace(self.config.captioning, temperature=0.0)
-        return {"semantic_loss": self._loss(self.images.probe(NUM_EVALUATED), greedy, step=0).item()}
+        return {
+            "semantic_loss": self._loss(self.images.probe(NUM_EVALUATED), greedy, step=0).item()
+        }
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -141,13 +157,20 @@ class ColdStartTask:
 def paint_differentiably(
     model: LLMDiffusion, texts: list[str], decoding: DecodeSettings, *, seed: int = 0, step: int = 0
 ) -> Float[Tensor, "N 3 H W"]:
-    """An image of each text, as ``generate`` paints it, with a gradient for whatever of the decoder learns."""
+    """An image of each text, as ``generate`` paints it, with a gradient for whatever of the decoder
+    learns."""
     decoder = model.decoder
     with torch.no_grad():
         states, mask = model.text_states(texts)
         negative, seen = model.text_states([model.negative_prompt])
     away = decoder.condition(negative, seen) if decoding.guidance_scale != 1 else None
-    noise = normals(seed, step, range(len(texts)), "decode", decoder.noise_shape(decoding.height, decoding.width))
+    noise = normals(
+        seed,
+        step,
+        range(len(texts)),
+        "decode",
+        decoder.noise_shape(decoding.height, decoding.width),
+    )
     sigmas, images = sampling_sigmas(decoder.scheduler, decoding.num_steps), []
     groups = decoder.length_groups(mask)
     for group in groups:

@@ -1,8 +1,9 @@
-"""Supervised training, resumable bit for bit: data -> loss -> step, with an average of the weights kept beside.
+"""Supervised training, resumable bit for bit: data -> loss -> step, with an average of the weights
+kept beside.
 
-Everything random in a step is drawn after seeding with ``(seed, step)``, and a step's data is a function of its
-number, so model, optimiser, average and step number are the whole state. Only where data is streamed does its place in
-the stream belong to it too.
+Everything random in a step is drawn after seeding with ``(seed, step)``, and a step's data is a
+function of its number, so model, optimiser, average and step number are the whole state. Only where
+data is streamed does its place in the stream belong to it too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
 from uae.utils.device import attention_to_train
@@ -48,8 +49,9 @@ class Recipe:
     learning_rate: float
     """Peak, reached after ``warmup_steps`` and falling to 2 % of itself by a half cosine."""
     num_parallel: int = 1
-    """Micro-batches per step, each in a process of its own where ``in_processes`` started as many, else in turn, with
-    the same result: at most 2, as the sum of more gradients would depend on their order."""
+    """Micro-batches per step, each in a process of its own where ``in_processes`` started as many,
+    else in turn, with the same result: at most 2, as the sum of more gradients would depend on
+    their order."""
     warmup_steps: int = 200
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -71,7 +73,8 @@ class Recipe:
 class Task(Protocol):
     """What is trained: modules, a loss for each step, a measurement, and a way to save the result.
 
-    A task that reads a stream keeps it as ``data``, with ``state_dict`` and ``load_state_dict``; checkpoints hold it.
+    A task that reads a stream keeps it as ``data``, with ``state_dict`` and ``load_state_dict``;
+    checkpoints hold it.
     """
 
     name: str
@@ -79,8 +82,9 @@ class Task(Protocol):
     modules: dict[str, nn.Module]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the ``step``-th micro-batch, and values to log, always the same ones. Where ``num_parallel`` is
-        2 its draws must come from generators keyed by ``step``, not from the global ones."""
+        """The loss of the ``step``-th micro-batch, and values to log, always the same ones. Where
+        ``num_parallel`` is 2 its draws must come from generators keyed by ``step``, not from the
+        global ones."""
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -96,9 +100,11 @@ class Task(Protocol):
         ...
 
 
-def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000) -> dict[str, float]:
-    """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last measurements, empty
-    where the run was finished before.
+def fit(
+    task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000
+) -> dict[str, float]:
+    """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last
+    measurements, empty where the run was finished before.
 
     Raises:
         ValueError: when ``run_dir`` was begun with another recipe.
@@ -139,18 +145,25 @@ def fit(task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1
 
 
 def in_processes(number: int, function: Callable, *arguments: Any) -> None:
-    """``function(*arguments)`` in ``number`` processes whose ``fit`` calls train one model together."""
+    """``function(*arguments)`` in ``number`` processes whose ``fit`` calls train one model
+    together."""
     if number == 1:
         function(*arguments)
         return
     with tempfile.TemporaryDirectory() as meeting_point:
-        torch.multiprocessing.spawn(_join, (number, meeting_point, function, arguments), nprocs=number)  # type: ignore[attr-defined]
+        spawn(_join, (number, meeting_point, function, arguments), nprocs=number)
 
 
 def _join(rank: int, number: int, meeting_point: str, function: Callable, arguments: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it tells that the parent died; nohup had it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # it tells that the parent died; nohup had it ignored
     dist.init_process_group(
-        "gloo", f"file://{meeting_point}/store", timeout=timedelta(hours=1), world_size=number, rank=rank
+        "gloo",
+        f"file://{meeting_point}/store",
+        timeout=timedelta(hours=1),
+        world_size=number,
+        rank=rank,
     )
     function(*arguments)
     dist.barrier()
@@ -161,7 +174,9 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, parameters: dict, average: dict) -> dict:
+def _train_step(
+    task: Task, step: int, optimizer: torch.optim.Optimizer, parameters: dict, average: dict
+) -> dict:
     recipe = task.recipe
     seed_everything(recipe.seed * 1_000_003 + step)
     for group in optimizer.param_groups:
@@ -169,7 +184,9 @@ def _train_step(task: Task, step: int, optimizer: torch.optim.Optimizer, paramet
     metrics = _accumulate(task, step, list(parameters.values()))
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_grad_norm)
     if not torch.isfinite(norm):
-        raise ValueError(f"{task.name}: the gradient of step {step} is not finite (loss {metrics['loss']})")
+        raise ValueError(
+            f"{task.name}: the gradient of step {step} is not finite (loss {metrics['loss']})"
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     decay = min(recipe.ema_decay, (1 + step) / (10 + step))
@@ -196,12 +213,16 @@ def _accumulate(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[s
 
 
 @torch.no_grad()
-def _sum_over_processes(parameters: list[nn.Parameter], metrics: dict[str, float]) -> dict[str, float]:
+def _sum_over_processes(
+    parameters: list[nn.Parameter], metrics: dict[str, float]
+) -> dict[str, float]:
     """Gradients, in place, and metrics."""
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([*(g.flatten() for g in grads), torch.tensor(list(metrics.values()))])
     dist.all_reduce(flat)
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in grads] + [len(metrics)]), strict=False):
+    for parameter, part in zip(
+        parameters, flat.split([g.numel() for g in grads] + [len(metrics)]), strict=False
+    ):
         parameter.grad = part.view_as(parameter)
     return dict(zip(metrics, flat[len(flat) - len(metrics) :].tolist(), strict=True))
 
@@ -232,17 +253,27 @@ def _assign(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> N
 
 
 def _named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
-    return {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters() if p.requires_grad}
+    return {
+        f"{m}.{n}": p
+        for m, module in modules.items()
+        for n, p in module.named_parameters()
+        if p.requires_grad
+    }
 
 
 def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     rest = [p for p in parameters.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def _save(task: Task, run_dir: Path, step: int, optimizer: torch.optim.Optimizer, average: dict) -> None:
+def _save(
+    task: Task, run_dir: Path, step: int, optimizer: torch.optim.Optimizer, average: dict
+) -> None:
     weights = {name: module.state_dict() for name, module in task.modules.items()}
     state = {"optimizer": optimizer.state_dict(), "average": average, "recipe": asdict(task.recipe)}
     if (data := getattr(task, "data", None)) is not None:

@@ -1,11 +1,13 @@
-"""Long-caption pretraining: the decoder learns to read what a language model says of an image at length.
+"""Long-caption pretraining: the decoder learns to read what a language model says of an image at
+length.
 
     loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,      c = projector(LLM(caption))      (arXiv 2509.09666)
 
-The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal with the scheduler's
-shift and all levels weigh alike, as SD3 was trained (arXiv 2403.03206). Some captions give way to the model's negative
-prompt, so that guidance has something to lead away from. Images and texts are encoded one by one: a sample's latents
-and states then do not depend on its batch, and are the same bits whether cached or not.
+The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal
+with the scheduler's shift and all levels weigh alike, as SD3 was trained (arXiv 2403.03206). Some
+captions give way to the model's negative prompt, so that guidance has something to lead away from.
+Images and texts are encoded one by one: a sample's latents and states then do not depend on its
+batch, and are the same bits whether cached or not.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from uae.data.buckets import CaptionBatches, Sample, aspect_buckets
 from uae.data.latents import Encoded, LatentCache, fingerprint
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
+from uae.models.decoders.sd3 import SD3Decoder
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.sd3 import SD3Decoder
 from uae.stages.fit import Recipe
 from uae.utils.device import autocast
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
@@ -32,7 +34,9 @@ from uae.utils.seed import normals, uniforms
 
 EVAL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 RANGES = {
-    **dict.fromkeys(("num_steps", "batch_size", "resolution", "pool_size", "num_held_out"), AT_LEAST_1),
+    **dict.fromkeys(
+        ("num_steps", "batch_size", "resolution", "pool_size", "num_held_out"), AT_LEAST_1
+    ),
     **dict.fromkeys(("lora_rank", "guidance_scale"), AT_LEAST_0),
     "learning_rate": ABOVE_0,
     "caption_dropout": BELOW_1,
@@ -60,10 +64,11 @@ class LongCaptionConfig:
     caption_dropout: float = 0.1
     """Share of captions replaced by the model's negative prompt."""
     guidance_scale: float | None = None
-    """Classifier-free guidance that the model paints with from now on, as it has learnt what guidance leads away from;
-    None leaves its own."""
+    """Classifier-free guidance that the model paints with from now on, as it has learnt what
+    guidance leads away from; None leaves its own."""
     cache: str | None = None
-    """Folder where latents and text states are kept for the next pass, about 2 MB a pair; None computes them anew."""
+    """Folder where latents and text states are kept for the next pass, about 2 MB a pair; None
+    computes them anew."""
     num_held_out: int = 64
     """Pairs kept out of training to measure the loss on."""
     seed: int = 0
@@ -123,15 +128,26 @@ class LongCaptionTask:
         sigmas = training_sigmas(normals(self.config.seed, step, index, "sigma", (1,))[:, 0], shift)
         stream = self.data.stream
         cut = len(self.model.too_long([sample.caption for sample in samples])) / len(samples)
-        metrics = {"data/passes": float(stream.pass_number), "data/skipped": float(stream.num_skipped), "data/cut": cut}
-        return flow_loss(self.model.decoder, latents, [each.states for each in encoded], sigmas, noise), metrics
+        metrics = {
+            "data/passes": float(stream.pass_number),
+            "data/skipped": float(stream.num_skipped),
+            "data/cut": cut,
+        }
+        return flow_loss(
+            self.model.decoder, latents, [each.states for each in encoded], sigmas, noise
+        ), metrics
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss on held-out pairs at fixed noise levels, from fixed noise."""
         sigmas = torch.tensor(EVAL_SIGMAS)
-        losses = torch.stack([self._losses_at(sigmas, index) for index in range(len(self.data.held_out))]).mean(0)
-        each = {f"flow_loss_at_{sigma}": loss for sigma, loss in zip(EVAL_SIGMAS, losses.tolist(), strict=True)}
+        losses = torch.stack(
+            [self._losses_at(sigmas, index) for index in range(len(self.data.held_out))]
+        ).mean(0)
+        each = {
+            f"flow_loss_at_{sigma}": loss
+            for sigma, loss in zip(EVAL_SIGMAS, losses.tolist(), strict=True)
+        }
         return {"flow_loss": losses.mean().item(), **each}
 
     def export(self, folder: Path) -> None:
@@ -145,10 +161,17 @@ class LongCaptionTask:
         latents, states = self._encode(self.data.held_out[index])
         noise = normals(self.config.seed, 0, [index], "held out", latents.shape)
         decoder = self.model.decoder
-        return torch.stack([flow_loss(decoder, latents[None], [states], sigma[None], noise).cpu() for sigma in sigmas])
+        return torch.stack(
+            [
+                flow_loss(decoder, latents[None], [states], sigma[None], noise).cpu()
+                for sigma in sigmas
+            ]
+        )
 
     def _drop_captions(self, encoded: list[Encoded], step: int) -> list[Encoded]:
-        draws = uniforms(self.config.seed, step, range(len(encoded)), "caption dropout", 1)[:, 0].tolist()
+        draws = uniforms(self.config.seed, step, range(len(encoded)), "caption dropout", 1)[
+            :, 0
+        ].tolist()
         return [
             each._replace(states=self._dropped) if draw < self.config.caption_dropout else each
             for draw, each in zip(draws, encoded, strict=True)
@@ -178,7 +201,8 @@ def flow_loss(
     sigmas: Float[Tensor, " N"],
     noise: Float[Tensor, "N c h w"],
 ) -> Float[Tensor, ""]:
-    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of different lengths apart."""
+    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of different lengths
+    apart."""
     device = decoder.device
     latents, sigmas, noise = latents.to(device), sigmas.to(device), noise.to(device)
     padded = pad_sequence(states, batch_first=True).to(device)
@@ -196,12 +220,16 @@ def flow_loss(
 def check_paints_by_diffusion(model: object, stage: str) -> None:
     """A ValueError for a UMM-2, whose image tokens have no gradient."""
     if not isinstance(model, LLMDiffusion):
-        raise ValueError(f"{stage}: expected a model that paints by diffusion (UMM-1), got {type(model).__name__}: "
-                         "image tokens have no gradient; train it by reinforcement learning")  # fmt: skip
+        raise ValueError(
+            f"{stage}: expected a model that paints by diffusion (UMM-1), got "
+            f"{type(model).__name__}: image tokens have no gradient; train it by reinforcement "
+            "learning"
+        )
 
 
 def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
-    """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16 loses small updates."""
+    """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16
+    loses small updates."""
     model.requires_grad_(False)
     model.eval()
     decoder = model.decoder
@@ -211,7 +239,9 @@ def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module
     else:
         decoder.transformer.float()
         decoder.train_transformer(with_reference=False)
-    learning = {name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()}
+    learning = {
+        name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()
+    }
     return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
 
 
@@ -220,7 +250,9 @@ def _buckets(decoder: SD3Decoder, resolution: int) -> tuple[tuple[int, int], ...
     config = decoder.transformer.config
     step = decoder.downscale * config["patch_size"]
     common = math.lcm(step, 64)
-    return aspect_buckets(resolution, step if resolution % common else common, step * config["pos_embed_max_size"])
+    return aspect_buckets(
+        resolution, step if resolution % common else common, step * config["pos_embed_max_size"]
+    )
 
 
 def _fingerprint(model: LLMDiffusion) -> str:

@@ -1,9 +1,10 @@
 """Run checkpoints that survive a kill, a full disk or a damaged file.
 
-A checkpoint is a folder ``step_00000040/`` with one safetensors file per module, ``state.pt`` (optimiser, schedule,
-generators, sampler position: plain data, loaded with ``weights_only=True``) and ``manifest.json`` (size and sha256 of
-each file). It is written under a temporary name, flushed to disk and renamed; then ``latest`` is pointed at it. So at
-every moment the folder holds the previous complete checkpoint, the new one, or both.
+A checkpoint is a folder ``step_00000040/`` with one safetensors file per module, ``state.pt``
+(optimiser, schedule, generators, sampler position: plain data, loaded with ``weights_only=True``)
+and ``manifest.json`` (size and sha256 of each file). It is written under a temporary name, flushed
+to disk and renamed; then ``latest`` is pointed at it. So at every moment the folder holds the
+previous complete checkpoint, the new one, or both.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import random
 import shutil
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from uae.utils.files import disk_error, fsync, replace_text
 from uae.utils.progress import phase
 
 LATEST, MANIFEST, STATE = "latest", "manifest.json", "state.pt"
@@ -53,9 +54,11 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep_last: int = 2,
 ) -> Path:
-    """Write the checkpoint of ``step`` and drop all but the last ``keep_last``; on failure the others are untouched.
+    """Write the checkpoint of ``step`` and drop all but the last ``keep_last``; on failure the
+    others are untouched.
 
-    weights: state dicts by module name, e.g. ``{"encoder_lora": ...}``. state: all else that resuming needs.
+    weights: state dicts by module name, e.g. ``{"encoder_lora": ...}``. state: all else that
+    resuming needs.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last must be at least 1, got {keep_last}")
@@ -69,10 +72,12 @@ def save_checkpoint(
         unfinished.mkdir()
         _write_files(unfinished, step, weights, state)
         _publish(unfinished, target)
-        _replace_text(directory / LATEST, f"{target.name}\n")
+        replace_text(directory / LATEST, f"{target.name}\n")
     except (OSError, SafetensorError) as error:
         _clean(directory)
-        raise disk_error(f"the checkpoint of step {step}", directory, error, _untouched(directory)) from error
+        raise disk_error(
+            f"the checkpoint of step {step}", directory, error, _untouched(directory)
+        ) from error
     _prune(directory, step, keep_last)
     return target
 
@@ -80,7 +85,8 @@ def save_checkpoint(
 def load_latest(directory: Path | str) -> Checkpoint | None:
     """The newest complete checkpoint, each file verified; None if there is none yet.
 
-    A damaged one is skipped with a warning. If all are damaged this raises: a run must not silently start over.
+    A damaged one is skipped with a warning. If all are damaged this raises: a run must not silently
+    start over.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -117,7 +123,8 @@ def find_damage(path: Path) -> str | None:
 
 
 def capture_rng(**generators: torch.Generator) -> dict[str, Any]:
-    """The state of the global generators (python, numpy, torch CPU and CUDA) and of any given by name."""
+    """The state of the global generators (python, numpy, torch CPU and CUDA) and of any given by
+    name."""
     algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002 - the state other libraries draw from
     return {
         "python": random.getstate(),
@@ -139,18 +146,28 @@ def restore_rng(saved: Mapping[str, Any], **generators: torch.Generator) -> None
         generator.set_state(saved["generators"][name])
 
 
-def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], may_change: Collection[str] = ()) -> None:
-    """A ValueError naming every setting that differs from the run being resumed. A run of an earlier release lacks
-    later settings: those are as they were then while they are None or False.
+def check_same_config(
+    saved: Mapping[str, Any], current: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """A ValueError naming every setting that differs from the run being resumed. A run of an
+    earlier release lacks later settings: those are as they were then while they are None or False.
 
     may_change: dotted paths that may differ, e.g. ``{"num_steps", "save_every"}``.
     """
     before, now = _flatten(saved), _flatten(current)
     paths = sorted((before.keys() | now.keys()) - set(may_change))
-    unset = {path for path in now if path not in before and (now[path] is None or now[path] is False)}
-    differing = [p for p in paths if p not in unset and (p not in before or p not in now or before[p] != now[p])]
+    unset = {
+        path for path in now if path not in before and (now[path] is None or now[path] is False)
+    }
+    differing = [
+        p
+        for p in paths
+        if p not in unset and (p not in before or p not in now or before[p] != now[p])
+    ]
     if differing:
-        lines = [f"  {path}: was {_show(before, path)}, now {_show(now, path)}" for path in differing]
+        lines = [
+            f"  {path}: was {_show(before, path)}, now {_show(now, path)}" for path in differing
+        ]
         raise ValueError(
             "cannot resume, the run was started with other settings:\n" + "\n".join(lines) + "\n"
             "Give the settings it was started with, or another output folder for a new run."
@@ -158,84 +175,22 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], may_
         )
 
 
-def atomic_write_text(path: Path | str, text: str) -> None:
-    """Write the file completely or not at all, folders included; a reader never sees half of it."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace_text(path, text)
-    except OSError as error:
-        raise disk_error(path.name, path.parent, error) from error
-
-
-def appear(folder: Path, write: Callable[[Path], Any]) -> None:
-    """``write(folder)``, so that the folder is there whole or not at all; one that was there gives way."""
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        write(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.replace(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise disk_error(folder.name, folder.parent, error) from error
-
-
-def atomic_write_json(path: Path | str, value: Any) -> None:
-    """``atomic_write_text`` of strict, indented JSON; numbers that are not finite become null."""
-    atomic_write_text(path, json.dumps(json_ready(value), indent=2, allow_nan=False) + "\n")
-
-
-def json_ready(value: Any) -> Any:
-    """The same value with null for nan and inf, and paths as text, which JSON cannot express."""
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def disk_error(what: str, where: Path, error: BaseException, reassurance: str = "") -> OSError:
-    """One message from whichever library failed to write: what, where, why, and what to do."""
-    reason = getattr(error, "strerror", None) or str(error)
-    existing = next((folder for folder in (where, *where.absolute().parents) if folder.exists()), None)
-    free = f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB free" if existing else "no such disk"
-    message = f"could not write {what} to {where}: {reason} ({free}). {reassurance}"
-    return OSError(f"{message}Free some space or make the folder writable, or give another output folder.")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _fsync(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
-
-
 def _write_files(
     folder: Path, step: int, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
     for name, tensors in weights.items():
         # A copy of each: safetensors refuses tensors that share memory, such as tied embeddings.
-        copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+        copies = {
+            key: tensor.detach().to("cpu", copy=True).contiguous()
+            for key, tensor in tensors.items()
+        }
         save_file(copies, folder / f"{name}.safetensors")
     _save_state(folder / STATE, state)
     files = {}
     for path in sorted(folder.iterdir()):
-        _fsync(path)
+        fsync(path)
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    _replace_text(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=2))
+    replace_text(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=2))
 
 
 def _save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -247,17 +202,19 @@ def _save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _publish(unfinished: Path, target: Path) -> None:
-    """Rename into place. A checkpoint of the same step steps aside first; ``_clean`` puts it back after a kill."""
+    """Rename into place. A checkpoint of the same step steps aside first; ``_clean`` puts it back
+    after a kill."""
     aside = target.with_name(f"{_REPLACED}{target.name}")
     if target.exists():
         os.rename(target, aside)
     os.rename(unfinished, target)
-    _fsync(target.parent)
+    fsync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def _clean(directory: Path) -> None:
-    """Undo what a killed save left behind: drop unfinished folders, put back a replaced one whose heir is missing."""
+    """Undo what a killed save left behind: drop unfinished folders, put back a replaced one whose
+    heir is missing."""
     for path in directory.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in directory.glob(f"{_REPLACED}*"):
@@ -280,7 +237,9 @@ def _prune(directory: Path, step: int, keep_last: int) -> None:
 
 def _folders(directory: Path) -> list[Path]:
     """Checkpoint folders, newest step first."""
-    return sorted((path for path in directory.glob("step_*") if path.is_dir()), key=_step_of, reverse=True)
+    return sorted(
+        (path for path in directory.glob("step_*") if path.is_dir()), key=_step_of, reverse=True
+    )
 
 
 def _candidates(directory: Path) -> list[Path]:
@@ -297,7 +256,11 @@ def _step_of(path: Path) -> int:
 
 def _read(path: Path) -> Checkpoint:
     manifest = json.loads((path / MANIFEST).read_text())
-    names = [name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")]
+    names = [
+        name.removesuffix(".safetensors")
+        for name in manifest["files"]
+        if name.endswith(".safetensors")
+    ]
     weights = {name: load_file(path / f"{name}.safetensors") for name in names}
     state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     return Checkpoint(manifest["step"], path, weights, state)
@@ -305,7 +268,11 @@ def _read(path: Path) -> Checkpoint:
 
 def _untouched(directory: Path) -> str:
     existing = _candidates(directory) if directory.is_dir() else []
-    return f"The previous checkpoint {existing[0].name} is untouched: resume from it. " if existing else ""
+    return (
+        f"The previous checkpoint {existing[0].name} is untouched: resume from it. "
+        if existing
+        else ""
+    )
 
 
 def _check_plain(value: Any, path: str) -> None:
@@ -319,7 +286,10 @@ def _check_plain(value: Any, path: str) -> None:
         for index, item in enumerate(value):
             _check_plain(item, f"{path}[{index}]")
     else:
-        raise ValueError(f"{path} is a {type(value).__name__}; a checkpoint holds tensors, numbers, text, lists, dicts")
+        raise ValueError(
+            f"{path} is a {type(value).__name__}; a checkpoint holds tensors, numbers, text, "
+            "lists, dicts"
+        )
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +298,11 @@ def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     def walk(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict) or not value:
             return {path: value}
-        return {p: v for key, item in value.items() for p, v in walk(item, f"{path}.{key}" if path else key).items()}
+        return {
+            p: v
+            for key, item in value.items()
+            for p, v in walk(item, f"{path}.{key}" if path else key).items()
+        }
 
     return walk(json.loads(json.dumps(config, default=str)), "") if config else {}
 
@@ -340,12 +314,3 @@ def _show(flat: dict[str, Any], path: str) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

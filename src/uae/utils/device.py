@@ -15,7 +15,8 @@ def autocast(device: torch.device, use_bf16: bool) -> AbstractContextManager:
 
 
 def attention_to_train(device: torch.device) -> AbstractContextManager:
-    """On a CPU plain attention: its backward in bf16 takes half of the flash kernel's time, though its forward more."""
+    """On a CPU plain attention: its backward in bf16 takes half of the flash kernel's time, though
+    its forward more."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 

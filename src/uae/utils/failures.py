@@ -1,7 +1,8 @@
 """What a command says when it fails: one message, whatever was raised, and an exit code.
 
-Code 2: the user, a file or the machine, and the message says what to do. Code 1: nothing that was foreseen. That is a
-mistake in ``uae`` or a file that is broken in a way it does not know, and the traceback is kept for a report.
+Code 2: the user, a file or the machine, and the message says what to do. Code 1: nothing that was
+foreseen. That is a mistake in ``uae`` or a file that is broken in a way it does not know, and the
+traceback is kept for a report.
 """
 
 from __future__ import annotations
@@ -13,16 +14,34 @@ import traceback
 from typing import NamedTuple
 
 EXTRAS = {
-    "datasets": "data", "openai": "data", "onnxruntime": "ocr", "rapidocr": "ocr", "tensorboard": "track"
-}  # fmt: skip
+    "datasets": "data",
+    "openai": "data",
+    "onnxruntime": "ocr",
+    "rapidocr": "ocr",
+    "tensorboard": "track",
+}
 READERS = (
-    "PIL", "_lzma", "_pickle", "jinja2", "lzma", "pickle", "pyarrow", "safetensors", "safetensors_rust", "struct",
-    "tarfile", "zipfile", "zlib",
-)  # fmt: skip
+    "PIL",
+    "_lzma",
+    "_pickle",
+    "jinja2",
+    "lzma",
+    "pickle",
+    "pyarrow",
+    "safetensors",
+    "safetensors_rust",
+    "struct",
+    "tarfile",
+    "zipfile",
+    "zlib",
+)
 """Packages whose own exceptions tell of a file that is broken."""
 LESS_MEMORY = {
-    "train": "lower --train.micro-batch and --train.decoding.micro-batch (in a pipeline --STAGE.train.…), which change "
-    "no result, or --train.group-size, --train.captioning.max-new-tokens or --lora-rank",
+    "train": (
+        "lower --train.micro-batch and --train.decoding.micro-batch (in a pipeline "
+        "--STAGE.train.…), which change no result, or --train.group-size, "
+        "--train.captioning.max-new-tokens or --lora-rank"
+    ),
     "reconstruct": "lower --batch-size or --decoding.micro-batch",
     "generate": "lower --decoding.micro-batch or --images-per-prompt",
     "bench": "lower --decoding.micro-batch, or give --device cpu",
@@ -39,7 +58,9 @@ class Failure(NamedTuple):
 
 def describe(error: BaseException, command: str) -> Failure:
     """The failure that this exception of ``uae COMMAND`` is to the user."""
-    while isinstance(error, BaseExceptionGroup):  # of tasks that ran at once: the first tells enough
+    while isinstance(
+        error, BaseExceptionGroup
+    ):  # of tasks that ran at once: the first tells enough
         error = error.exceptions[0]
     if _is_out_of_memory(error):
         advice = LESS_MEMORY.get(command, "close other programs, or take a smaller model")
@@ -49,7 +70,11 @@ def describe(error: BaseException, command: str) -> Failure:
     if _is_from_outside(error):
         return Failure(f"{_text(error)}\n(UAE_DEBUG=1 shows where)", 2)
     return Failure(
-        f"{_named(error)}\nThis was not foreseen: a mistake in uae, or a file that is broken.{_kept(error)}", 1
+        (
+            f"{_named(error)}\nThis was not foreseen: a mistake in uae, or a file that is "
+            f"broken.{_kept(error)}"
+        ),
+        1,
     )
 
 
@@ -62,7 +87,9 @@ def _is_from_outside(error: BaseException) -> bool:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    by_torch = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    by_torch = isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in OUT_OF_MEMORY
+    )
     return isinstance(error, MemoryError) or by_torch
 
 
@@ -75,7 +102,9 @@ def _missing_package(error: ImportError) -> str:
 
 def _text(error: BaseException) -> str:
     """Its message, where that is written for people."""
-    is_telling = isinstance(error, ValueError | OSError | RuntimeError | ImportError) and str(error).strip()
+    is_telling = (
+        isinstance(error, ValueError | OSError | RuntimeError | ImportError) and str(error).strip()
+    )
     return _said(error) if is_telling else _named(error)
 
 
@@ -84,7 +113,8 @@ def _named(error: BaseException) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """Its message; of one that quotes another process's traceback, the last line, which says what happened."""
+    """Its message; of one that quotes another process's traceback, the last line, which says what
+    happened."""
     text = str(error).strip()
     return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 
@@ -92,7 +122,9 @@ def _said(error: BaseException) -> str:
 def _kept(error: BaseException) -> str:
     """Where the traceback is."""
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="uae-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="uae-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
             print(" ".join(["uae", *sys.argv[1:]]), file=file)
             traceback.print_exception(error, file=file)
     except OSError:

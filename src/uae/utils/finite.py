@@ -8,7 +8,8 @@ from torch import Tensor
 
 @torch.no_grad()
 def is_finite(tensor: Tensor) -> bool:
-    """By its least and greatest value, which take a thirtieth of the time of ``isfinite`` and no memory."""
+    """By its least and greatest value, which take a thirtieth of the time of ``isfinite`` and no
+    memory."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
@@ -21,6 +22,8 @@ def require_finite(computed: Tensor, what: str) -> None:
         ValueError: naming it, and what it comes of.
     """
     if not is_finite(computed):
-        raise ValueError(f"expected finite {what}, the model computed NaN or infinity from finite weights; fp16 "
-                         "overflows, so compute in bf16 or fp32; after training, take an earlier checkpoint and a "
-                         "lower rate")  # fmt: skip
+        raise ValueError(
+            f"expected finite {what}, the model computed NaN or infinity from finite weights; "
+            "fp16 overflows, so compute in bf16 or fp32; after training, take an earlier "
+            "checkpoint and a lower rate"
+        )

@@ -1,8 +1,9 @@
 """What a run writes down and shows: ``metrics.jsonl``, phase times, and a progress display.
 
-Each step is one line of strict JSON, written in one call. On resuming, lines after the resumed step are dropped, so
-the file equals that of a run that was never interrupted. Everything that may differ between two identical runs
-(seconds, throughput) is named ``time/...``. The names are explained in ``docs/metrics.md``.
+Each step is one line of strict JSON, written in one call. On resuming, lines after the resumed step
+are dropped, so the file equals that of a run that was never interrupted. Everything that may differ
+between two identical runs (seconds, throughput) is named ``time/...``. The names are explained in
+``docs/metrics.md``.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from uae.utils.checkpoint import disk_error, json_ready
+from uae.utils.files import disk_error, json_ready
 from uae.utils.progress import clock, show_phases
 
 
 class MetricsLogger:
     """Appends one line per step to ``directory/metrics.jsonl``; one process of a run holds one."""
 
-    def __init__(self, directory: Path | str, last_step: int = -1, use_tensorboard: bool = False) -> None:
-        """``last_step`` is the step the resumed checkpoint was written after; -1 starts the file afresh."""
+    def __init__(
+        self, directory: Path | str, last_step: int = -1, use_tensorboard: bool = False
+    ) -> None:
+        """``last_step`` is the step the resumed checkpoint was written after; -1 starts the file
+        afresh."""
         self.path = Path(directory) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _truncate_after(self.path, last_step)
@@ -53,7 +57,8 @@ class MetricsLogger:
                     self._writer.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Flush to the disk; call it before a checkpoint, which must not be ahead of its metrics."""
+        """Flush to the disk; call it before a checkpoint, which must not be ahead of its
+        metrics."""
         os.fsync(self._descriptor)
         if self._writer is not None:
             self._writer.flush()
@@ -70,7 +75,8 @@ def read_metrics(path: Path | str) -> list[dict]:
 
 
 class PhaseTimer:
-    """Seconds per phase of a step: ``with timer("rollout"): ...``, then ``timer.pop()`` once a step."""
+    """Seconds per phase of a step: ``with timer("rollout"): ...``, then ``timer.pop()`` once a
+    step."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -84,17 +90,23 @@ class PhaseTimer:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + _now() - start
 
     def pop(self) -> dict[str, float]:
-        """``{"time/rollout": seconds, ...}`` since the last call; a phase entered twice is summed."""
+        """``{"time/rollout": seconds, ...}`` since the last call; a phase entered twice is
+        summed."""
         seconds, self._seconds = self._seconds, {}
         return {f"time/{phase}": value for phase, value in seconds.items()}
 
 
 class TrainProgress:
-    """A bar with live values and the time left, above what the current step is at; plain lines every ``every_sec``
-    where stdout is no terminal."""
+    """A bar with live values and the time left, above what the current step is at; plain lines
+    every ``every_sec`` where stdout is no terminal."""
 
     def __init__(
-        self, label: str, total: int, start: int = 0, every_sec: float = 15.0, console: Console | None = None
+        self,
+        label: str,
+        total: int,
+        start: int = 0,
+        every_sec: float = 15.0,
+        console: Console | None = None,
     ) -> None:
         self._label, self._total, self._start, self._every_sec = label, total, start, every_sec
         self._console = console or Console()
@@ -106,7 +118,9 @@ class TrainProgress:
         self._display = self._context.__enter__()
         self._bar = _bar(self._console) if self._display.is_live else None
         if self._bar:
-            self._task = self._bar.add_task(self._label, total=self._total, completed=self._start, live="")
+            self._task = self._bar.add_task(
+                self._label, total=self._total, completed=self._start, live=""
+            )
             self._display.add_bar(self._bar)
         return self
 
@@ -119,13 +133,19 @@ class TrainProgress:
         """``num_done`` of ``total`` steps are finished; ``live`` values are shown by name."""
         seconds = (time.monotonic() - self._began) / max(num_done - self._start, 1)
         values = [f"{name} {value:.3f}" for name, value in live.items()]
-        text = "  ".join([*values, f"{seconds:.1f} s/step", f"ETA {clock(seconds * (self._total - num_done))}"])
+        text = "  ".join(
+            [*values, f"{seconds:.1f} s/step", f"ETA {clock(seconds * (self._total - num_done))}"]
+        )
         if self._bar:
             self._bar.update(self._task, completed=num_done, live=text)
         elif num_done == self._total or time.monotonic() - self._last_line >= self._every_sec:
             self._last_line = time.monotonic()
             self._display.said_something()
-            print(f"{self._label} {num_done}/{self._total}  {text}", file=self._console.file, flush=True)
+            print(
+                f"{self._label} {num_done}/{self._total}  {text}",
+                file=self._console.file,
+                flush=True,
+            )
 
 
 def _bar(console: Console) -> Progress:
@@ -161,7 +181,8 @@ def check_tensorboard() -> None:
     """A ValueError that says what to do when TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
         raise ValueError(
-            "TensorBoard was asked for but is not installed: pip install 'unified-autoencoder[track]', or turn it off"
+            "TensorBoard was asked for but is not installed: pip install "
+            "'unified-autoencoder[track]', or turn it off"
         )
 
 
@@ -173,7 +194,8 @@ def _tensorboard_writer(directory: Path, last_step: int):
 
 
 def _now() -> float:
-    """Seconds, once the work queued on a GPU is done, so that it counts for the phase that queued it."""
+    """Seconds, once the work queued on a GPU is done, so that it counts for the phase that queued
+    it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

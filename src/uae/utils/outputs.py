@@ -1,4 +1,5 @@
-"""Where results are to go is looked at before any work, so that hours of it are not lost to a name."""
+"""Where results are to go is looked at before any work, so that hours of it are not lost to a
+name."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ def check_out_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: expected a file to write, got a folder; name a file in it")
     if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path}: expected a file to write, this is no regular file; give another place")
+        raise ValueError(
+            f"{path}: expected a file to write, this is no regular file; give another place"
+        )
     check_out_folder(path.parent)
 
 
@@ -20,11 +23,17 @@ def check_out_folder(path: Path) -> None:
     try:
         there = next(folder for folder in (path, *path.absolute().parents) if _is_there(folder))
     except OSError as error:
-        raise ValueError(f"{path}: expected a folder to write to: {error.strerror}; give another place") from error
+        raise ValueError(
+            f"{path}: expected a folder to write to: {error.strerror}; give another place"
+        ) from error
     if not os.path.isdir(there):
-        raise ValueError(f"{path}: expected a folder to write to, {there} is a file; give another place")
+        raise ValueError(
+            f"{path}: expected a folder to write to, {there} is a file; give another place"
+        )
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{path}: expected a folder to write to, {there} may not be written; give another place")
+        raise ValueError(
+            f"{path}: expected a folder to write to, {there} may not be written; give another place"
+        )
 
 
 def _is_there(path: Path) -> bool:

@@ -5,9 +5,10 @@ Code that may take long says so, and need not know whether anyone looks:
     for t in track(range(64), "captioning", "tokens"): ...
     with phase("loading transformer"): ...
 
-``show_phases`` opens the display, once for a whole command. On a terminal it is a live line, under the bar of a run if
-there is one; elsewhere a plain line every ``EVERY_SEC`` at most. Where none is open, both do nothing. Counts are those
-of the Python loop: work may still be queued on a GPU, as waiting for it would cost time.
+``show_phases`` opens the display, once for a whole command. On a terminal it is a live line, under
+the bar of a run if there is one; elsewhere a plain line every ``EVERY_SEC`` at most. Where none is
+open, both do nothing. Counts are those of the Python loop: work may still be queued on a GPU, as
+waiting for it would cost time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ EVERY_SEC = 30.0  # of silence without a terminal, then a line about the phase t
 
 @dataclass(eq=False)  # two of one name are two
 class Phase:
-    """A part of the work, and how many of its units are done; without ``total`` they are not counted."""
+    """A part of the work, and how many of its units are done; without ``total`` they are not
+    counted."""
 
     name: str
     total: int | None
@@ -44,7 +46,8 @@ class Phase:
 class Display:
     """The phases under way, outermost first, shown where the user looks.
 
-    A terminal is drawn on only while a run has its bar or a phase lasts, so that tables may be printed in between.
+    A terminal is drawn on only while a run has its bar or a phase lasts, so that tables may be
+    printed in between.
     """
 
     def __init__(self, console: Any) -> None:
@@ -113,7 +116,9 @@ class Display:
         from rich.text import Text
 
         text = self.text()
-        return Group(*self._bars, *([Text(text, overflow="ellipsis", no_wrap=True)] if text else []))
+        return Group(
+            *self._bars, *([Text(text, overflow="ellipsis", no_wrap=True)] if text else [])
+        )
 
     def _speak_if_due(self) -> None:
         with self._speaking:
@@ -125,7 +130,10 @@ class Display:
         while not self._over.wait(LIVE_AFTER_SEC / 2 if self.is_live else 1.0):
             try:
                 self._draw_if_due() if self.is_live else self._speak_if_due()
-            except (OSError, ValueError):  # nobody reads any more; the command notices at its own next line
+            except (
+                OSError,
+                ValueError,
+            ):  # nobody reads any more; the command notices at its own next line
                 return
 
     def _draw_if_due(self) -> None:
@@ -172,8 +180,8 @@ def show_phases(console: Any = None) -> Iterator[Display]:
 
 @contextmanager
 def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-    """A part of the work that may take long. Before the next of its ``total`` units, what it yields is called with
-    their number; those before are done then."""
+    """A part of the work that may take long. Before the next of its ``total`` units, what it yields
+    is called with their number; those before are done then."""
     display = _shown()
     if display is None:
         yield _nothing
@@ -215,7 +223,9 @@ def _nothing(num_units: int) -> None:
 
 
 def _described(phases: list[Phase], now: float) -> str:
-    counts = (f"{p.name} {p.done}/{p.total} {p.unit}".rstrip() if p.total else p.name for p in phases)
+    counts = (
+        f"{p.name} {p.done}/{p.total} {p.unit}".rstrip() if p.total else p.name for p in phases
+    )
     return f"{', '.join(counts)}  {_time_left(phases, now)}"
 
 
@@ -238,7 +248,8 @@ def _share_done(phases: list[Phase]) -> float:
 
 
 def _live(display: Display) -> Any:
-    """What is printed meanwhile appears above; a stream that does not lead to this terminal is left alone."""
+    """What is printed meanwhile appears above; a stream that does not lead to this terminal is left
+    alone."""
     from rich.live import Live
 
     is_stdout = display.console.file is sys.stdout

@@ -1,7 +1,9 @@
-"""Libraries keep quiet: no bars, reports or chatty warnings of theirs. Their errors stay, and so do our own warnings.
+"""Libraries keep quiet: no bars, reports or chatty warnings of theirs. Their errors stay, and so do
+our own warnings.
 
-A command is quiet as a whole; ``load_model`` is while it loads, and leaves its caller's settings as they were. What is
-asked for is shown: a verbosity that the environment names, and warnings under ``python -W`` or ``PYTHONWARNINGS``.
+A command is quiet as a whole; ``load_model`` is while it loads, and leaves its caller's settings as
+they were. What is asked for is shown: a verbosity that the environment names, and warnings under
+``python -W`` or ``PYTHONWARNINGS``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,22 @@ from typing import Any
 
 from uae.utils.progress import track
 
-LIBRARIES = {"accelerate", "diffusers", "huggingface_hub", "peft", "tokenizers", "torch", "transformers"}
+LIBRARIES = {
+    "accelerate",
+    "diffusers",
+    "huggingface_hub",
+    "peft",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
 CHATTER = (FutureWarning, DeprecationWarning, PendingDeprecationWarning, UserWarning)
 NEWS = ("torch.cuda", "torch.backends")  # no chatter: that a GPU can't be used, say
-MACHINERY = ("warnings", "_py_warnings", "typing_extensions")  # between one who warns and what is shown
+MACHINERY = (
+    "warnings",
+    "_py_warnings",
+    "typing_extensions",
+)  # between one who warns and what is shown
 
 
 @contextmanager
@@ -31,7 +45,10 @@ def quiet() -> Iterator[None]:
 
     libraries = _loggers().values()
     levels = [library.get_verbosity() for library in libraries]
-    had_bars, hub_had_none = of_diffusers.is_progress_bar_enabled(), of_hub.are_progress_bars_disabled()
+    had_bars, hub_had_none = (
+        of_diffusers.is_progress_bar_enabled(),
+        of_hub.are_progress_bars_disabled(),
+    )
     hook = of_transformers.set_tqdm_hook(None)
     with without_chatter(warnings.showwarning):
         quiet_libraries()
@@ -63,18 +80,22 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """In a command: a warning is one line, without the place in the code, and libraries' chatter is none."""
+    """In a command: a warning is one line, without the place in the code, and libraries' chatter is
+    none."""
     with without_chatter(_show_in_a_line):
         yield
 
 
 @contextmanager
 def without_chatter(show: Callable[..., None]) -> Iterator[None]:
-    """Warnings go to ``show``, as ``warnings.showwarning`` gets them, but for chatter of libraries."""
+    """Warnings go to ``show``, as ``warnings.showwarning`` gets them, but for chatter of
+    libraries."""
     with warnings.catch_warnings():
 
         def shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if sys.warnoptions or not (issubclass(category, CHATTER) and _is_by_library(str(message))):
+            if sys.warnoptions or not (
+                issubclass(category, CHATTER) and _is_by_library(str(message))
+            ):
                 show(message, category, *place)
 
         warnings.showwarning = shown

@@ -21,7 +21,8 @@ BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 def check_ranges(settings: object, ranges: dict[str, Range]) -> None:
-    """A ValueError that names each field out of its range, as the command line spells it; None is no number."""
+    """A ValueError that names each field out of its range, as the command line spells it; None is
+    no number."""
     wrong = [
         f"{spelled(name)}: expected {expected.words}, got {value}"
         for name, expected in ranges.items()

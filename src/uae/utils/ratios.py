@@ -8,9 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # nats; exp overflows at 88
-ALMOST_LARGEST_K3 = 0.99 * math.exp(MAX_LOG_RATIO)  # more is only found where the log-ratio was bounded
+ALMOST_LARGEST_K3 = 0.99 * math.exp(
+    MAX_LOG_RATIO
+)  # more is only found where the log-ratio was bounded
 
 
 def bounded(log_ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """Safe to take ``exp`` of: what is above ``MAX_LOG_RATIO`` counts as that, and has no gradient."""
+    """Safe to take ``exp`` of: what is above ``MAX_LOG_RATIO`` counts as that, and has no
+    gradient."""
     return log_ratio.clamp(max=MAX_LOG_RATIO)

@@ -1,9 +1,10 @@
 """What people write is text: ``<|im_end|>`` in a question or a caption ends no message.
 
-A tokenizer takes the names of its control tokens for the tokens wherever they stand. So in what people write each name
-is hidden behind stand-ins before a template is filled in, and shown again after the result was cut at the control
-tokens that are left, which are the template's own. Between them the model's vocabulary is used without control tokens.
-Text without such names is tokenized with its template in one piece by the tokenizer itself, as the library does.
+A tokenizer takes the names of its control tokens for the tokens wherever they stand. So in what
+people write each name is hidden behind stand-ins before a template is filled in, and shown again
+after the result was cut at the control tokens that are left, which are the template's own. Between
+them the model's vocabulary is used without control tokens. Text without such names is tokenized
+with its template in one piece by the tokenizer itself, as the library does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class UserText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
-        special = {name: self._tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
+        special = {
+            name: self._tokenizer.convert_tokens_to_ids(name)
+            for name in tokenizer.all_special_tokens
+        }
         self._control: dict[str, int] = self._tokenizer.get_added_vocab() | special
         names = sorted(self._control, key=len, reverse=True)
         self._cut = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
@@ -34,7 +38,8 @@ class UserText:
         self._shown = re.compile(f"{MARK}.")
 
     def hide(self, text: str) -> str:
-        """The text with stand-ins for control tokens' names; halves of characters, which are none, are replaced."""
+        """The text with stand-ins for control tokens' names; halves of characters, which are none,
+        are replaced."""
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._cut.sub(lambda found: self._stand_in[found[0]], whole)
 
@@ -43,7 +48,8 @@ class UserText:
         return self._shown.sub(lambda found: self._name.get(found[0], found[0]), text)
 
     def encode(self, filled: str, *, begins: bool = False) -> list[int]:
-        """Token ids of a template with hidden text in it; begins: put before it what the tokenizer begins texts with.
+        """Token ids of a template with hidden text in it; begins: put before it what the tokenizer
+        begins texts with.
 
         Tokens of what is hidden are never control tokens.
         """
@@ -66,6 +72,8 @@ class UserText:
         if isinstance(model["vocab"], dict):
             kept = model.get("unk_token")
             unused = {name for name in self._control if name != kept}
-            model["vocab"] = {token: i for token, i in model["vocab"].items() if token not in unused}
+            model["vocab"] = {
+                token: i for token, i in model["vocab"].items() if token not in unused
+            }
         content["post_processor"] = None
         return Tokenizer.from_str(json.dumps(content))

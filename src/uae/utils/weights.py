@@ -1,8 +1,10 @@
-"""The one way in for a model folder's files: what is cut short, missing, of another model or NaN is refused by name.
+"""The one way in for a model folder's files: what is cut short, missing, of another model or NaN is
+refused by name.
 
-Libraries tell of a damaged file in exceptions of a dozen kinds, read a missing ``config.json`` as that of another
-model, and start weights that a file lacks at random. So configurations are parsed before a library sees them, weights
-are counted and looked at after, and what is raised in between is looked for in the files.
+Libraries tell of a damaged file in exceptions of a dozen kinds, read a missing ``config.json`` as
+that of another model, and start weights that a file lacks at random. So configurations are parsed
+before a library sees them, weights are counted and looked at after, and what is raised in between
+is looked for in the files.
 """
 
 from __future__ import annotations
@@ -26,9 +28,17 @@ from uae.utils.progress import phase
 CONFIG, INDEX = "config.json", ".index.json"
 STEM, DIFFUSION_STEM = "model", "diffusion_pytorch_model"
 CONFIGS = (
-    CONFIG, "generation_config.json", "preprocessor_config.json", "processor_config.json", "scheduler_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
-)  # fmt: skip
+    CONFIG,
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "scheduler_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+)
 """Read by the libraries if they are there, some of them in silence if they can't be."""
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 MAY_BE_EMPTY = ("special_tokens_map.json", "added_tokens.json")
@@ -48,18 +58,23 @@ class ModelFileError(ValueError):
     """A model's file can't be used; the message names it and says what to do."""
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------
 
 
-def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype | None = None, **options: Any) -> Any:
-    """``from_pretrained`` of a class of ``transformers`` or ``diffusers``, with all its weights and no others.
+def load_pretrained(
+    model_class: Any, folder: Path, dtype: torch.dtype | None = None, **options: Any
+) -> Any:
+    """``from_pretrained`` of a class of ``transformers`` or ``diffusers``, with all its weights and
+    no others.
 
     dtype: None leaves the weights as they are stored.
 
     Raises:
         ModelFileError: naming the file, or the weights, that do not do.
     """
-    is_transformers = any(parent.__module__.startswith("transformers.") for parent in model_class.__mro__)
+    is_transformers = any(
+        parent.__module__.startswith("transformers.") for parent in model_class.__mro__
+    )
     with naming_files(folder, model_class.__name__, CONFIG):
         files = weight_files(folder, STEM if is_transformers else DIFFUSION_STEM)
         for file in files:
@@ -69,7 +84,11 @@ def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype | None = 
         if files[0].suffix == ".bin":
             options["use_safetensors"] = False
         options |= {"dtype" if is_transformers else "torch_dtype": dtype or stored_dtype(folder)}
-        options |= {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        options |= {
+            "local_files_only": True,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
         with phase(f"loading {model_class.__name__}"):
             model, info = model_class.from_pretrained(folder, **options)
     check_loaded(model, info, folder)
@@ -78,27 +97,38 @@ def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype | None = 
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """What to compute in with a folder's weights: fp32 where its largest tensor is stored so, else bf16."""
+    """What to compute in with a folder's weights: fp32 where its largest tensor is stored so, else
+    bf16."""
     sizes: dict[str, int] = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 part = tensors.get_slice(name)
-                sizes[part.get_dtype()] = max(sizes.get(part.get_dtype(), 0), math.prod(part.get_shape()))
-    return torch.float32 if sizes and max(sizes, key=sizes.__getitem__) in SINGLE else torch.bfloat16
+                sizes[part.get_dtype()] = max(
+                    sizes.get(part.get_dtype(), 0), math.prod(part.get_shape())
+                )
+    return (
+        torch.float32 if sizes and max(sizes, key=sizes.__getitem__) in SINGLE else torch.bfloat16
+    )
 
 
 def check_size(model_class: Any, folder: Path, files: list[Path]) -> None:
-    """Refuse a configuration of far more weights than the files hold, before memory is taken for them.
+    """Refuse a configuration of far more weights than the files hold, before memory is taken for
+    them.
 
     What a configuration does not say the library takes from its default, a model of 75B.
     """
     with torch.device("meta"):
         model = model_class(model_class.config_class.from_pretrained(folder, local_files_only=True))
-    described, stored = sum(p.numel() for p in model.parameters()), sum(file.stat().st_size for file in files)
+    described, stored = (
+        sum(p.numel() for p in model.parameters()),
+        sum(file.stat().st_size for file in files),
+    )
     if described > stored:  # a byte a weight is less than any file has
-        raise ModelFileError(f"{folder / CONFIG}: expected the configuration of the {stored:,} bytes of weights beside "
-                             f"it, got one of {described:,} weights; {AGAIN}")  # fmt: skip
+        raise ModelFileError(
+            f"{folder / CONFIG}: expected the configuration of the {stored:,} bytes of weights "
+            f"beside it, got one of {described:,} weights; {AGAIN}"
+        )
 
 
 def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> None:
@@ -108,18 +138,29 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
     """
     what = type(model).__name__
     if mismatched := sorted(set(info["mismatched_keys"])):
-        shapes = [f"{name} {tuple(stored)} in place of {tuple(wanted)}" for name, stored, wanted in mismatched]
-        raise ModelFileError(f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(shapes)} have another "
-                             f"shape ({_some(shapes)}); take both from one model")  # fmt: skip
-    unread = (name for name, tensor in model.state_dict().items() if tensor.is_meta)  # in an index but in no file
+        shapes = [
+            f"{name} {tuple(stored)} in place of {tuple(wanted)}"
+            for name, stored, wanted in mismatched
+        ]
+        raise ModelFileError(
+            f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(shapes)} have "
+            f"another shape ({_some(shapes)}); take both from one model"
+        )
+    unread = (
+        name for name, tensor in model.state_dict().items() if tensor.is_meta
+    )  # in an index but in no file
     if missing := sorted({*info["missing_keys"], *unread}):
-        raise ModelFileError(f"{folder}: expected all weights of {what}, {len(missing)} are missing "
-                             f"({_some(missing)}); take weights and {CONFIG} from one model, whole")  # fmt: skip
+        raise ModelFileError(
+            f"{folder}: expected all weights of {what}, {len(missing)} are missing "
+            f"({_some(missing)}); take weights and {CONFIG} from one model, whole"
+        )
     own = {name for name, _ in model.named_children()}
     extra = sorted(name for name in info["unexpected_keys"] if name.partition(".")[0] in own)
     if extra := [name for name in extra if name.rpartition(".")[2] not in NOT_WEIGHTS]:
-        raise ModelFileError(f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(extra)} belong to "
-                             f"no part of it ({_some(extra)}); take both from one model")  # fmt: skip
+        raise ModelFileError(
+            f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(extra)} belong to "
+            f"no part of it ({_some(extra)}); take both from one model"
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -130,11 +171,13 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
     """Refuse NaN and infinity in any weight: what comes of them is black pictures and gibberish."""
     bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
-        raise ModelFileError(f"{source}: expected finite weights, got NaN or infinity in {len(bad)} of "
-                             f"{len(tensors)} tensors ({_some(bad)}); take it from a sound checkpoint")  # fmt: skip
+        raise ModelFileError(
+            f"{source}: expected finite weights, got NaN or infinity in {len(bad)} of "
+            f"{len(tensors)} tensors ({_some(bad)}); take it from a sound checkpoint"
+        )
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def load_part(part_class: Any, folder: Path, *files: str, **options: Any) -> Any:
@@ -147,10 +190,13 @@ def load_part(part_class: Any, folder: Path, *files: str, **options: Any) -> Any
 
 
 def load_tokenizer(tokenizer_class: Any, folder: Path, **options: Any) -> Any:
-    """As ``load_part``, of a tokenizer or a processor that has one, which the library makes up without a vocabulary."""
+    """As ``load_part``, of a tokenizer or a processor that has one, which the library makes up
+    without a vocabulary."""
     if not _present(folder, VOCABULARIES):
-        raise ModelFileError(f"{folder}: expected {' or '.join(VOCABULARIES)} of {tokenizer_class.__name__}, found "
-                             f"none; {AGAIN}")  # fmt: skip
+        raise ModelFileError(
+            f"{folder}: expected {' or '.join(VOCABULARIES)} of {tokenizer_class.__name__}, found "
+            f"none; {AGAIN}"
+        )
     return load_part(tokenizer_class, folder, *VOCABULARIES, TOKENIZER_CONFIG, **options)
 
 
@@ -160,21 +206,32 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{file} is cut short or not JSON ({_reason(error)}); {AGAIN}") from error
+        raise ModelFileError(
+            f"{file} is cut short or not JSON ({_reason(error)}); {AGAIN}"
+        ) from error
     if not isinstance(content, dict):
-        raise ModelFileError(f"{file}: expected a JSON object, got {type(content).__name__}; {AGAIN}")
+        raise ModelFileError(
+            f"{file}: expected a JSON object, got {type(content).__name__}; {AGAIN}"
+        )
     return content
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The finite tensors of a ``.safetensors`` file or a state dict of ``torch``; nothing else is unpickled."""
+    """The finite tensors of a ``.safetensors`` file or a state dict of ``torch``; nothing else is
+    unpickled."""
     check_is_file(file)
     try:
         tensors = load_file(file) if file.suffix == ".safetensors" else _load_torch(file)
     except Exception as error:  # of several libraries; each means that the file can't be read
-        raise ModelFileError(f"{file} is cut short or not what its name says ({_reason(error)}); {AGAIN}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ModelFileError(f"{file}: expected tensors by name, got {type(tensors).__name__}; {AGAIN}")
+        raise ModelFileError(
+            f"{file} is cut short or not what its name says ({_reason(error)}); {AGAIN}"
+        ) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in tensors.values()
+    ):
+        raise ModelFileError(
+            f"{file}: expected tensors by name, got {type(tensors).__name__}; {AGAIN}"
+        )
     check_finite(tensors, file)
     return tensors
 
@@ -185,12 +242,21 @@ def _load_torch(file: Path) -> Any:
 
 def check_is_file(file: Path) -> None:
     if not file.is_file():
-        is_there = "a folder" if file.is_dir() else "a link to nothing" if file.is_symlink() else "nothing there"
-        raise ModelFileError(f"{file}: expected a file, found {is_there}{variants_of(file)}; {AGAIN}")
+        is_there = (
+            "a folder"
+            if file.is_dir()
+            else "a link to nothing"
+            if file.is_symlink()
+            else "nothing there"
+        )
+        raise ModelFileError(
+            f"{file}: expected a file, found {is_there}{variants_of(file)}; {AGAIN}"
+        )
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
-    """The files that the library takes, out of several that may lie there; those its index names included.
+    """The files that the library takes, out of several that may lie there; those its index names
+    included.
 
     ``transformers`` takes a whole file before an index, ``diffusers`` the other way round.
     """
@@ -204,7 +270,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def variants_of(file: Path) -> str:
-    """What may be said beside the name of a weight file that is not there: what lies there in its place."""
+    """What may be said beside the name of a weight file that is not there: what lies there in its
+    place."""
     others = sorted(other.name for other in file.parent.glob(f"{file.stem}.*{file.suffix}"))
     shards = sorted(other.name for other in file.parent.glob(f"{file.stem}-*-of-*{file.suffix}"))
     if shards:
@@ -215,8 +282,14 @@ def variants_of(file: Path) -> str:
 def shards_of(index: Path) -> list[Path]:
     """The files that an index names."""
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise ModelFileError(f"{index}: expected weight_map, the file of each weight, got {names!r:.40}; {AGAIN}")
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(isinstance(name, str) for name in names.values())
+    ):
+        raise ModelFileError(
+            f"{index}: expected weight_map, the file of each weight, got {names!r:.40}; {AGAIN}"
+        )
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
@@ -229,20 +302,25 @@ def check_weight_file(file: Path) -> None:
         with safe_open(file, "pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{file} is cut short or not safetensors ({_reason(error)}); {AGAIN}") from error
+        raise ModelFileError(
+            f"{file} is cut short or not safetensors ({_reason(error)}); {AGAIN}"
+        ) from error
 
 
-# --- what went wrong --------------------------------------------------------------------------------------------------
+# --- what went wrong -----------------------------------------------------------------------------
 
 
 @contextmanager
 def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
-    """Whatever a library raises as it reads ``what`` from a folder becomes one line with the name of the file.
+    """Whatever a library raises as it reads ``what`` from a folder becomes one line with the name
+    of the file.
 
     files: what it is read from; one of them at least must be there.
     """
     if not any((folder / file).exists() for file in files):
-        raise ModelFileError(f"{folder}: expected {' or '.join(files)} of {what}, found none; {AGAIN}")
+        raise ModelFileError(
+            f"{folder}: expected {' or '.join(files)} of {what}, found none; {AGAIN}"
+        )
     for file in _present(folder, CONFIGS):
         if not read_json(file) and file.name not in MAY_BE_EMPTY:
             raise ModelFileError(f"{file}: expected settings, got an empty object; {AGAIN}")
@@ -252,15 +330,21 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
         yield
     except (ModelFileError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of several libraries; every one means that the folder can't be read
+    except (
+        Exception
+    ) as error:  # of several libraries; every one means that the folder can't be read
         for file in sorted(folder.iterdir()):
             check_any(file)
-        raise ModelFileError(f"{folder}: {' or '.join(files)} can't be read as {what} ({_reason(error)}); "
-                             "take all files from one checkpoint") from error  # fmt: skip
+        raise ModelFileError(
+            f"{folder}: {' or '.join(files)} can't be read as {what} ({_reason(error)}); "
+            "take all files from one checkpoint"
+        ) from error
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[Path]:
-    return [folder / name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
+    return [
+        folder / name for name in names if (folder / name).exists() or (folder / name).is_symlink()
+    ]
 
 
 def check_any(file: Path) -> None:
@@ -280,7 +364,9 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{file}: expected text in UTF-8 ({_reason(error)}); {AGAIN}") from error
+        raise ModelFileError(
+            f"{file}: expected text in UTF-8 ({_reason(error)}); {AGAIN}"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

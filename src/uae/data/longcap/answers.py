@@ -1,8 +1,9 @@
 """What was answered: a chat completion of any server, and what of it is the caption.
 
-OpenAI's schema lets a message be a text, null, a refusal or a list of parts; servers that speak it send more: thoughts
-beside or inside the text, an error with status 200, chunks of a stream that nobody asked for. ``read_completion`` takes
-whatever is there. An answer is kept as it came; ``caption_of`` is what remains without the model's thoughts.
+OpenAI's schema lets a message be a text, null, a refusal or a list of parts; servers that speak it
+send more: thoughts beside or inside the text, an error with status 200, chunks of a stream that
+nobody asked for. ``read_completion`` takes whatever is there. An answer is kept as it came;
+``caption_of`` is what remains without the model's thoughts.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-TEXT_PARTS = ("text", "output_text", None)  # types of parts that are said; those of reasoning and tools are not
-CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length")  # one thing in the words of several servers
+TEXT_PARTS = (
+    "text",
+    "output_text",
+    None,
+)  # types of parts that are said; those of reasoning and tools are not
+CUT_OFF = (
+    "length",
+    "max_tokens",
+    "max_output_tokens",
+    "model_length",
+)  # one thing in the words of several servers
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class AnsweredError(Exception):
         self.status_code = int(self.code) if str(self.code).isdecimal() else None
 
 
-# --- thoughts --------------------------------------------------------------------------------------------------------
+# --- thoughts ------------------------------------------------------------------------------------
 
 THOUGHT_TAG = re.compile(
     r"<\s*(/?)\s*(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
@@ -57,13 +67,17 @@ THOUGHT_TAG = re.compile(
     r"|◁(/?)think▷",
     re.IGNORECASE,
 )
-ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)  # what some put around all that is not a thought
+ANSWER_TAG = re.compile(
+    r"</?answer>", re.IGNORECASE
+)  # what some put around all that is not a thought
 
 
 def caption_of(text: str) -> str:
-    """The text without ``<think>…</think>`` and its like; empty if it ends in the middle of a thought.
+    """The text without ``<think>…</think>`` and its like; empty if it ends in the middle of a
+    thought.
 
-    Where a prompt's template opens the thought, the answer holds its end alone: all before it is thought.
+    Where a prompt's template opens the thought, the answer holds its end alone: all before it is
+    thought.
     """
     said, start, is_thinking = "", 0, False
     for tag in THOUGHT_TAG.finditer(text):
@@ -77,7 +91,7 @@ def caption_of(text: str) -> str:
     return "" if is_thinking else ANSWER_TAG.sub("", said + text[start:]).strip()
 
 
-# --- chat completions ------------------------------------------------------------------------------------------------
+# --- chat completions ----------------------------------------------------------------------------
 
 
 def read_completion(body: bytes) -> Answer:
@@ -85,13 +99,18 @@ def read_completion(body: bytes) -> Answer:
 
     Raises:
         AnsweredError: when the body tells of an error.
-        NoAnswer: when it holds no answer; the message says what it holds.
+            NoAnswer: when it holds no answer; the message says what it holds.
     """
     completion = _completion(body)
     choice = _choice(completion, body)
-    message = next((choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {})
+    message = next(
+        (choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {}
+    )
     content = message.get("content")
-    text, refusal = _said(choice.get("text") if content is None else content), _text(message.get("refusal"))
+    text, refusal = (
+        _said(choice.get("text") if content is None else content),
+        _text(message.get("refusal")),
+    )
     refusal = refusal or _refusal(content)
     reason = choice.get("finish_reason")
     reason = "refusal" if refusal else reason if isinstance(reason, str) and reason else "stop"
@@ -110,7 +129,13 @@ def _completion(body: bytes) -> dict[str, Any]:
     lines = body.removeprefix(b"\xef\xbb\xbf").strip().splitlines()
     try:
         if lines and lines[0].startswith((b"data:", b"event:", b":")):
-            value: Any = _joined([json.loads(line[5:]) for line in lines if line.startswith(b"data:") and b"{" in line])
+            value: Any = _joined(
+                [
+                    json.loads(line[5:])
+                    for line in lines
+                    if line.startswith(b"data:") and b"{" in line
+                ]
+            )
         else:
             value = json.loads(body)
     except (ValueError, RecursionError):
@@ -129,9 +154,14 @@ def _joined(chunks: list[Any]) -> dict[str, Any]:
     deltas = [choice["delta"] for choice in choices if isinstance(choice.get("delta"), dict)]
     if not choices and not any(chunk.get("error") for chunk in told):
         return {}
-    reason = next((choice["finish_reason"] for choice in choices if choice.get("finish_reason")), None)
+    reason = next(
+        (choice["finish_reason"] for choice in choices if choice.get("finish_reason")), None
+    )
     refusal = "".join(_text(delta.get("refusal")) for delta in deltas)
-    message = {"content": "".join(_said(delta.get("content")) for delta in deltas), "refusal": refusal}
+    message = {
+        "content": "".join(_said(delta.get("content")) for delta in deltas),
+        "refusal": refusal,
+    }
     return {
         "choices": [{"message": message, "finish_reason": reason}],
         "usage": next((chunk["usage"] for chunk in told if chunk.get("usage")), None),
@@ -152,7 +182,11 @@ def _choice(completion: dict[str, Any], body: bytes) -> dict[str, Any]:
 
 
 def _first(choices: Any) -> dict[str, Any] | None:
-    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    found = (
+        [choice for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else []
+    )
     return found[0] if found else None
 
 
@@ -162,7 +196,9 @@ def _said(content: Any) -> str:
         return content or ""
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list):
-        raise NoAnswer(f"expected a text or parts of one as the message's content, got {content!r:.60}")
+        raise NoAnswer(
+            f"expected a text or parts of one as the message's content, got {content!r:.60}"
+        )
     return "".join(_text(part) if isinstance(part, str) else _part(part) for part in parts)
 
 
@@ -189,7 +225,9 @@ def _whole(text: str) -> str:
 
 def _count(value: Any) -> int:
     """A number of tokens, 0 where a server does not know it."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
     return max(0, int(value)) if is_number else 0
 
 

@@ -1,9 +1,10 @@
-"""Asking for captions, many at a time; every answer is in the journal before the next question is asked.
+"""Asking for captions, many at a time; every answer is in the journal before the next question is
+asked.
 
-Failures are told apart by what follows from them. One image that is refused is recorded and the rest goes on; one that
-got no answer after all retries is left for the next run. Both may also mean that the endpoint or the command's options
-are wrong, so refusals are recorded only once this run has had an answer, and ``STOP_AFTER`` failures without an
-answer between them stop the run.
+Failures are told apart by what follows from them. One image that is refused is recorded and the
+rest goes on; one that got no answer after all retries is left for the next run. Both may also mean
+that the endpoint or the command's options are wrong, so refusals are recorded only once this run
+has had an answer, and ``STOP_AFTER`` failures without an answer between them stop the run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ STOP_AFTER = 10
 
 
 class Asking:
-    """Asks for what the journal lacks; ``unanswered`` says, by sha256, why an image waits for the next run."""
+    """Asks for what the journal lacks; ``unanswered`` says, by sha256, why an image waits for the
+    next run."""
 
     def __init__(self, captioner: Captioner, journal: Journal, on_done: Callable[[], None]) -> None:
         self.captioner, self.journal, self.on_done = captioner, journal, on_done
@@ -40,9 +42,15 @@ class Asking:
         try:
             await asyncio.gather(*workers)
             if self._refused:
-                raise ValueError(f"each image was refused, nothing is recorded: {next(iter(self._refused.values()))}")
+                raise ValueError(
+                    "each image was refused, nothing is recorded: "
+                    f"{next(iter(self._refused.values()))}"
+                )
         except ValueError as error:
-            safe = f"Nothing done is lost ({self.journal.num_captions} captions): the same command goes on from there."
+            safe = (
+                f"Nothing done is lost ({self.journal.num_captions} captions): the same command "
+                "goes on from there."
+            )
             raise ValueError(f"{error}\n{safe}") from error
         finally:
             for worker in workers:
@@ -76,7 +84,8 @@ class Asking:
         self._record_refused()
 
     def _record_refused(self) -> None:
-        """An endpoint that has answered means the image when it refuses one, not the command's options."""
+        """An endpoint that has answered means the image when it refuses one, not the command's
+        options."""
         if self._has_answered:
             for sha256, reason in self._refused.items():
                 self.journal.add_failure(sha256, reason)

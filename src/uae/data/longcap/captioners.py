@@ -1,10 +1,13 @@
-"""Who writes captions: any endpoint that speaks OpenAI's chat completions, or a local vision-language model.
+"""Who writes captions: any endpoint that speaks OpenAI's chat completions, or a local
+vision-language model.
 
-A captioner is one function, ``await captioner(file, attempt)`` → ``Answer``; ``attempt`` counts from 0. It raises
+A captioner is one function, ``await captioner(file, attempt)`` → ``Answer``; ``attempt`` counts
+from 0. It raises
 
 * ``ImageRefused`` when it will never answer for this image (recorded, the rest goes on),
 * ``NoAnswer`` when it may answer later (asked again by the next run),
-* ``ValueError`` when no image can be captioned, such as a wrong key or an unknown model (everything stops).
+* ``ValueError`` when no image can be captioned, such as a wrong key or an unknown model (everything
+  stops).
 """
 
 from __future__ import annotations
@@ -24,31 +27,45 @@ from typing import Any
 
 from PIL import Image
 
-from uae.data.images import ImageError, one_line, open_rgb
-from uae.data.longcap.answers import THOUGHT_TAG, Answer, AnsweredError, ImageRefused, NoAnswer, read_completion
+from uae.data.longcap.answers import (
+    THOUGHT_TAG,
+    Answer,
+    AnsweredError,
+    ImageRefused,
+    NoAnswer,
+    read_completion,
+)
+from uae.images.read import ImageError, one_line, open_rgb
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 PERMANENT_STATUS = (401, 402, 403, 404)
 PERMANENT_CODES = (
-    "billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "model_not_found", "unsupported_parameter",
+    "billing_hard_limit_reached",
+    "insufficient_quota",
+    "invalid_api_key",
+    "model_not_found",
+    "unsupported_parameter",
     "unsupported_value",
-)  # fmt: skip
+)
 ABOUT_IMAGE = ("moderation", "flagged", "content_policy", "content_filter")
-MAX_RETRIES = 6  # of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes
+# of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes
+MAX_RETRIES = 6
 
 
 Captioner = Callable[[Path, int], Awaitable[Answer]]
 
 
-# --- endpoint --------------------------------------------------------------------------------------------------------
+# --- endpoint ------------------------------------------------------------------------------------
 
 
 def endpoint_captioner(
     url: str, model: str, prompt: str, max_tokens: int, requests_per_minute: float | None = None
 ) -> Captioner:
-    """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's OPENAI_API_KEY, if any.
+    """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's
+    OPENAI_API_KEY, if any.
 
-    Later attempts ask for temperature 1, which is every endpoint's to give: some serve greedy answers by default.
+    Later attempts ask for temperature 1, which is every endpoint's to give: some serve greedy
+    answers by default.
     """
     need("openai")
     import openai
@@ -62,7 +79,9 @@ def endpoint_captioner(
         base_url=url,
         api_key=api_key(),
         max_retries=MAX_RETRIES,
-        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [wait]}),  # so that retries wait too
+        http_client=openai.DefaultAsyncHttpxClient(
+            event_hooks={"request": [wait]}
+        ),  # so that retries wait too
     )
     limit = "max_tokens"
 
@@ -72,10 +91,14 @@ def endpoint_captioner(
         named = limit
         capped: dict[str, Any] = {named: max_tokens, **({"temperature": 1.0} if attempt else {})}
         try:
-            response = await client.chat.completions.with_raw_response.create(model=model, messages=messages, **capped)
+            response = await client.chat.completions.with_raw_response.create(
+                model=model, messages=messages, **capped
+            )
             return read_completion(response.http_response.content)
         except (openai.APIError, AnsweredError) as error:
-            if named == "max_tokens" and "max_completion_tokens" in str(error):  # newer models know it by this name
+            if named == "max_tokens" and "max_completion_tokens" in str(
+                error
+            ):  # newer models know it by this name
                 limit = "max_completion_tokens"
                 return await caption(file, attempt)
             raise explain(error, url, model) from error
@@ -87,24 +110,36 @@ def api_key() -> str:
     """The environment's; what would be no HTTP header is named before it is sent."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ValueError("OPENAI_API_KEY: expected a key of plain letters and digits, got others in it; set it again")
+        raise ValueError(
+            "OPENAI_API_KEY: expected a key of plain letters and digits, got others in it; set "
+            "it again"
+        )
     return key or "none"
 
 
 def question(prompt: str, image_url: str) -> list[Any]:
     """One message of an image and a text."""
-    parts = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": prompt}]
+    parts = [
+        {"type": "image_url", "image_url": {"url": image_url}},
+        {"type": "text", "text": prompt},
+    ]
     return [{"role": "user", "content": parts}]
 
 
 def explain(error: Exception, url: str, model: str) -> Exception:
     """What an endpoint's error means for the image and for the rest."""
-    status, code, reason = getattr(error, "status_code", None), getattr(error, "code", None), one_line(error)
+    status, code, reason = (
+        getattr(error, "status_code", None),
+        getattr(error, "code", None),
+        one_line(error),
+    )
     is_about_image = any(word in f"{code} {reason}".lower() for word in ABOUT_IMAGE)
     permanent = status in PERMANENT_STATUS or code in PERMANENT_CODES
     if permanent and not is_about_image:
         return ValueError(f"{url} refuses to work with model {model!r}: {reason}\n{advice(status)}")
-    is_refused = is_about_image if status is None else 400 <= status < 500 and status not in (408, 409, 429)
+    is_refused = (
+        is_about_image if status is None else 400 <= status < 500 and status not in (408, 409, 429)
+    )
     if is_refused:
         return ImageRefused(reason)
     cause = f" ({one_line(error.__cause__):.200})" if isinstance(error.__cause__, Exception) else ""
@@ -116,7 +151,8 @@ def advice(status: int | None) -> str:
         return "Set the environment variable OPENAI_API_KEY to a key that may use it."
     if status == 404:
         return (
-            "Check --model and that --endpoint is the URL before /chat/completions, such as http://localhost:8000/v1."
+            "Check --model and that --endpoint is the URL before /chat/completions, such as "
+            "http://localhost:8000/v1."
         )
     return "Check the account and the options of the command."
 
@@ -140,13 +176,18 @@ def data_url(file: Path) -> str:
 
 
 def plain_kind(data: bytes) -> str | None:
-    """The media type of a file that needs no turning, no background and no choice of a frame, nor has odd metadata."""
+    """The media type of a file that needs no turning, no background and no choice of a frame, nor
+    has odd metadata."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             is_upright = image.getexif().get(0x0112, 1) == 1
             is_plain = image.mode in ("RGB", "L") and not image.has_transparency_data
             is_still = getattr(image, "n_frames", 1) == 1
-            return SENT_AS_THEY_ARE.get(image.format or "") if is_upright and is_plain and is_still else None
+            return (
+                SENT_AS_THEY_ARE.get(image.format or "")
+                if is_upright and is_plain and is_still
+                else None
+            )
     except Exception:  # what Pillow raises at metadata beside pixels that `open_rgb` may read
         return None
 
@@ -172,11 +213,12 @@ class Pace:
             await self._sleep(turn - self._now())
 
 
-# --- local model -----------------------------------------------------------------------------------------------------
+# --- local model ---------------------------------------------------------------------------------
 
 
 def local_captioner(source: str, prompt: str, max_tokens: int) -> Captioner:
-    """A model that sees, of ``transformers``, by hub id or folder; one image at a time, on the GPU if there is one.
+    """A model that sees, of ``transformers``, by hub id or folder; one image at a time, on the GPU
+    if there is one.
 
     The first attempt decodes as the checkpoint's generation settings say, later ones draw.
     """
@@ -212,29 +254,41 @@ def load_local(source: str) -> tuple[Any, Any]:
             processor = AutoProcessor.from_pretrained(place)
             model: Any = AutoModelForImageTextToText.from_pretrained(place, dtype="auto")
     except ImportError as error:  # many processors want torchvision
-        raise ValueError(f"{source} needs a library that is not installed: {one_line(error)}") from error
+        raise ValueError(
+            f"{source} needs a library that is not installed: {one_line(error)}"
+        ) from error
     check_finite(model.state_dict(), folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
 def check_prompt(prompt: str, processor: Any) -> None:
-    """Refuse a prompt that the processor would not read as text: names of control tokens, an image's for one."""
+    """Refuse a prompt that the processor would not read as text: names of control tokens, an
+    image's for one."""
     names = getattr(processor, "tokenizer", processor).get_added_vocab()
     if found := sorted(name for name in names if name in prompt):
-        raise ValueError(f"expected a prompt of plain words, got one with {', '.join(found)}, which this captioner "
-                         "reads as control tokens; write it without")  # fmt: skip
+        raise ValueError(
+            f"expected a prompt of plain words, got one with {', '.join(found)}, which this "
+            "captioner reads as control tokens; write it without"
+        )
 
 
-def generate(model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, should_draw: bool) -> Answer:
+def generate(
+    model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, should_draw: bool
+) -> Answer:
     """One answer about one image."""
     import torch
 
     parts = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": parts}],
-        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-    ).to(model.device, model.dtype)  # fmt: skip
-    drawing = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if should_draw else {}
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(model.device, model.dtype)
+    drawing = (
+        {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if should_draw else {}
+    )
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_tokens, **drawing)[0]
     num_prompt = inputs["input_ids"].shape[1]
@@ -248,13 +302,19 @@ def words(processor: Any, tokens: list[int]) -> str:
     """The tokens' text without special ones, save those that begin and end a thought."""
     tokenizer = getattr(processor, "tokenizer", processor)
     added = getattr(tokenizer, "added_tokens_decoder", {}).items()
-    tags = {number: token.content for number, token in added if THOUGHT_TAG.fullmatch(token.content)}
+    tags = {
+        number: token.content for number, token in added if THOUGHT_TAG.fullmatch(token.content)
+    }
     parts = groupby(tokens, tags.get)
-    text = "".join(tag or processor.decode(list(part), skip_special_tokens=True) for tag, part in parts)
+    text = "".join(
+        tag or processor.decode(list(part), skip_special_tokens=True) for tag, part in parts
+    )
     return text.strip()
 
 
 def need(library: str) -> None:
     """A ValueError that says what to do when an optional library is missing."""
     if find_spec(library) is None:
-        raise ValueError(f"this needs the library {library!r}: pip install 'unified-autoencoder[data]'")
+        raise ValueError(
+            f"this needs the library {library!r}: pip install 'unified-autoencoder[data]'"
+        )

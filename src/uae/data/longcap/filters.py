@@ -11,7 +11,8 @@ REFUSALS = re.compile(
     r"\W*("
     r"(i['’]?m|i am) (really |very |so )?(sorry|afraid|unable|not able)"
     r"|sorry\b"
-    r"|i (cannot|can['’]?t|can not|won['’]?t|do not|don['’]?t) (assist|help|describe|provide|see|view|comply|process)"
+    r"|i (cannot|can['’]?t|can not|won['’]?t|do not|don['’]?t) "
+    r"(assist|help|describe|provide|see|view|comply|process)"
     r"|as an? (ai|artificial|large language|language) "
     r"|unfortunately,? i "
     r"|(i|my) apolog"
@@ -30,11 +31,13 @@ class Filters:
     min_words: int = 250
     """Words, separated by white space."""
     max_repeated: float = 0.2
-    """Share of runs of 4 words that stood before in the same caption; plain descriptions have a few percent."""
+    """Share of runs of 4 words that stood before in the same caption; plain descriptions have a few
+    percent."""
 
 
 def why_rejected(answer: Answer, filters: Filters) -> str:
-    """Why this answer is no caption; empty if it is one. Thoughts are none, so they do not count."""
+    """Why this answer is no caption; empty if it is one. Thoughts are none, so they do not
+    count."""
     if answer.finish_reason == "length":
         return "cut off by the token limit"
     caption = caption_of(answer.text)

@@ -1,9 +1,10 @@
 """What was answered, line by line: the file that makes a run resumable.
 
-``journal.jsonl`` begins with the model and the prompt; then comes one line per answer, accepted or not, or per image
-that failed, by the sha256 of the image's file. A line is appended in one call as soon as the answer is there. Whether
-an answer is a caption is judged when it is read, so filters may change without asking again; a model's thoughts stay in
-the journal and are no part of the caption.
+``journal.jsonl`` begins with the model and the prompt; then comes one line per answer, accepted or
+not, or per image that failed, by the sha256 of the image's file. A line is appended in one call as
+soon as the answer is there. Whether an answer is a caption is judged when it is read, so filters
+may change without asking again; a model's thoughts stay in the journal and are no part of the
+caption.
 """
 
 from __future__ import annotations
@@ -19,22 +20,30 @@ from typing import Any
 
 from uae.data.longcap.answers import Answer, caption_of
 from uae.data.longcap.filters import Filters, count_words, why_rejected
-from uae.utils.checkpoint import check_same_config, disk_error
+from uae.utils.checkpoint import check_same_config
+from uae.utils.files import disk_error
 
 HEADER = {"model": str, "prompt": str}
 FAILURE = {"sha256": str, "failed": str}
 ANSWER = {
-    "sha256": str, "text": str, "finish_reason": str, "prompt_tokens": int | float, "completion_tokens": int | float,
-}  # fmt: skip
+    "sha256": str,
+    "text": str,
+    "finish_reason": str,
+    "prompt_tokens": int | float,
+    "completion_tokens": int | float,
+}
 
 
 class JsonLines:
-    """A file of JSON lines that one process appends to; a line that a kill left half written is dropped.
+    """A file of JSON lines that one process appends to; a line that a kill left half written is
+    dropped.
 
     is_whole: whether a value is one of those that are written here.
     """
 
-    def __init__(self, path: Path, is_whole: Callable[[Any], bool] = lambda value: isinstance(value, dict)) -> None:
+    def __init__(
+        self, path: Path, is_whole: Callable[[Any], bool] = lambda value: isinstance(value, dict)
+    ) -> None:
         self.path, self.is_whole = path, is_whole
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +74,9 @@ class JsonLines:
 
     def append(self, value: dict[str, Any]) -> int:
         """Write a line at once; where it begins."""
-        line = json.dumps(value, allow_nan=False).encode() + b"\n"  # ASCII: file names need not be text
+        line = (
+            json.dumps(value, allow_nan=False).encode() + b"\n"
+        )  # ASCII: file names need not be text
         start = self._size
         try:
             if os.write(self._descriptor, line) < len(line):
@@ -92,7 +103,9 @@ class JsonLines:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise ValueError(f"{self.path} is in use: wait for the other process, or give another folder") from None
+            raise ValueError(
+                f"{self.path} is in use: wait for the other process, or give another folder"
+            ) from None
 
     def _drop_torn_line(self) -> None:
         end = os.fstat(self._descriptor).st_size
@@ -107,7 +120,14 @@ class JsonLines:
 
 def is_of_journal(value: Any) -> bool:
     """Is it a line that a journal holds?"""
-    kinds = next((k for k in (HEADER, FAILURE, ANSWER) if isinstance(value, dict) and k.keys() == value.keys()), None)
+    kinds = next(
+        (
+            k
+            for k in (HEADER, FAILURE, ANSWER)
+            if isinstance(value, dict) and k.keys() == value.keys()
+        ),
+        None,
+    )
     return kinds is not None and all(isinstance(value[name], kind) for name, kind in kinds.items())
 
 
@@ -147,7 +167,9 @@ class Usage:
 class Journal:
     """Answers and failures by sha256, on the disk before anything else happens."""
 
-    def __init__(self, folder: Path, model: str, prompt: str, filters: Filters, attempts: int) -> None:
+    def __init__(
+        self, folder: Path, model: str, prompt: str, filters: Filters, attempts: int
+    ) -> None:
         self.records: dict[str, Record] = {}
         self.usage = Usage()
         self.num_captions = 0
@@ -186,7 +208,8 @@ class Journal:
         return caption_of(self._lines.read(self.records[sha256].caption_at)["text"])
 
     def _append(self, line: dict[str, Any]) -> int:
-        """The first line is preceded by model and prompt: a name that never answered binds nobody."""
+        """The first line is preceded by model and prompt: a name that never answered binds
+        nobody."""
         if self._lines.is_empty:
             self._lines.append(self._header)
         return self._lines.append(line)
@@ -196,8 +219,10 @@ class Journal:
             if line.keys() == HEADER.keys():
                 check_same_config(line, self._header)
             elif start == 0:
-                raise ValueError(f"{self._lines.path}: the line of model and prompt is missing; put this before all "
-                                 f"others: {json.dumps(self._header)}")  # fmt: skip
+                raise ValueError(
+                    f"{self._lines.path}: the line of model and prompt is missing; put this "
+                    f"before all others: {json.dumps(self._header)}"
+                )
             elif "failed" in line:
                 self._record(line["sha256"]).failed = line["failed"]
             else:

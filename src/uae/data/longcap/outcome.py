@@ -12,7 +12,7 @@ from rich.table import Table
 
 from uae.data.longcap.journal import Journal, Record
 from uae.data.longcap.pictures import Duplicates, Picture, Survey
-from uae.utils.checkpoint import atomic_write_text
+from uae.utils.files import atomic_write_text
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,22 @@ class Outcome:
 
     captioned: list[Picture]
     left_out: dict[Path, tuple[str, str]]
-    """By file: what happened (`duplicate`, `near-duplicate`, `rejected`, `failed`, `unanswered`) and why."""
+    """By file: what happened (`duplicate`, `near-duplicate`, `rejected`, `failed`, `unanswered`)
+    and why."""
 
 
-def outcome_of(found: Survey, twice: Duplicates, journal: Journal, unanswered: dict[str, str]) -> Outcome:
+def outcome_of(
+    found: Survey, twice: Duplicates, journal: Journal, unanswered: dict[str, str]
+) -> Outcome:
     """Sort all images by what the journal says of them."""
-    left_out = {file: ("failed", f"unreadable: {reason}") for file, reason in found.unreadable.items()}
+    left_out = {
+        file: ("failed", f"unreadable: {reason}") for file, reason in found.unreadable.items()
+    }
     left_out |= {file: ("duplicate", f"the same as {first}") for file, first in twice.equal.items()}
-    left_out |= {file: ("near-duplicate", f"nearly the same as {first}") for file, first in twice.near.items()}
+    left_out |= {
+        file: ("near-duplicate", f"nearly the same as {first}")
+        for file, first in twice.near.items()
+    }
     captioned = []
     for picture in found.pictures:
         record = journal.records.get(picture.sha256, Record())
@@ -48,12 +56,15 @@ def outcome_of(found: Survey, twice: Duplicates, journal: Journal, unanswered: d
 def write_left_out(outcome: Outcome, path: Path) -> None:
     """One line per image that is in no shard."""
     lines = (
-        json.dumps({"file": str(file), "what": what, "why": why}) for file, (what, why) in outcome.left_out.items()
+        json.dumps({"file": str(file), "what": what, "why": why})
+        for file, (what, why) in outcome.left_out.items()
     )
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def outcome_table(outcome: Outcome, journal: Journal, prices: tuple[float, float], num_shards: int) -> Table:
+def outcome_table(
+    outcome: Outcome, journal: Journal, prices: tuple[float, float], num_shards: int
+) -> Table:
     """The end of a run; tokens and cost are of all runs in this folder."""
     table = Table("LongCap", "", show_header=False)
     kinds = Counter(what for what, _ in outcome.left_out.values())

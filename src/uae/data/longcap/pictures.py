@@ -1,8 +1,9 @@
 """What is in the folders: each file read once, by several threads, and what is there twice.
 
-Two files are near-equal when their difference hashes (64 bits: whether each cell of an 8x9 grey thumbnail is brighter
-than its right neighbour) differ in few bits and their mean colours hardly. What was found is kept in ``images.jsonl``,
-so that a file is read again only when its size or time of change is another.
+Two files are near-equal when their difference hashes (64 bits: whether each cell of an 8x9 grey
+thumbnail is brighter than its right neighbour) differ in few bits and their mean colours hardly.
+What was found is kept in ``images.jsonl``, so that a file is read again only when its size or time
+of change is another.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from uae.data.images import ImageError, check_file, one_line, open_rgb
 from uae.data.longcap.journal import JsonLines
+from uae.images.read import ImageError, check_file, one_line, open_rgb
 from uae.utils.metrics import TrainProgress
 
 COLOR_TOLERANCE = 8  # of 255, in each channel of the mean colour
@@ -60,7 +61,9 @@ def survey(files: list[Path], folder: Path) -> Survey:
                 found.unreadable[file] = row["error"]
             else:
                 size = row["width"], row["height"]
-                found.pictures.append(Picture(file, row["sha256"], *size, int(row["dhash"], 16), tuple(row["color"])))
+                found.pictures.append(
+                    Picture(file, row["sha256"], *size, int(row["dhash"], 16), tuple(row["color"]))
+                )
     finally:
         lines.close()
     return found
@@ -76,10 +79,15 @@ def is_of_survey(value: Any) -> bool:
 def look_at_all(files: list[Path], lines: JsonLines) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each file with its row, from the list or looked at now."""
     known = {row["path"]: row for _, row in lines}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, TrainProgress("reading images", len(files)) as progress:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        TrainProgress("reading images", len(files)) as progress,
+    ):
         for start in range(0, len(files), AT_A_TIME):
             batch = files[start : start + AT_A_TIME]
-            for file, row in zip(batch, pool.map(lambda file: look(file, known), batch), strict=True):
+            for file, row in zip(
+                batch, pool.map(lambda file: look(file, known), batch), strict=True
+            ):
                 if row is not known.get(row["path"]):
                     lines.append(row)
                 yield file, row
@@ -125,9 +133,11 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(pictures: list[Picture], near_bits: int) -> Duplicates:
-    """Of each group of equal or near-equal files all but the first; with ``near_bits`` -1 only equal ones.
+    """Of each group of equal or near-equal files all but the first; with ``near_bits`` -1 only
+    equal ones.
 
-    Hashes that differ in at most n bits agree in one of n + 1 parts, so only those that share a part are compared.
+    Hashes that differ in at most n bits agree in one of n + 1 parts, so only those that share a
+    part are compared.
     """
     found = Duplicates({}, {})
     by_content: dict[str, Path] = {}
@@ -137,7 +147,10 @@ def find_duplicates(pictures: list[Picture], near_bits: int) -> Duplicates:
             found.equal[picture.file] = by_content[picture.sha256]
             continue
         parts = parts_of(picture.dhash, near_bits + 1)
-        near = next((p.file for part in parts for p in by_part[part] if is_near(p, picture, near_bits)), None)
+        near = next(
+            (p.file for part in parts for p in by_part[part] if is_near(p, picture, near_bits)),
+            None,
+        )
         by_content[picture.sha256] = near or picture.file
         if near:
             found.near[picture.file] = near

@@ -1,7 +1,9 @@
-"""Captioned images as parquet, as ``datasets`` reads them: an image's own bytes, its caption, and where both are from.
+"""Captioned images as parquet, as ``datasets`` reads them: an image's own bytes, its caption, and
+where both are from.
 
-Images are read when their shard is written, a few at a time. A shard is written under another name, flushed and
-renamed; shards of an earlier run that are not of the new set go first. The same journal gives the same shards.
+Images are read when their shard is written, a few at a time. A shard is written under another name,
+flushed and renamed; shards of an earlier run that are not of the new set go first. The same journal
+gives the same shards.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from typing import Any
 
 from uae.data.longcap.journal import Journal
 from uae.data.longcap.pictures import Picture
-from uae.utils.checkpoint import disk_error
+from uae.utils.files import disk_error
 
 ROWS_AT_A_TIME = 64
 
 
-def write_shards(pictures: list[Picture], journal: Journal, model: str, folder: Path, shard_size: int) -> list[Path]:
+def write_shards(
+    pictures: list[Picture], journal: Journal, model: str, folder: Path, shard_size: int
+) -> list[Path]:
     """``train-00000-of-000NN.parquet`` with ``shard_size`` captioned pictures each; the files."""
     parts = [pictures[i : i + shard_size] for i in range(0, len(pictures), shard_size)]
     paths = [folder / f"train-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
@@ -30,7 +34,9 @@ def write_shards(pictures: list[Picture], journal: Journal, model: str, folder: 
         for path, part in zip(paths, parts, strict=True):
             write_shard(path, rows(part, journal, model))
     except OSError as error:
-        raise disk_error("shards", folder, error, "All captions are safe in journal.jsonl. ") from error
+        raise disk_error(
+            "shards", folder, error, "All captions are safe in journal.jsonl. "
+        ) from error
     return paths
 
 
@@ -58,7 +64,13 @@ def arrow_schema() -> Any:
 
     text, number = Value("string"), Value("int32")
     return Features(
-        image=Image(), caption=text, num_words=number, model=text, width=number, height=number, sha256=text
+        image=Image(),
+        caption=text,
+        num_words=number,
+        model=text,
+        width=number,
+        height=number,
+        sha256=text,
     ).arrow_schema
 
 
@@ -76,7 +88,9 @@ def row(picture: Picture, journal: Journal, model: str) -> dict[str, Any]:
             f"{picture.file} can no longer be read ({error.strerror}); run the same command again"
         ) from error
     if hashlib.sha256(data).hexdigest() != picture.sha256:
-        raise ValueError(f"{picture.file} changed while captions were made; run the same command again")
+        raise ValueError(
+            f"{picture.file} changed while captions were made; run the same command again"
+        )
     return {
         "image": {"bytes": data, "path": os.fsencode(picture.file.name).decode(errors="replace")},
         "caption": journal.caption(picture.sha256),

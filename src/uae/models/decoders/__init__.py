@@ -1,0 +1,1 @@
+"""Generation: caption → image."""

@@ -1,0 +1,1 @@
+"""Understanding: image → caption."""

@@ -1,0 +1,293 @@
+"""What a run achieved, for people: a table in the terminal and one self-contained ``report.html``.
+
+The page needs nothing but itself: pictures are PNG in base64, curves inline SVG, and there is no
+script. Everything that comes from a run (captions, settings) is escaped by Jinja2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+from torch import Tensor
+
+from uae.images.write import png_address
+from uae.report.charts import Chart, Point, make_chart
+from uae.report.samples import Frame, Sample
+from uae.utils.files import atomic_write_text
+
+COLUMNS = ("before", "after", "delta", "ceiling")
+MEASURES = {  # key of results.json: (label, explanation)
+    "unified_score": (
+        "Unified-Score",
+        "mean of the four backbones' similarity of reconstruction and source",
+    ),
+    "clip": ("CLIP", "cosine × 100"),
+    "longclip": ("LongCLIP", "cosine × 100"),
+    "dinov2": ("DINOv2", "cosine × 100"),
+    "dinov3": ("DINOv3", "cosine × 100"),
+    "rescaled_score": (
+        "rescaled score",
+        "0: no better than another image's reconstruction; 100: identical",
+    ),
+    "unified_score_if_true": (
+        "if captions were true",
+        "Unified-Score of true captions with as much detail",
+    ),
+    "reconstruction_objects_exact": (
+        "objects exactly right",
+        "shape, colour, size and place, in reconstructions, %",
+    ),
+    "geneval": ("GenEval-style", "short prompts drawn right, mean of six kinds, %"),
+    "perception": ("questions", "answered right, %"),
+    "perception_small": ("questions, small objects", "answered right, %"),
+    "caption_tokens": ("caption length", "words"),
+    "caption_precision": ("caption precision", "mentions that are true, %"),
+    "caption_recall": ("caption recall", "objects that are named, %"),
+    "small_recall": ("small-object recall", "small objects described with every attribute, %"),
+}
+_BACKBONES = ("clip", "longclip", "dinov2", "dinov3")
+_INDENTED = (*_BACKBONES, "rescaled_score", "unified_score_if_true")
+_CURVES = {  # title: metrics of one chart
+    "Caption length (tokens)": ("caption/tokens",),
+    "Entropy per token": ("rl/entropy",),
+    "KL from the reference": ("rl/kl",),
+    "Entropy per image token": ("rl_image/entropy",),
+    "KL from the reference, images": ("rl_image/kl",),
+    "Gradient norm": ("rl/grad_norm",),
+    "Reward spread within groups": ("reward/group_std",),
+}
+_NOT_REWARDS = ("reward/group_std", "reward/tied_frac", "reward/fixed_captions")
+_TEMPLATE = "report.html.j2"
+
+
+# --- terminal ------------------------------------------------------------------------------------
+
+
+def results_table(results: Mapping[str, Any], reward_backbones: Sequence[str] = ()) -> Table:
+    """Before, after, delta and ceiling of every measure; backbones that were the reward are
+    marked."""
+    table = Table(
+        title=f"Unified-GRPO, {results.get('family', 'model')}, seed {results.get('seed', '-')}"
+    )
+    table.add_column("measure")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in table_rows(results, reward_backbones):
+        label = f"  {row.label}" if row.indented else row.label
+        style = "bold" if row.key == "unified_score" else None
+        table.add_row(label + (" (reward)" if row.was_reward else ""), *row.values, style=style)
+    return table
+
+
+class TableRow(NamedTuple):
+    """One measure, ready to show."""
+
+    key: str
+    label: str
+    explanation: str
+    values: list[str]
+    indented: bool
+    was_reward: bool
+
+
+def table_rows(results: Mapping[str, Any], reward_backbones: Sequence[str] = ()) -> list[TableRow]:
+    """The measures that ``results`` holds, in order."""
+    rows = []
+    for key, (label, explanation) in MEASURES.items():
+        if not any(key in results.get(column, {}) for column in COLUMNS):
+            continue
+        values = [shown(results, column, key) for column in COLUMNS]
+        rows.append(
+            TableRow(key, label, explanation, values, key in _INDENTED, key in reward_backbones)
+        )
+    return rows
+
+
+def shown(results: Mapping[str, Any], column: str, key: str) -> str:
+    """Two decimals, signed where it is a difference; a dash where there is no number."""
+    value = results.get(column, {}).get(key)
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" if column == "delta" else f"{value:.2f}"
+
+
+# --- page ----------------------------------------------------------------------------------------
+
+
+def write_report(
+    path: Path | str,
+    results: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]] = (),
+    *,
+    before: Sequence[Sample] = (),
+    after: Sequence[Sample] = (),
+    strip: Sequence[Frame] = (),
+    strip_source: Tensor | None = None,
+    reward_backbones: Sequence[str] = (),
+) -> None:
+    """``render_report`` into a file, whole or not at all."""
+    page = render_report(
+        results,
+        metrics,
+        before=before,
+        after=after,
+        strip=strip,
+        strip_source=strip_source,
+        reward_backbones=reward_backbones,
+    )
+    atomic_write_text(path, page)
+
+
+def render_report(
+    results: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]] = (),
+    *,
+    before: Sequence[Sample] = (),
+    after: Sequence[Sample] = (),
+    strip: Sequence[Frame] = (),
+    strip_source: Tensor | None = None,
+    reward_backbones: Sequence[str] = (),
+) -> str:
+    """The page as one string.
+
+    metrics: lines of ``metrics.jsonl``. before, after: the same images' round trips by the model
+    then and now. strip: one image's caption and reconstruction at several steps, with that image as
+    ``strip_source``.
+
+    Raises:
+        ValueError: when there are not as many round trips after as before.
+    """
+    if len(before) != len(after):
+        raise ValueError(
+            f"expected the same images before and after, got {len(before)} and {len(after)}"
+        )
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            family=results.get("family", "model"),
+            score={column: shown(results, column, "unified_score") for column in COLUMNS},
+            columns=COLUMNS,
+            rows=table_rows(results, reward_backbones),
+            breakdowns=breakdowns(results),
+            charts=charts(metrics),
+            trips=[_trip(b, a) for b, a in zip(before, after, strict=True)],
+            strip=[
+                {"step": f.step, "caption": f.caption, "image": png_address(f.reconstruction)}
+                for f in strip
+            ],
+            strip_source=None if strip_source is None else png_address(strip_source),
+            facts=facts(results),
+        )
+    )
+
+
+def environment() -> Any:
+    """Jinja2 with this folder's templates; everything is escaped."""
+    from jinja2 import (
+        Environment,
+        FileSystemLoader,
+        StrictUndefined,
+    )  # here: not needed to import the package
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _trip(before: Sample, after: Sample) -> dict[str, Any]:
+    return {
+        "source": png_address(before.source),
+        "before": {"caption": before.caption, "image": png_address(before.reconstruction)},
+        "after": {"caption": after.caption, "image": png_address(after.reconstruction)},
+    }
+
+
+def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Learning curves of whatever was logged."""
+    logged = sorted({name for row in metrics for name in row})
+    rewards = [name for name in logged if name.startswith("reward/") and name not in _NOT_REWARDS]
+    wanted = {"Reward": rewards, **_CURVES}
+    made = [
+        make_chart(
+            title,
+            {name.partition("/")[2]: _curve(metrics, name) for name in names if name in logged},
+        )
+        for title, names in wanted.items()
+    ]
+    return [chart for chart in made if chart is not None]
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    return [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+
+
+class Breakdown(NamedTuple):
+    """A table of shares: by name, what each column says, as text."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def breakdowns(results: Mapping[str, Any]) -> list[Breakdown]:
+    """Shares with their 95 % intervals, where ``results`` carries details."""
+    places = {
+        "GenEval-style, by kind": ("geneval",),
+        "Questions, by kind": ("perception",),
+        "Reconstructed objects, by attribute": ("objects", "by_attribute"),
+        "Reconstructed objects exactly right, by size": ("objects", "by_size"),
+    }
+    details = results.get("details", {})
+    columns = [column for column in ("before", "after", "ceiling") if details.get(column)]
+    made = []
+    for title, place in places.items():
+        found = {column: _dig(details[column], place) for column in columns}
+        found = {column: shares for column, shares in found.items() if shares}
+        names = list(dict.fromkeys(name for shares in found.values() for name in shares))
+        rows = [
+            (name.replace("_", " "), [_share(shares.get(name)) for shares in found.values()])
+            for name in names
+        ]
+        if rows:
+            made.append(Breakdown(title, list(found), rows))
+    return made
+
+
+def _dig(details: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:
+    for key in place:
+        details = details.get(key, {})
+    return details
+
+
+def _share(share: Mapping[str, Any] | None) -> str:
+    if share is None or share["percent"] is None:
+        return "–"
+    return f"{share['percent']:.1f} ({share['low']:.0f} to {share['high']:.0f})"
+
+
+def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the numbers came about: command, time, seed, settings, versions."""
+    known = [
+        (key, str(results[key]))
+        for key in ("command", "family", "seed", "seconds")
+        if key in results
+    ]
+    settings = [(f"settings: {k}", v) for k, v in _flat(results.get("config", {}))]
+    return known + settings + [(f"version: {k}", v) for k, v in _flat(results.get("versions", {}))]
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if not isinstance(values, Mapping):
+        return [(prefix or "value", str(values))]
+    nested = [
+        _flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()
+    ]
+    return [pair for pairs in nested for pair in pairs]

@@ -1,0 +1,1 @@
+"""How alike two images are: frozen backbones, their preprocessing and their checkpoints."""

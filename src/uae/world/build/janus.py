@@ -1,0 +1,178 @@
+"""The tiny UMM-2, all of it but its VQ model: captions, questions and image tokens learnt together.
+
+As with UMM-1's text states (``binding.py``), attention must first learn what belongs together:
+which phrase speaks of the cell that an image token lies in. So the state that predicts a token must
+also name, under one linear layer, what its cell shows, wherever the caption says all. The layer is
+thrown away.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from uae.models.encoders.qwen_vl import QwenVL
+from uae.models.encoders.tokens import pad
+from uae.models.janus import Janus
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.stages.fit import Recipe
+from uae.utils.device import can_compile
+from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
+from uae.world.build.decoder import objects_exact
+from uae.world.build.vision import HEADS, NOTHING, ReadOut, cell_labels
+from uae.world.data import pictures, train_scenes
+from uae.world.language import caption, caption_level
+from uae.world.models import LLM_WIDTH, TEXT_LENGTH
+from uae.world.scene import GRID, Scene, scene_at
+
+SAME_TOKEN = {  # in UMM-1's tokenizer
+    "<pad>": "<|endoftext|>",
+    "<eos>": "<|im_end|>",
+    "<unk>": "<|unk|>",
+    "<bos>": "<|im_start|>",
+    "<|User|>:": "user",
+    "<|Assistant|>:": "assistant",
+    "<begin_of_image>": "<|vision_start|>",
+    "<end_of_image>": "<|vision_end|>",
+    "<image_placeholder>": "<|image_pad|>",
+}
+# of the captions' and answers' cross-entropy, beside the image tokens': it is known at the start
+SAID_COEF = 0.5
+BOUND_COEF = 0.2  # of what cells show
+WORDLESS_SHARE = (
+    0.1  # of the prompts lose their words, so that guidance has something to lead away from
+)
+
+
+class JanusTask:
+    """Mean cross-entropy of caption tokens, of answer tokens, of image tokens and of what their
+    cells show; the VQ model is frozen."""
+
+    name = "janus"
+    recipe = Recipe(
+        num_steps=2_700,
+        batch_size=32,
+        num_parallel=2,
+        learning_rate=1.2e-3,
+        ema_decay=0.998,
+        seed=3,
+    )
+    exhaustive_share = 0.65
+
+    def __init__(self, vision_folder: Path, umm1_folder: Path, compiled: bool = True) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.model = Janus.from_pretrained(vision_folder)
+        inherit_language_model(self.model, LLMDiffusion.from_pretrained(umm1_folder).encoder)
+        self.model.model.requires_grad_(True)
+        self.model.model.model.vqmodel.requires_grad_(False)
+        self.heads = ReadOut(LLM_WIDTH, HEADS)
+        self.modules: dict[str, nn.Module] = {"janus": self.model.model, "heads": self.heads}
+        self.read = torch.compile(_read, dynamic=False) if compiled and can_compile() else _read
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
+        rng = random.Random(f"janus {step}")
+        with torch.autocast("cpu", torch.bfloat16):
+            painted, bound = self.paint_losses(scenes, rng)
+            said, metrics = caption_and_answer_loss(self.model, scenes, rng)
+        loss = painted + BOUND_COEF * bound + SAID_COEF * said
+        return loss, {"paint_loss": painted.item(), "bound": bound.item(), **metrics}
+
+    def paint_losses(self, scenes: list[Scene], rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of each scene's image tokens, given a caption of it or, now and then,
+        no words; and of what the cells of an exhaustive caption show."""
+        levels = [caption_level(self.exhaustive_share, rng) for _ in scenes]
+        texts = [caption(scene, level, rng) for scene, level in zip(scenes, levels, strict=True)]
+        is_wordless = torch.tensor([rng.random() < WORDLESS_SHARE for _ in scenes])
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            tokens = self.model.image_tokens(pictures(scenes))
+        states = self._image_states(texts, is_wordless, tokens)
+        logits = self.model.model.model.generation_head(states)
+        painted = nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens)
+        says_all = torch.tensor([level == "exhaustive" for level in levels]) & ~is_wordless
+        read, labels = self.heads.read(states), cell_labels(scenes)
+        side = int(tokens.shape[1] ** 0.5) // GRID
+        bound = []
+        for kind in HEADS:
+            label = labels[kind].masked_fill(~says_all[:, None], NOTHING)
+            label = repeat(label, "b (gy gx) -> b (gy y gx x)", gy=GRID, y=side, x=side)
+            errors = nn.functional.cross_entropy(
+                read[kind].float().transpose(1, 2), label, reduction="sum"
+            )
+            bound.append(errors / (label != NOTHING).sum().clamp(min=1))
+        return painted, torch.stack(bound).sum()
+
+    def _image_states(self, texts: list[str], is_wordless: Tensor, tokens: Tensor) -> Tensor:
+        """``[B, T, D]``: the language model's state before each image token. All batches have one
+        shape, to compile."""
+        model = self.model
+        ids, mask = pad(
+            [model.paint_prompt(text) for text in texts], model.pad_id, "left", model.device
+        )
+        missing = (TEXT_LENGTH - ids.shape[1], 0)
+        ids, mask = (
+            nn.functional.pad(ids, missing, value=model.pad_id),
+            nn.functional.pad(mask, missing),
+        )
+        ids = torch.where(is_wordless[:, None], model.decoder.without_words(ids), ids)
+        words = model.language_model.embed_tokens(ids)  # type: ignore[operator]
+        painted = model.model.prepare_embeddings_for_image_generation(tokens[:, :-1])
+        seen = torch.cat([mask, torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
+        return self.read(model.language_model, torch.cat([words, painted], 1), seen)[
+            :, TEXT_LENGTH - 1 :
+        ]
+
+    @torch.compiler.set_stance("force_eager")
+    def evaluate(self) -> dict[str, float]:
+        scenes = [scene_at("validation", i, with_word=False) for i in range(200)]
+        return {
+            "objects_exact": objects_exact(self.model, scenes),
+            **{
+                f"question_{kind}": share
+                for kind, share in measure_questions(self.model, scenes).items()
+            },
+            "detailed_recall": measure_captions(self.model, scenes, "detailed")["exact_recall"],
+        }
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+@torch.no_grad()
+def inherit_language_model(janus: Janus, qwen: QwenVL) -> None:
+    """UMM-2's language model becomes UMM-1's: Qwen2.5's is Llama's with biases. Words go by name.
+
+    As Janus-Pro's was DeepSeek-LLM before it painted, so this one knows the world's words before it
+    does.
+    """
+    inherited = qwen.language_model.state_dict()
+    words = inherited.pop("embed_tokens.weight")
+    result = janus.language_model.load_state_dict(inherited, strict=False)
+    assert not result.unexpected_keys
+    for name in result.missing_keys:
+        if name != "embed_tokens.weight":
+            janus.language_model.get_parameter(
+                name
+            ).zero_()  # the bias of attention's output, which Qwen2.5 lacks
+    known, embeddings = (
+        qwen.tokenizer.get_vocab(),
+        janus.language_model.get_parameter("embed_tokens.weight"),
+    )
+    for word, row in janus.tokenizer.get_vocab().items():
+        source = known.get(SAME_TOKEN.get(word, word))
+        if source is not None:
+            embeddings[row] = words[source]
+
+
+def _read(language_model: nn.Module, embeds: Tensor, mask: Tensor) -> Tensor:
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return language_model(
+        inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions
+    ).last_hidden_state

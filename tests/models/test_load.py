@@ -1,0 +1,128 @@
+"""Where a model is: two checkpoints joined by a plus, folders with a plus in their names, and what
+is not there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.real_layouts import (
+    large_like_transformer,
+    large_like_vae,
+    write_janus,
+    write_qwen,
+    write_sd3,
+)
+from uae.models.janus import Janus
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.load import SHIPPED, load_model, split_pair
+
+QWEN, SD3 = "Qwen/Qwen2.5-VL-3B-Instruct", "stabilityai/stable-diffusion-3.5-large"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder and a decoder, a Janus and a model of ours, all in folders with a plus in their
+    names."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("a+b")
+    write_qwen(root / "enc+oder")
+    write_sd3(root / "de+co+der", large_like_transformer(), large_like_vae())
+    write_janus(root / "janus+pro")
+    shutil.copytree(SHIPPED["tiny"], root / "+tiny+")
+    return root
+
+
+def test_a_plus_in_names_of_folders(checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
+    encoder, decoder = checkpoints / "enc+oder", checkpoints / "de+co+der"
+    model = load_model(f"{encoder}+{decoder}")
+    assert isinstance(model, LLMDiffusion)
+    assert model.encoder.model.config.text_config.hidden_size == 64 and model.decoder.noise_shape(
+        64, 64
+    ) == (16, 8, 8)
+    assert isinstance(load_model(str(checkpoints / "janus+pro")), Janus)
+    assert isinstance(load_model(f"{checkpoints / '+tiny+'}/"), LLMDiffusion)
+    monkeypatch.chdir(checkpoints)
+    assert isinstance(load_model("+tiny+"), LLMDiffusion)
+    assert isinstance(load_model("./janus+pro/"), Janus)
+    monkeypatch.setenv("HOME", str(checkpoints))
+    assert isinstance(load_model("~/enc+oder/+~/de+co+der/"), LLMDiffusion)
+    assert isinstance(load_model("~/+tiny+"), LLMDiffusion)
+
+
+@pytest.mark.parametrize(
+    ("source", "pair"),
+    [
+        (f"{QWEN}+{SD3}", (QWEN, SD3)),
+        (f"{QWEN}@main+{SD3}@abc", (f"{QWEN}@main", f"{SD3}@abc")),
+        (f"enc+oder+{SD3}", ("enc+oder", SD3)),
+        (f"./enc+oder+{SD3}", ("./enc+oder", SD3)),
+        (f"{QWEN}+de+co+der/", (QWEN, "de+co+der/")),
+        ("enc+oder+de+co+der", ("enc+oder", "de+co+der")),
+        ("enc+oder/+./de+co+der", ("enc+oder/", "./de+co+der")),
+        ("enc+oder", None),
+        ("tiny", None),
+        (QWEN, None),
+        (f"{QWEN}+gone", (QWEN, "gone")),  # the one reading there is: the loader says what is gone
+    ],
+)
+def test_the_reading_in_which_both_sides_are_there(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, source: str, pair: tuple[str, str] | None
+):
+    monkeypatch.chdir(checkpoints)
+    assert split_pair(source) == pair
+
+
+def test_two_readings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b+c", "a+b", "c"):
+        Path(name).mkdir()
+    with pytest.raises(
+        ValueError, match=re.escape("may be 'a' and 'b+c' or 'a+b' and 'c'; rename one")
+    ):
+        load_model("a+b+c")
+
+
+def test_no_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape("which is not 'a' and 'b+c' or 'a+b' and 'c'")):
+        load_model("a+b+c")
+    with pytest.raises(
+        ValueError, match="decoder b is neither a folder here nor in the local cache"
+    ):
+        load_model("a+b")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "no/such-model",
+        "no such model",
+        "a/b/c",
+        "./gone",
+        "/gone",
+        f"{QWEN}+no/such",
+        "no/such+{sd3}",
+        "",
+        "tiny2",
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(checkpoints: Path, source: str):
+    with pytest.raises(ValueError, match=r"expected|neither a folder") as error:
+        load_model(source.format(sd3=checkpoints / "de+co+der"))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_folder_of_another_model_is_said(checkpoints: Path, tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"got '.*enc\+oder' \(its config\.json is of qwen2_5_vl\)"
+    ):
+        load_model(str(checkpoints / "enc+oder"))
+    with pytest.raises(ValueError, match=r"it has no config\.json that says a model_type"):
+        load_model(str(tmp_path))
+    with pytest.raises(ValueError, match="are missing"):
+        load_model(f"{checkpoints / 'janus+pro'}+{checkpoints / 'de+co+der'}")

@@ -1,0 +1,232 @@
+"""A pipeline of all kinds of stages on real files: models are handed on, stages resume, what may
+not change is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from peft import PeftModel
+from PIL import Image
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from tests.rl.tiny_run import build_model
+from uae import cli
+from uae.config import CaptionSettings, DecodeSettings
+from uae.models.load import load_model
+from uae.pipelines import PIPELINES, Pipeline
+from uae.presets import RunConfig
+from uae.rl.config import TrainConfig
+from uae.stages import pipeline as command
+from uae.stages.cold_start import ColdStartConfig
+from uae.stages.long_captions import LongCaptionConfig
+from uae.stages.pipeline import PipelineArguments, run_pipeline
+from uae.world.pairs import write_captioned_scenes
+from uae.world.scene import render, scene_at
+
+SAID, PAINTED = CaptionSettings(max_new_tokens=4), DecodeSettings(num_steps=2)
+RL = TrainConfig(
+    num_steps=2,
+    images_per_step=2,
+    group_size=2,
+    captioning=SAID,
+    decoding=PAINTED,
+    learning_rate=1e-3,
+)
+STAGES = {
+    "long_captions": LongCaptionConfig((), 2, 2, 1e-3, resolution=48, pool_size=8, num_held_out=2),
+    "cold_start": ColdStartConfig(
+        2, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED
+    ),
+    "generation_for_understanding": RunConfig(rewards={"ssim": 1.0}, train=RL),
+    "understanding_for_generation": RunConfig(
+        rewards={"ssim": 1.0},
+        lora_rank=2,
+        train=replace(
+            RL, caption_weight=0.0, decoding=replace(PAINTED, sampler="sde", window_size=1)
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    build_model().save_pretrained(folder / "start")
+    write_captioned_scenes(folder / "pairs", 24)
+    (folder / "images").mkdir()
+    for i in range(12):
+        Image.fromarray(render(scene_at("train", i))).save(folder / "images" / f"{i}.png")
+    return folder
+
+
+def pipeline(files: Path, **changed) -> tuple[Pipeline, PipelineArguments]:
+    args = PipelineArguments(
+        files / "run", captions=(str(files / "pairs"),), data=(str(files / "images"),), **changed
+    )
+    return Pipeline("", str(files / "start"), STAGES), args
+
+
+@pytest.mark.slow
+def test_all_stages_hand_on_what_they_trained(files: Path):
+    records = run_pipeline(*pipeline(files))
+    assert [record["stage"] for record in records] == list(STAGES)
+    parts = [weights(path) for path in (files / "start", *(record["model"] for record in records))]
+    moved = [
+        {part for part in old if not same(old[part], new[part])} for old, new in pairwise(parts)
+    ]
+    assert moved == [{"transformer"}, {"transformer"}, {"encoder"}, {"transformer"}]
+    *_, third, last = (Path(record["model"]) for record in records)
+    Qwen2_5_VLForConditionalGeneration.from_pretrained(third / "encoder")
+    base = SD3Transformer2DModel.from_pretrained(third / "decoder" / "transformer")
+    PeftModel.from_pretrained(base, str(last / "decoder" / "adapter"))  # type: ignore[arg-type]
+
+
+def weights(folder: Path | str) -> dict[str, dict[str, torch.Tensor]]:
+    """Of both halves, adapters merged."""
+    model: Any = load_model(str(folder))
+    model.merge_adapters()
+    return {
+        "encoder": model.encoder.model.state_dict(),
+        "transformer": model.decoder.transformer.state_dict(),
+    }
+
+
+@pytest.mark.slow
+def test_in_the_world_each_stage_is_measured_and_reported(tmp_path: Path):
+    stage = ColdStartConfig(1, 2, 1e-9, 1, captioning=SAID, decoding=PAINTED)
+    records = run_pipeline(
+        Pipeline("", "tiny", {"cold_start": stage}, in_world=True), PipelineArguments(tmp_path)
+    )
+    command.report("uae train x", records, tmp_path)
+    assert [record["stage"] for record in records] == ["start", "cold_start"]
+    start, after = (record["measured"]["unified_score"] for record in records)
+    assert after == pytest.approx(start, abs=1.0)  # a rate of 1e-9
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        f"<td>{start:.2f}</td><td>{after:.2f}</td>" in page
+        and page.count("data:image/png") == 12 * 3
+    )
+    assert all(
+        "samples" not in record for record in json.loads((tmp_path / "stages.json").read_text())
+    )
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_not_run_again_and_one_can_be_redone(files: Path, monkeypatch, capsys):
+    stages, args = pipeline(files)
+    run_pipeline(stages, args)
+    trained = []
+    original = command.train_stage
+    monkeypatch.setattr(
+        command, "train_stage", lambda *a: (trained.append(a[2].name), original(*a))
+    )
+    run_pipeline(stages, args)
+    assert trained == []
+    run_pipeline(stages, replace(args, only="cold_start", redo=True))
+    assert trained == ["2_cold_start"]
+    (args.run_dir / "3_generation_for_understanding" / "finished.json").unlink()
+    run_pipeline(stages, args)
+    assert trained == ["2_cold_start", "3_generation_for_understanding"]
+
+
+def test_a_stage_goes_on_as_it_was_begun(files: Path):
+    stages, args = pipeline(files)
+    folder = files / "other" / "1_long_captions"
+    (folder / "checkpoints").mkdir(parents=True)
+    begun = {"name": "long_captions", "source": str(files / "start"), "settings": {"num_steps": 3}}
+    (folder / "stage.json").write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match="num_steps"):
+        run_pipeline(stages, replace(args, run_dir=files / "other"))
+
+
+def test_a_stage_without_a_checkpoint_may_begin_otherwise(files: Path, tmp_path: Path):
+    """Settings that failed at once do not bind."""
+    folder = tmp_path / "1_long_captions"
+    folder.mkdir()
+    (folder / "stage.json").write_text(
+        json.dumps({"name": "long_captions", "source": "elsewhere", "settings": {}})
+    )
+    command._check_settings({"name": "long_captions", "source": "here"}, folder)
+    assert json.loads((folder / "stage.json").read_text())["source"] == "here"
+
+
+def test_a_run_may_be_moved_and_its_first_stage_shared(files: Path, tmp_path: Path, monkeypatch):
+    """Nothing that is recorded says where the run lies."""
+    stage = ColdStartConfig(1, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED)
+    stages = Pipeline("", str(files / "start"), {"cold_start": stage, "again": stage})
+    args = PipelineArguments(tmp_path / "a", data=(str(files / "images"),))
+    run_pipeline(stages, args)
+    monkeypatch.setattr(command, "train_stage", lambda *a: pytest.fail("it was finished"))
+    monkeypatch.chdir(tmp_path)
+    run_pipeline(stages, replace(args, run_dir=Path("a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    records = run_pipeline(stages, replace(args, run_dir=tmp_path / "b"))
+    assert [record["model"] for record in records] == [
+        str(tmp_path / "b" / f) for f in ("1_cold_start/model", "2_again/model")
+    ]
+
+
+def test_another_start_is_measured_anew(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(command, "measured", lambda source: {"measured": source})
+    assert command._start("tiny", tmp_path)["measured"] == "tiny"
+    assert command._start("other", tmp_path)["measured"] == "other"
+
+
+def test_settings_of_stages_are_options(monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        command, "run_pipeline", lambda pipeline, args: ran.append((pipeline, args)) or []
+    )
+    monkeypatch.setattr(command, "report", lambda *a: None)
+    cli.run(["train", "v3-tiny", "--long-captions.cache", "kept", "--seed", "3"])
+    pipeline, args = ran[0]
+    assert pipeline.stages["long_captions"].cache == "kept" and args.seed == 3
+    assert list(pipeline.stages) == list(PIPELINES["v3-tiny"].stages)
+    with pytest.raises(SystemExit):
+        cli.run(["train", "v3-tiny", "--generation-for-understanding.model", "other"])
+    assert len(ran) == 1
+
+
+def test_what_is_missing_is_said_before_any_work(files: Path):
+    stages, args = pipeline(files)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_pipeline(stages, replace(args, captions=(str(files / "nowhere"),)))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_pipeline(stages, replace(args, data=(str(files / "nowhere"),)))
+    alone = replace(args, run_dir=files / "alone", data=(), only="cold_start", captions=())
+    with pytest.raises(ValueError, match="expected images to learn from"):  # but no captions
+        run_pipeline(stages, alone)
+    with pytest.raises(ValueError, match=r"expected captioned images .* --captions"):
+        run_pipeline(stages, replace(args, captions=()))
+    with pytest.raises(ValueError, match="expected images to learn from: give --data"):
+        run_pipeline(stages, replace(args, data=()))
+    with pytest.raises(
+        ValueError, match="unknown stage 'coldstart': expected one of long_captions"
+    ):
+        run_pipeline(stages, replace(args, only="coldstart"))
+    with pytest.raises(ValueError, match="--redo begins one stage anew: name it by --only"):
+        run_pipeline(stages, replace(args, redo=True))
+    with pytest.raises(
+        ValueError, match="expected stage long_captions to be finished before cold_start"
+    ):
+        run_pipeline(stages, replace(args, run_dir=files / "empty", only="cold_start"))
+
+
+def test_published_versions_have_their_stages():
+    kinds = {name: [type(s).__name__ for s in p.stages.values()] for name, p in PIPELINES.items()}
+    supervised, rl = ["LongCaptionConfig"], ["RunConfig", "RunConfig"]
+    assert kinds["v1"] == kinds["v1-tiny"] == [*supervised, "ColdStartConfig", *rl]
+    assert kinds["v3"] == kinds["v3-tiny"] == [*supervised, *rl]
+    assert kinds["v3-tiny-ar"] == rl
+    assert kinds["v5"] == kinds["v5-tiny"] == kinds["v5-ar"] == kinds["v5-tiny-ar"] == ["RunConfig"]

@@ -1,0 +1,489 @@
+"""The world's benchmark against models whose right answers are known: a perfect one, and ones
+broken on purpose."""
+
+import json
+import random
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uae.bench.statistics import Share
+from uae.bench.unified_result import BACKBONES
+from uae.config import CaptionSettings, DecodeSettings
+from uae.similarity.backbones import Backbone
+from uae.similarity.checkpoints import Provenance
+from uae.similarity.preprocess import Preprocess
+from uae.types import Captions, Reconstructions, Rollout
+from uae.world.detector import detect
+from uae.world.fidelity import decoder_fidelity, decoder_report, fidelity, scenes_with
+from uae.world.language import (
+    INSTRUCTIONS,
+    LEVELS,
+    NUMBERS,
+    caption,
+    exhaustive_caption,
+    read_caption,
+)
+from uae.world.measure import (
+    at_world_size,
+    caption_metrics,
+    captions_by_instruction,
+    delta,
+    geneval,
+    level_of,
+    make_questions,
+    measure,
+    measure_ceiling,
+    perception,
+    pictures,
+    split_gain,
+    true_at_the_same_level,
+)
+from uae.world.prompts import TAGS, judge, make_prompts, overall, rows, scores
+from uae.world.scene import (
+    BACKGROUNDS,
+    CELLS,
+    COLORS,
+    HELD_OUT_PAIRS,
+    SHAPES,
+    Object,
+    Scene,
+    Word,
+    render_batch,
+    scene_at,
+)
+
+# --- models whose behaviour is known -------------------------------------------------------------
+
+
+class Perfect:
+    """Sees by the detector, says everything, draws what it reads; what is unsaid it makes up."""
+
+    family = "perfect"
+    captioning, decoding = CaptionSettings(temperature=0.0), DecodeSettings()
+    encoder = SimpleNamespace(device=torch.device("cpu"))
+    decoder = None
+
+    def __init__(
+        self, see=lambda scene: scene, say=exhaustive_caption, draw=lambda scene: scene, answer=None
+    ) -> None:
+        self.see, self.say, self.draw, self.fixed_answer = see, say, draw, answer
+        self.instructions: list[str] = []
+
+    def caption(self, images, settings, *, group_size=1, seed=0, step=0):
+        self.instructions.append(settings.instruction)
+        texts = [self.say(self.see(d.scene)) for d in detect(torch.stack(list(images)))]
+        longest = torch.tensor([len(text.split()) > settings.max_new_tokens for text in texts])
+        steps = torch.zeros(len(texts), 1)
+        rollout = Rollout(steps.long(), steps, steps.bool(), context=None)
+        return Captions(texts, rollout, group_size, longest)
+
+    def answer(self, images, questions, *, max_new_tokens=16):
+        if self.fixed_answer is not None:
+            return [self.fixed_answer] * len(questions)
+        return [
+            reply(d.scene, q)
+            for d, q in zip(detect(torch.stack(list(images))), questions, strict=True)
+        ]
+
+    def reconstruct(self, captions, settings, *, group_size=1, seed=0, step=0):
+        return self.generate(captions.texts, settings, group_size=group_size, seed=seed, step=step)
+
+    def generate(self, texts, settings, *, group_size=1, seed=0, step=0):
+        scenes = [self.draw(scene_of(text)) for text in texts]
+        return Reconstructions(torch.from_numpy(render_batch(scenes)), group_size)
+
+    def begin_training(self, lora_rank, *, captions, decoding):
+        pytest.fail("measuring must not train the model")
+
+    def save_pretrained(self, folder):
+        pytest.fail("measuring must not save the model")
+
+
+def scene_of(text: str) -> Scene:
+    """A scene that a caption describes: free cells, size and background are filled in."""
+    reading, tokens = read_caption(text), text.split()
+    objects = []
+    free = [c for c in range(9) if c not in {m.cell for m in reading.mentions}]
+    word = None
+    if reading.word:
+        at = tokens.index(reading.word) + 1
+        named = CELLS.index(tokens[at]) if at < len(tokens) and tokens[at] in CELLS else free[-1]
+        word = Word(named, reading.word)
+        free.remove(named)
+    for m in reading.mentions:
+        cell = m.cell if m.cell is not None else free.pop(0)
+        objects.append(Object(cell, m.shape, m.color or "red", m.size or "large"))
+    counts = [NUMBERS.index(token) for token in tokens if token in NUMBERS]
+    if not objects and counts:
+        objects = [Object(cell, "circle", "red", "small") for cell in free[: counts[0]]]
+    return Scene(reading.background or "white", tuple(sorted(objects)), word)
+
+
+def reply(scene: Scene, text: str) -> str:
+    """The answer to a question, worked out from its words alone."""
+    words = text.split()[:-1]
+    at = {CELLS[o.cell]: o for o in scene.objects}
+    pairs = {(o.color, o.shape): o for o in scene.objects}
+    if text.startswith("is there a word"):
+        return "yes" if scene.word else "no"
+    if text.startswith("what is the word"):
+        return scene.word.text if scene.word else "no"
+    if text.startswith("is there a"):
+        return "yes" if tuple(words[-2:]) in pairs else "no"
+    if text.startswith("where"):
+        return CELLS[pairs[words[-2], words[-1]].cell]
+    if text.startswith("how many"):
+        return NUMBERS[sum(set(words[2:-1]) <= {o.color, o.size} for o in scene.objects)]
+    if text.startswith("is the"):
+        first, second = pairs[words[2], words[3]], pairs[words[-2], words[-1]]
+        axis = 0 if "above" in words else 1
+        return "yes" if divmod(first.cell, 3)[axis] < divmod(second.cell, 3)[axis] else "no"
+    target = at.get(words[-1]) or next(o for o in scene.objects if o.shape == words[-1])
+    return getattr(target, words[1])
+
+
+class Pixels(nn.Module):
+    """In the place of a backbone: the feature is the picture itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, pixel_values: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.scale * pixel_values.flatten(1)[:, None])
+
+    def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(pooler_output=self.scale * pixel_values.flatten(1))
+
+
+@pytest.fixture
+def four() -> dict[str, Backbone]:
+    preprocess = Preprocess(48, 48, "exact", "bilinear", False, (0.0,) * 3, (1.0,) * 3)
+    made = {name: Provenance(name, "folder", "sha256:0", "float32", {}) for name in BACKBONES}
+    return {name: Backbone(name, Pixels(), preprocess, made[name]) for name in BACKBONES}
+
+
+# --- everything right ----------------------------------------------------------------------------
+
+
+def test_a_perfect_model_is_right_everywhere(four):
+    result = measure(Perfect(), four, num_scenes=30, prompts_per_tag=6, num_bootstrap=50)
+    tokens = [len(exhaustive_caption(scene_at("test", i)).split()) for i in range(30)]
+    numbers = dict(result.numbers)
+    assert numbers.pop("caption_tokens") == pytest.approx(sum(tokens) / 30)
+    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
+    assert set(numbers) == {
+        "unified_score",
+        *BACKBONES,
+        "rescaled_score",
+        "unified_score_if_true",
+        "geneval",
+        "perception",
+        "perception_small",
+        "caption_precision",
+        "caption_recall",
+        "small_recall",
+        "reconstruction_objects_exact",
+    }
+    objects = result.details["objects"]
+    assert objects["hallucinated_per_image"] == 0 and objects["unsure_cells"]["percent"] == 0
+    assert objects["scenes_exact"]["percent"] == objects["words_exact"]["percent"] == 100
+    assert len(result.geneval_rows) == 36 and all(row["correct"] for row in result.geneval_rows)
+    assert len(result.samples) == 12 and torch.equal(
+        result.samples[0].source, result.samples[0].reconstruction
+    )
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_the_ceiling_is_what_true_captions_give(four):
+    result = measure_ceiling(
+        Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=3, num_bootstrap=50
+    )
+    numbers = {name: value for name, value in result.numbers.items() if name != "caption_tokens"}
+    assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
+
+
+def test_the_result_does_not_depend_on_who_asks_again(four):
+    first, second = (
+        measure(Perfect(), four, num_scenes=6, prompts_per_tag=2, num_bootstrap=20)
+        for _ in range(2)
+    )
+    assert first.to_json() == second.to_json() and first.geneval_rows == second.geneval_rows
+
+
+# --- broken on purpose ---------------------------------------------------------------------------
+
+NEXT_COLOR = dict(zip(COLORS, [*list(COLORS)[1:], next(iter(COLORS))], strict=True))
+
+
+def recolored(scene: Scene) -> Scene:
+    return replace(
+        scene, objects=tuple(replace(o, color=NEXT_COLOR[o.color]) for o in scene.objects)
+    )
+
+
+def without_small(scene: Scene) -> Scene:
+    return replace(scene, objects=tuple(o for o in scene.objects if o.size != "small"))
+
+
+def test_wrong_colours(four):
+    result = measure(
+        Perfect(see=recolored), four, num_scenes=20, prompts_per_tag=2, num_bootstrap=20
+    )
+    assert (
+        result.numbers["reconstruction_objects_exact"] == result.numbers["caption_precision"] == 0
+    )
+    by_attribute = {
+        name: s["percent"] for name, s in result.details["objects"]["by_attribute"].items()
+    }
+    assert by_attribute == {"cell": 100, "shape": 100, "color": 0, "size": 100}
+    assert result.details["objects"]["words_exact"]["percent"] == 100
+    assert (
+        result.numbers["perception"] == result.numbers["geneval"] == 100
+    )  # only captions are wrong
+    unified = result.numbers["unified_score"]
+    assert unified is not None and unified < 100
+    assert result.numbers["unified_score_if_true"] == pytest.approx(100, abs=1e-3)
+
+
+def test_dropped_small_objects(four):
+    result = measure(
+        Perfect(see=without_small), four, num_scenes=40, prompts_per_tag=2, num_bootstrap=20
+    )
+    objects = [o for i in range(40) for o in scene_at("test", i).objects]
+    kept = 100 * sum(o.size != "small" for o in objects) / len(objects)
+    assert result.numbers["reconstruction_objects_exact"] == pytest.approx(kept)
+    assert result.numbers["caption_recall"] == pytest.approx(kept)
+    assert result.numbers["caption_precision"] == 100 and result.numbers["small_recall"] == 0
+    by_size = {size: s["percent"] for size, s in result.details["objects"]["by_size"].items()}
+    assert by_size == {"small": 0, "medium": 100, "large": 100}
+
+
+def test_empty_captions(four):
+    result = measure(
+        Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=2, num_bootstrap=20
+    )
+    assert result.numbers["caption_tokens"] == result.numbers["caption_recall"] == 0
+    assert result.numbers["caption_precision"] is None  # nothing was said, so nothing was wrong
+    assert result.details["captions"]["empty"] == 100
+    assert result.numbers["reconstruction_objects_exact"] == 0
+
+
+def test_constant_answers():
+    scenes = [scene_at("test", i) for i in range(60)]
+    asked = [q for _, q in make_questions(scenes)]
+    answers = perception(Perfect(answer="yes"), scenes)
+    assert answers["all"] == Share(sum(q.answer == "yes" for q in asked), len(asked))
+    assert answers["small"] == Share(
+        sum(q.answer == "yes" for q in asked if q.small), sum(q.small for q in asked)
+    )
+    assert answers["color"].percent == 0 and 30 < answers["relation"].percent < 70  # type: ignore[operator]
+    assert sum(answers[kind].total for kind in {q.kind for q in asked}) == answers["all"].total
+
+
+def test_a_decoder_that_adds_one():
+    def one_more(scene: Scene) -> Scene:
+        free = next(
+            c
+            for c in range(9)
+            if c not in {o.cell for o in scene.objects} | {scene.word and scene.word.cell}
+        )
+        return replace(
+            scene, objects=tuple(sorted((*scene.objects, Object(free, "circle", "red", "small"))))
+        )
+
+    found = decoder_fidelity(Perfect(draw=one_more), min_objects=30, with_word=None)
+    assert found.objects_exact.percent == 100 and found.hallucinated_per_image == 1
+    assert found.scenes_exact.percent == 0
+    assert (
+        overall(scores(geneval(Perfect(draw=one_more), make_prompts(3)))) == 0
+    )  # strict under every tag
+
+
+def test_blurred_away_is_unsure_not_wrong():
+    scenes = [scene_at("test", i, with_word=False) for i in range(5)]
+    faint = 0.5 * pictures(scenes) + 0.5 * pictures([replace(s, objects=()) for s in scenes])
+    found = fidelity(scenes, faint)
+    assert found.objects_exact.percent == 0 and found.hallucinated_per_image == 0
+    assert found.unsure_cells == Share(sum(len(s.objects) for s in scenes), 45)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def test_the_decoder_is_measured_on_every_kind_of_scene():
+    report = decoder_report(Perfect(), min_objects=40)
+    assert {name: f.objects_exact.percent for name, f in report.items()} == dict.fromkeys(
+        report, 100
+    )
+    assert list(report) == ["test", "five_objects", "unseen", "words"]
+    assert (
+        report["five_objects"].objects_exact.total == 40 and report["words"].words_exact.total > 5
+    )
+    assert report["test"].words_exact.total == 0
+    assert sum(len(s.objects) for s in scenes_with(100, "unseen")) >= 100
+
+
+def test_prompts_say_what_the_tag_asks():
+    prompts = make_prompts(20)
+    assert [sum(p.tag == tag for p in prompts) for tag in TAGS] == [20] * 6
+    assert len({(p.tag, p.text) for p in prompts}) == 120
+    for p in prompts:
+        named = [(m.shape, m.color) for m in read_caption(p.text).mentions]
+        assert not HELD_OUT_PAIRS & set(named)
+        assert p.tag == "counting" or sorted(named) == sorted(
+            (o.shape, o.color) for o in p.scene.objects
+        )
+    unseen = make_prompts(5, split="unseen")
+    colored = [p for p in unseen if p.tag == "color_attr"]
+    assert all(HELD_OUT_PAIRS & {(o.shape, o.color) for o in p.scene.objects} for p in colored)
+    with pytest.raises(ValueError, match="different prompts"):
+        make_prompts(11, split="unseen")  # 5 pairs, with and without an article
+
+
+def test_judgement_by_tag():
+    scene = Scene(
+        "white", (Object(0, "circle", "red", "small"), Object(5, "square", "blue", "large"))
+    )
+    swapped = Scene(
+        "white", (Object(0, "circle", "blue", "small"), Object(5, "square", "red", "large"))
+    )
+    moved = Scene(
+        "white", (Object(1, "circle", "red", "small"), Object(5, "square", "blue", "large"))
+    )
+    with_word = replace(scene, word=Word(8, "cat"))
+    prompts = {p.tag: replace(p, scene=scene) for p in make_prompts(1)}
+    verdict = lambda tag, shown: judge(prompts[tag], detect(pictures([shown]))[0])  # noqa: E731
+    assert all(verdict(tag, scene).correct for tag in TAGS)
+    assert verdict("two_object", swapped).correct and not verdict("color_attr", swapped).correct
+    assert verdict("color_attr", moved).correct and not verdict("position", moved).correct
+    assert verdict("position", moved).reason == (
+        "expected circle top-left and square right, found circle top and square right"
+    )
+    assert verdict("counting", with_word).reason == "shows the word cat"
+    assert (
+        verdict("counting", replace(scene, objects=scene.objects[:1])).reason
+        == "expected 2 objects, found 1"
+    )
+
+
+def test_rows_are_those_of_geneval():
+    verdicts = geneval(Perfect(), make_prompts(2))
+    row = rows(verdicts)[9]
+    assert set(row) == {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"}
+    assert (
+        row["filename"] == "00009/samples/0000.png"
+        and row["tag"] == "position"
+        and row["correct"] is True
+    )
+    metadata = json.loads(row["metadata"])
+    assert metadata["tag"] == "position" and metadata["prompt"] == row["prompt"]
+    assert {want["class"] for want in metadata["include"]} <= set(SHAPES)
+    assert {want["position"] for want in metadata["include"]} <= set(CELLS)
+    assert set(json.loads(row["details"])) == {want["class"] for want in metadata["include"]}
+    counting = json.loads(rows(verdicts)[4]["metadata"])["include"]
+    assert counting == [{"class": "shape", "count": len(verdicts[4].prompt.scene.objects)}]
+
+
+def test_caption_metrics_by_hand():
+    scene = Scene(
+        "white",
+        (
+            Object(0, "circle", "red", "small"),
+            Object(4, "square", "blue", "large"),
+            Object(8, "ring", "pink", "small"),
+        ),
+        Word(2, "cat"),
+    )
+    texts = [
+        "a tiny red circle top-left , a green square center",
+        "a blue square and other shapes",
+        "",
+    ]
+    said = caption_metrics(texts, [scene] * 3, [True, False, False])
+    assert said["tokens"] == pytest.approx((10 + 6 + 0) / 3)
+    assert said["precision"] == pytest.approx(200 / 3)  # the green square is wrong
+    assert said["recall"] == pytest.approx(200 / 9) and said["recall_complete"] == pytest.approx(
+        100 / 9
+    )
+    assert said["small_recall"] == pytest.approx(100 / 6)
+    assert said["truncated"] == said["empty"] == pytest.approx(100 / 3)
+    assert (
+        said["levels"]["exhaustive"]
+        == said["levels"]["salient"]
+        == said["levels"]["gist"]
+        == pytest.approx(100 / 3)
+    )
+
+
+def test_levels_are_told_from_captions():
+    scenes = [scene_at("train", i, num_objects=4) for i in range(50)]
+    for level in LEVELS:
+        assert {
+            level_of(caption(scene, level, random.Random(i))) for i, scene in enumerate(scenes)
+        } == {level}
+
+
+def test_each_instruction_is_asked():
+    model = Perfect()
+    by_name = captions_by_instruction(model, [scene_at("test", i) for i in range(4)])
+    assert model.instructions == list(INSTRUCTIONS.values()) and set(by_name) == set(INSTRUCTIONS)
+    assert by_name["brief"]["recall_complete"] == 100
+
+
+def test_wilson_interval():
+    low, high = Share(45, 50).interval  # type: ignore[misc]
+    assert low == pytest.approx(78.64, abs=0.01) and high == pytest.approx(95.65, abs=0.01)
+    assert Share(0, 0).percent is None and Share(0, 0).interval is None
+    assert Share(20, 20).interval[0] == pytest.approx(83.89, abs=0.01)  # type: ignore[index]
+
+
+def test_more_detail_and_more_truth_are_told_apart():
+    before = {"unified_score": 20.0, "unified_score_if_true": 30.0}
+    after = {"unified_score": 85.0, "unified_score_if_true": 90.0}
+    assert split_gain(before, after) == {"detail": 60, "correctness": 5}
+    assert (
+        split_gain(before, {"unified_score": None, "unified_score_if_true": 90.0})["correctness"]
+        is None
+    )
+
+
+def test_true_captions_say_as_much_as_the_models_own():
+    scenes = [
+        scene_at("test", i, num_objects=3) for i in range(40)
+    ]  # no fewer: naming all is not `salient`
+    false = [
+        caption(recolored(s), LEVELS[i % len(LEVELS)], random.Random(i))
+        for i, s in enumerate(scenes)
+    ]
+    true = true_at_the_same_level(false, scenes)
+    assert [level_of(t) for t in true] == [level_of(t) for t in false]
+    assert caption_metrics(true, scenes)["precision"] == 100
+
+
+def test_delta_keeps_what_is_missing():
+    assert delta({"a": 1.0, "b": None, "c": 2.0}, {"a": 3.5, "b": 1.0, "c": None}) == {
+        "a": 2.5,
+        "b": None,
+        "c": None,
+    }
+
+
+def test_other_sizes_are_refused():
+    assert at_world_size(DecodeSettings()).height == 48
+    with pytest.raises(ValueError, match="48x48"):
+        at_world_size(DecodeSettings(height=64, width=64))
+
+
+def test_a_background_is_part_of_a_scene():
+    scenes = [Scene(name, (Object(4, "ring", "red", "medium"),)) for name in BACKGROUNDS]
+    shifted = [replace(s, background=list(BACKGROUNDS)[i - 1]) for i, s in enumerate(scenes)]
+    found = fidelity(scenes, pictures(shifted))
+    assert (
+        found.objects_exact.percent == 100
+        and found.backgrounds_exact.percent == found.scenes_exact.percent == 0
+    )
