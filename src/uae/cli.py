@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from uae.commands.group import CHOICES
-from uae.utils.failures import describe
+from uae.utils.failures import failure_of
 from uae.utils.progress import show_phases
 from uae.utils.quiet import plain_warnings
 from uae.utils.suggest import did_you_mean
@@ -109,7 +109,7 @@ def run(arguments: list[str]) -> None:
     except Exception as error:
         if os.environ.get("UAE_DEBUG"):
             raise
-        _fail(*describe(error, command))
+        _fail(*failure_of(error, command))
 
 
 def _check_name(command: str, options: list[str]) -> None:

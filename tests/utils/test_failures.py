@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from uae.rewards.base import RewardError
-from uae.utils.failures import describe
+from uae.utils.failures import failure_of
 
 HINT = "\n(UAE_DEBUG=1 shows where)"
 
@@ -53,7 +53,7 @@ HINT = "\n(UAE_DEBUG=1 shows where)"
     ],
 )
 def test_what_comes_from_outside_is_its_own_message(error: Exception, message: str):
-    assert describe(error, "train") == (message + HINT, 2)
+    assert failure_of(error, "train") == (message + HINT, 2)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_comes_from_outside_is_its_own_message(error: Exception, message: s
     ],
 )
 def test_a_missing_package_is_named_with_how_to_get_it(error: ImportError, advice: str):
-    assert describe(error, "data") == (f"{error}\npip install {advice}{HINT}", 2)
+    assert failure_of(error, "data") == (f"{error}\npip install {advice}{HINT}", 2)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_missing_package_is_named_with_how_to_get_it(error: ImportError, advic
     ],
 )
 def test_out_of_memory_names_the_options_to_lower(error: Exception, command: str, option: str):
-    message, code = describe(error, command)
+    message, code = failure_of(error, command)
     assert (
         code == 2 and message.startswith("out of memory: ") and option in message.splitlines()[-1]
     )
@@ -120,7 +120,7 @@ def test_what_was_not_foreseen_keeps_its_traceback(
     try:
         raise error
     except Exception as raised:
-        message, code = describe(raised, "train")
+        message, code = failure_of(raised, "train")
     (kept,) = tmp_path.iterdir()
     assert code == 1
     assert message.splitlines()[0].startswith(type(error).__name__)
@@ -137,7 +137,7 @@ def test_what_was_not_foreseen_keeps_its_traceback(
 
 def test_without_room_for_a_traceback_the_message_stays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", os.devnull)  # no folder
-    message, code = describe(KeyError("family"), "train")
+    message, code = failure_of(KeyError("family"), "train")
     assert code == 1 and message.endswith("a file that is broken.\n(UAE_DEBUG=1 shows where)")
 
 
@@ -146,4 +146,4 @@ def test_an_error_of_another_process_is_its_last_line():
         "\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call "
         "last):\n  …\nKeyError: 3"
     )
-    assert describe(Exception(quoted), "tiny").message.splitlines()[0] == "Exception: KeyError: 3"
+    assert failure_of(Exception(quoted), "tiny").message.splitlines()[0] == "Exception: KeyError: 3"

@@ -17,7 +17,8 @@ from unicodedata import normalize
 from torch import Tensor
 
 from uae.data.folders import PREFIX, ImageListing, list_images, shortened
-from uae.images.read import read_image, shown
+from uae.images.read import read_image
+from uae.utils.messages import printable
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def pair_folders(source_dir: Path, recon_dir: Path) -> Pairing:
         raise ValueError(
             f"no pairs: none of the {len(sources.names)} images in {source_dir} has a "
             f"reconstruction of the same name, or {PREFIX}NAME, among the "
-            f"{len(reconstructions.names)} in {recon_dir} (for example {shown(sources.names[0])} "
-            f"and {shown(reconstructions.names[0])})"
+            f"{len(reconstructions.names)} in {recon_dir} (for example "
+            f"{printable(sources.names[0])} and {printable(reconstructions.names[0])})"
         )
     taken = set(matches.values())
     return Pairing(
@@ -113,9 +114,9 @@ def match(
         for source, file in sole.items():
             if file in owners:
                 raise ValueError(
-                    f"{recon_dir}: {shown(file)} could be the reconstruction of "
-                    f"{shown(owners[file])} and of {shown(source)}; call it {PREFIX}NAME.png "
-                    "after the whole name"
+                    f"{recon_dir}: {printable(file)} could be the reconstruction of "
+                    f"{printable(owners[file])} and of {printable(source)}; call it "
+                    f"{PREFIX}NAME.png after the whole name"
                 )
             owners[file] = source
         matches |= sole
@@ -125,8 +126,8 @@ def match(
     for source, claimed in claims.items():
         if claimed:
             raise ValueError(
-                f"{recon_dir}: both {shown(claimed[0])} and {shown(claimed[1])} could be the "
-                f"reconstruction of {shown(source)}; remove one"
+                f"{recon_dir}: both {printable(claimed[0])} and {printable(claimed[1])} could "
+                f"be the reconstruction of {printable(source)}; remove one"
             )
     return {source: matches[source] for source in sources if source in matches}
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.unified_result import BACKBONES, UnifiedResult
-from uae.images.read import shown
 from uae.similarity.backbones import TINY
+from uae.utils.messages import printable
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
 MAX_LISTED = 10
@@ -110,5 +110,5 @@ def notes(result: UnifiedResult) -> list[str]:
 
 def listed(what: str, items: list[str]) -> list[str]:
     rest = len(items) - MAX_LISTED
-    lines = [f"  {what}: {shown(item)}" for item in items[:MAX_LISTED]]
+    lines = [f"  {what}: {printable(item)}" for item in items[:MAX_LISTED]]
     return lines + ([f"  … and {rest} more {what}"] if rest > 0 else [])

@@ -15,7 +15,7 @@ import tyro
 from uae.autoencode import autoencode
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
 from uae.data.folders import PREFIX, list_images, note_outputs, noted_outputs, output_names
-from uae.images.read import ImageError, read_image, shown
+from uae.images.read import ImageError, read_image
 from uae.images.resize import fit_to
 from uae.images.write import save_png
 from uae.models.base import UnifiedModel, check_settings
@@ -23,6 +23,7 @@ from uae.models.load import SHIPPED, load_model
 from uae.report.gallery import write_gallery
 from uae.report.samples import Sample
 from uae.utils.files import atomic_write_text
+from uae.utils.messages import printable
 from uae.utils.outputs import check_out_folder
 from uae.utils.progress import track
 from uae.utils.quiet import quiet_libraries
@@ -148,7 +149,9 @@ def check_free(entries: list[Entry], out: Path) -> None:
     for target in (target for entry in entries for target in (entry.painting, entry.caption)):
         path = os.path.join(os.path.realpath((out / target).parent), target.name)
         if os.path.dirname(path) in folders and os.path.lexists(path) and path not in ours:
-            raise ValueError(f"--out {out}: would write over {shown(path)}; give another folder")
+            raise ValueError(
+                f"--out {out}: would write over {printable(path)}; give another folder"
+            )
 
 
 def reconstruct_batch(
@@ -193,7 +196,7 @@ def reconstruct_batch(
             if text
             else "(empty caption)"
         )
-        print(f"{shown(entry.output)}: {text}{remark}")
+        print(f"{printable(entry.output)}: {text}{remark}")
         atomic_write_text(args.out / entry.caption, f"{text}\n")
         save_png(args.out / entry.painting, image)
         made.samples[entry.name] = Sample(images[entry], text, image.cpu())
@@ -211,6 +214,6 @@ def write_report(made: Reconstructed, args: Arguments) -> None:
     note = PHOTO_NOTE if args.model in SHIPPED else ""
     write_gallery(
         args.out / "report.html",
-        {shown(name): sample for name, sample in made.samples.items()},
+        {printable(name): sample for name, sample in made.samples.items()},
         note,
     )

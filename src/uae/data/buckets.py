@@ -35,7 +35,7 @@ Bucket = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sample:
+class CaptionedImage:
     """A pair to train on."""
 
     image: Float[Tensor, "3 h w"]
@@ -113,7 +113,7 @@ class CaptionBatches:
         self._pool: list[list[Pooled]] = [[] for _ in buckets]
         self._is_draining = False  # the stream is between two passes
 
-    def next_batch(self) -> list[Sample]:
+    def next_batch(self) -> list[CaptionedImage]:
         """``batch_size`` pairs of one bucket."""
         generator = make_generator(self.seed, self.num_batches, "batch")
         self.num_batches += 1
@@ -137,7 +137,7 @@ class CaptionBatches:
     def _fills_a_batch(self) -> bool:
         return any(len(rows) >= self.batch_size for rows in self._pool)
 
-    def _draw(self, generator: torch.Generator) -> list[Sample] | None:
+    def _draw(self, generator: torch.Generator) -> list[CaptionedImage] | None:
         """A batch, taken out of the pool; None if too many of the bucket's rows turned out to be
         corrupt."""
         weights = torch.tensor(
@@ -158,10 +158,12 @@ class CaptionBatches:
         self._pool[bucket] = [row for index, row in enumerate(rows) if index not in gone]
         return list(samples.values()) if is_full else None
 
-    def _hold_out(self, stream: CaptionStream, number: int) -> tuple[list[Sample], set[str]]:
+    def _hold_out(
+        self, stream: CaptionStream, number: int
+    ) -> tuple[list[CaptionedImage], set[str]]:
         """The first pairs that can be read, and digests of their images; at least one other must
         follow."""
-        samples: list[Sample] = []
+        samples: list[CaptionedImage] = []
         images: set[str] = set()
         while (row := stream.read()) is not None:
             try:
@@ -239,10 +241,10 @@ class CaptionBatches:
         }
 
 
-def to_sample(row: Row, name: str, bucket: Bucket) -> Sample:
+def to_sample(row: Row, name: str, bucket: Bucket) -> CaptionedImage:
     """Decode a row; an ImageError by its name if it is corrupt."""
     image = fit_to(read_image_bytes(row.image, name), bucket)
-    return Sample(
+    return CaptionedImage(
         image, row.caption, _digest(row.image, str(bucket).encode(), row.caption.encode())
     )
 

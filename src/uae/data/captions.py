@@ -34,7 +34,8 @@ from uae.data.layouts import (
     no_columns,
     rows_of,
 )
-from uae.images.read import IMAGE_SUFFIXES, ImageError, image_size, one_line
+from uae.images.read import IMAGE_SUFFIXES, ImageError, image_size
+from uae.utils.messages import one_line
 from uae.utils.seed import make_generator
 
 METADATA = "metadata.jsonl"

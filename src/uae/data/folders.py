@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from uae.images.read import IMAGE_SUFFIXES, ImageError, shown
+from uae.images.read import IMAGE_SUFFIXES, ImageError
 from uae.utils.files import atomic_write_text
+from uae.utils.messages import printable
 
 OUTPUTS = ".uae_outputs.json"
 PREFIX = "recon_"  # of a reconstruction's name
@@ -67,12 +68,13 @@ def list_images(
             unreadable += folder.unreadable
         elif not os.path.lexists(path):
             raise FileNotFoundError(
-                f"{shown(path)}: expected an image file or a folder of images, found nothing there"
+                f"{printable(path)}: expected an image file or a folder of images, found nothing "
+                "there"
             )
         for file in images:
             found.setdefault(os.path.abspath(file), file)
     if not found:
-        where = ", ".join(map(shown, paths)) or "no path given"
+        where = ", ".join(map(printable, paths)) or "no path given"
         raise ImageError(
             f"{where}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
             + "".join(f"; {reason}" for reason in unreadable)
@@ -108,7 +110,7 @@ class Search:
         while links:  # last, so that a folder goes by its own name where it has one
             link = links.pop(0)
             if Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link)):
-                self.unreadable.append(f"{shown(link)}: a link to a folder that holds it")
+                self.unreadable.append(f"{printable(link)}: a link to a folder that holds it")
             elif os.path.realpath(link) not in self._seen | self._outputs:
                 links += self._walk(link)
         self.files.sort(key=lambda file: natural_key(file.relative_to(folder)))
@@ -140,7 +142,7 @@ class Search:
         return not name.startswith(".") and os.path.join(place, name) not in self._outputs
 
     def _name(self, error: OSError) -> None:
-        self.unreadable.append(f"{shown(error.filename)}: {error.strerror}")
+        self.unreadable.append(f"{printable(error.filename)}: {error.strerror}")
 
 
 def natural_key(path: Path) -> tuple[list[list[tuple[bool, int, str]]], str]:

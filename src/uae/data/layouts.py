@@ -15,7 +15,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from uae.images.read import IMAGE_SUFFIXES, one_line
+from uae.images.read import IMAGE_SUFFIXES
+from uae.utils.messages import one_line
 
 IMAGE_COLUMNS = tuple(
     dict.fromkeys(  # file_name last: a path is read where no column holds an image itself

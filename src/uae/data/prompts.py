@@ -18,7 +18,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from uae.images.read import one_line
+from uae.utils.messages import one_line
 
 COLUMNS = (
     "prompt",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -26,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from uae.images.pixels import File, bit_depth, pixels_alone, wide_channels
+from uae.utils.messages import one_line, printable
 
 _DRAWINGS = ".ai .emf .eps .svg .svgz .wmf"
 _RAW_FILES = (  # of cameras; Pillow finds a small preview in some
@@ -101,16 +101,6 @@ def check_file(path: Path) -> None:
         )
 
 
-def shown(name: str | Path) -> str:
-    """A name on one line: control characters and bytes that are no UTF-8 are escaped."""
-    is_odd = {"Cc", "Cs", "Zl", "Zp"}
-    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in is_odd else c for c in str(name))
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 @contextmanager
 def _one_error(name: str | Path) -> Iterator[None]:
     """Whatever Pillow or the disk raises, as an ImageError of one line that begins with the
@@ -119,7 +109,7 @@ def _one_error(name: str | Path) -> Iterator[None]:
         yield
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
     except Exception as error:
-        raise ImageError(f"{shown(name)}: {_explained(error)}") from error
+        raise ImageError(f"{printable(name)}: {_explained(error)}") from error
 
 
 def _explained(error: Exception) -> str:

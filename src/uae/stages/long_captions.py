@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from uae.data.buckets import CaptionBatches, Sample, aspect_buckets
+from uae.data.buckets import CaptionBatches, CaptionedImage, aspect_buckets
 from uae.data.latents import Encoded, LatentCache, fingerprint
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
@@ -178,7 +178,7 @@ class LongCaptionTask:
         ]
 
     @torch.no_grad()
-    def _encode(self, sample: Sample) -> Encoded:
+    def _encode(self, sample: CaptionedImage) -> Encoded:
         """From the cache if it is there."""
         encoded = self.cache.load(sample.digest) if self.cache else None
         if encoded is None:

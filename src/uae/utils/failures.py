@@ -56,7 +56,7 @@ class Failure(NamedTuple):
     code: int
 
 
-def describe(error: BaseException, command: str) -> Failure:
+def failure_of(error: BaseException, command: str) -> Failure:
     """The failure that this exception of ``uae COMMAND`` is to the user."""
     while isinstance(
         error, BaseExceptionGroup

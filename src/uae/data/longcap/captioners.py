@@ -35,7 +35,8 @@ from uae.data.longcap.answers import (
     NoAnswer,
     read_completion,
 )
-from uae.images.read import ImageError, one_line, open_rgb
+from uae.images.read import ImageError, open_rgb
+from uae.utils.messages import one_line
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 PERMANENT_STATUS = (401, 402, 403, 404)

@@ -10,7 +10,6 @@ caption.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from uae.data.longcap.answers import Answer, caption_of
 from uae.data.longcap.filters import Filters, count_words, why_rejected
 from uae.utils.checkpoint import check_same_config
 from uae.utils.files import disk_error
+from uae.utils.lock import try_lock
 
 HEADER = {"model": str, "prompt": str}
 FAILURE = {"sha256": str, "failed": str}
@@ -99,13 +99,11 @@ class JsonLines:
         os.close(self._descriptor)
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._descriptor):
             os.close(self._descriptor)
             raise ValueError(
                 f"{self.path} is in use: wait for the other process, or give another folder"
-            ) from None
+            )
 
     def _drop_torn_line(self) -> None:
         end = os.fstat(self._descriptor).st_size

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from uae.data.longcap.journal import JsonLines
-from uae.images.read import ImageError, check_file, one_line, open_rgb
+from uae.images.read import ImageError, check_file, open_rgb
+from uae.utils.messages import one_line
 from uae.utils.metrics import TrainProgress
 
 COLOR_TOLERANCE = 8  # of 255, in each channel of the mean colour
