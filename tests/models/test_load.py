@@ -3,9 +3,11 @@ is not there."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +128,20 @@ def test_a_folder_of_another_model_is_said(checkpoints: Path, tmp_path: Path):
         load_model(str(tmp_path))
     with pytest.raises(ValueError, match="are missing"):
         load_model(f"{checkpoints / 'janus+pro'}+{checkpoints / 'de+co+der'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "former", "known"),
+    [("tiny", "llm_diffusion", "umm1"), ("tiny-ar", "autoregressive", "umm2")],
+)
+def test_folders_with_a_familys_former_name_load_and_are_saved_by_the_new_one(
+    tmp_path: Path, name: str, former: str, known: str
+):
+    shutil.copytree(SHIPPED[name], tmp_path / "old")
+    description = json.loads((tmp_path / "old" / "uae.json").read_text())
+    assert description["family"] == known
+    (tmp_path / "old" / "uae.json").write_text(json.dumps(description | {"family": former}))
+    model: Any = load_model(str(tmp_path / "old"))
+    assert model.family == known
+    model.save_pretrained(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "uae.json").read_text())["family"] == known

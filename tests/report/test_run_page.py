@@ -73,7 +73,7 @@ def results() -> dict:
         "details": {"before": details, "after": details},
         "delta": dict.fromkeys(before, 7.25) | {"geneval": -1.5, "caption_precision": None},
         "ceiling": dict.fromkeys(before, 99.0),
-        "family": "llm_diffusion",
+        "family": "umm1",
         "seconds": 421.5,
         "seed": 3,
         "command": "uae quickstart --out 'a & b'",

@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from uae.similarity.backbones import ARCHITECTURES, load_backbone
-from uae.similarity.checkpoints import ASSETS
 from uae.similarity.preprocess import parse_preprocess
 from uae.stages.fit import Recipe, fit
+from uae.utils.assets import ASSETS
 from uae.utils.weights import STEM, weight_files
 from uae.world.backbones import (
     build_clip,
@@ -22,10 +22,10 @@ from uae.world.backbones import (
     stretch_positions,
 )
 from uae.world.build import backbones
-from uae.world.build.quality import measure_retrieval, measure_similarity, wrong_cosines
 from uae.world.data import pictures
 from uae.world.edits import EDIT_KINDS, wrong_scene, wrong_scenes
 from uae.world.language import exhaustive_caption
+from uae.world.quality import measure_retrieval, measure_similarity, wrong_cosines
 from uae.world.scene import HELD_OUT_PAIRS, scene_at, split_of
 
 TEXTS = ["a large red circle top on white", "blue ring"]

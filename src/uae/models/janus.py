@@ -55,7 +55,7 @@ class Janus(CausalCaptioner):
     """Captioner and painter in one. ``encoder`` is the model itself, ``decoder`` the same weights
     over image tokens."""
 
-    family = "autoregressive"
+    family = "umm2"
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ from uae.utils.weights import DESCRIPTION, naming_files, read_json, stored_dtype
 class LLMDiffusion(nn.Module):
     """A captioner and a decoder conditioned on its text states."""
 
-    family = "llm_diffusion"
+    family = "umm1"
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from uae.utils.suggest import did_you_mean
 from uae.utils.weights import AGAIN, CONFIG, DESCRIPTION, ModelFileError, read_json
 
 SMALL_BYTES = 400_000_000  # of weights
+FORMER_NAMES = {"llm_diffusion": "umm1", "autoregressive": "umm2"}  # of families, in older folders
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -41,6 +42,12 @@ def load_model(source: str, dtype: torch.dtype | None = None) -> UnifiedModel:
     """
     model = _load(source, dtype)
     return model.to(device_for(sum(p.numel() for p in model.parameters())))
+
+
+def load_to_train(source: str, lora_rank: int) -> UnifiedModel:
+    """As ``load_model``, for a stage: weights that learn fully are fp32, as bf16 loses small
+    updates; those that only carry adapters (``lora_rank`` above 0) stay as they are stored."""
+    return load_model(source, None if lora_rank else torch.float32)
 
 
 @quiet()
@@ -74,9 +81,7 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
         return _from(source, folder, _family(described["family"]).from_pretrained, dtype)
     kind, problem = _model_type(source)
     if kind == "janus":
-        return _from(
-            source, fetch(source, "model"), _family("autoregressive").from_pretrained, dtype
-        )
+        return _from(source, fetch(source, "model"), _family("umm2").from_pretrained, dtype)
     if kind == "multi_modality":
         problem = "that is Janus-Pro's original layout: take deepseek-community/Janus-Pro-1B or -7B"
     raise ValueError(
@@ -156,10 +161,8 @@ def _small_dtype(*folders: Path) -> torch.dtype | None:
 def _family(name: str) -> Any:
     """The class of a family, ours or a user's by MODULE:CLASS; a folder brings no code of its
     own."""
-    families: dict[str, Callable[[], Any]] = {
-        "llm_diffusion": _llm_diffusion,
-        "autoregressive": _janus,
-    }
+    families: dict[str, Callable[[], Any]] = {"umm1": _llm_diffusion, "umm2": _janus}
+    name = FORMER_NAMES.get(name, name)
     if ":" in name:
         return import_named(name, "model family")
     if name not in families:

@@ -27,13 +27,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uae.models.origin import hub_name
+from uae.models.origin import ADAPTER_CONFIG, hub_name
 from uae.utils.weights import naming_files, read_json, read_tensors
 
 LEARNING = "default"  # as parameters in checkpoints of runs are called
 # the folder beside a model's weights, or in their place; `lora` lay beside merged ones once
 ADAPTER = "adapter"
-FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RANKS = "ranks"  # in the file's metadata
 PREFIX = "base_model.model."  # of names in peft's files
 
@@ -88,18 +88,18 @@ class Lora:
             tensors[f"{PREFIX}{layer}.lora_A.weight"] = down.detach().cpu().contiguous()
             tensors[f"{PREFIX}{layer}.lora_B.weight"] = up.detach().cpu().contiguous()
         ranks = " ".join(map(str, self.ranks))
-        save_file(tensors, folder / FILES[1], metadata={"format": "pt", RANKS: ranks})
+        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", RANKS: ranks})
         self.config(base).save_pretrained(str(folder))
 
     @classmethod
     def load(cls, folder: Path) -> Lora:
         """What ``save`` wrote."""
-        with naming_files(folder, "an adapter", *FILES):
+        with naming_files(folder, "an adapter", ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             return cls._read(folder)
 
     @classmethod
     def _read(cls, folder: Path) -> Lora:
-        config, tensors = read_json(folder / FILES[0]), read_tensors(folder / FILES[1])
+        config, tensors = read_json(folder / ADAPTER_CONFIG), read_tensors(folder / ADAPTER_WEIGHTS)
         names = [
             name.removesuffix(".lora_A.weight")
             for name in tensors
@@ -112,7 +112,7 @@ class Lora:
             )
             for name in names
         }
-        with safe_open(folder / FILES[1], "pt") as opened:
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as opened:
             ranks = (opened.metadata() or {}).get(RANKS, str(config["r"]))
         lora = cls(config["lora_alpha"] / config["r"], factors, tuple(map(int, ranks.split())))
         if 2 * len(factors) != len(tensors) or any(

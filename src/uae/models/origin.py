@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uae.utils.assets import ASSETS
 from uae.utils.files import atomic_write_json
 from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
-ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
 WHOLE = "whole"  # of a folder's weights, as against adapters that lie on the base
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Checkpoint(NamedTuple):
@@ -116,7 +117,7 @@ def describe(
 def adapters_in(folder: Path) -> list[str]:
     """Where below a model's folder adapters lie."""
     return sorted(
-        file.parent.relative_to(folder).as_posix() for file in folder.rglob("adapter_config.json")
+        file.parent.relative_to(folder).as_posix() for file in folder.rglob(ADAPTER_CONFIG)
     )
 
 

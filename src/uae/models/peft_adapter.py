@@ -24,10 +24,11 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from uae.models.lora import PREFIX, Adapters, Lora
+from uae.models.lora import ADAPTER_WEIGHTS, PREFIX, Adapters, Lora
+from uae.models.origin import ADAPTER_CONFIG
 from uae.utils.weights import AGAIN, ModelFileError, naming_files, read_json, read_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
 REFUSED = (
     "layer_replication",
     "target_parameters",
@@ -160,29 +161,31 @@ def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
 
 def missing_of_adapter(folder: Path) -> list[str]:
     """Its files that are not there."""
-    missing = [] if (folder / CONFIG).is_file() else [CONFIG]
+    missing = [] if (folder / ADAPTER_CONFIG).is_file() else [ADAPTER_CONFIG]
     return missing if any((folder / name).exists() for name in WEIGHTS) else [*missing, WEIGHTS[0]]
 
 
 def _read_config(folder: Path) -> LoraConfig:
-    content = read_json(folder / CONFIG)
+    content = read_json(folder / ADAPTER_CONFIG)
     if content.get("peft_type") != "LORA":
         raise ModelFileError(
-            f"{folder / CONFIG}: expected an adapter of LoRA, got {content.get('peft_type')}; "
-            "merge it with peft where it was trained and give the merged model"
+            f"{folder / ADAPTER_CONFIG}: expected an adapter of LoRA, got "
+            f"{content.get('peft_type')}; merge it with peft where it was trained and give the "
+            "merged model"
         )
     if options := [option for option in REFUSED if content.get(option)]:
         raise ModelFileError(
-            f"{folder / CONFIG}: expected LoRA that can be merged, got {', '.join(options)}; merge "
-            "it with peft where it was trained and give the merged model"
+            f"{folder / ADAPTER_CONFIG}: expected LoRA that can be merged, got "
+            f"{', '.join(options)}; merge it with peft where it was trained and give the merged "
+            "model"
         )
     if str(content.get("init_lora_weights")).startswith(REFUSED_STARTS):
         raise ModelFileError(
-            f"{folder / CONFIG}: expected a start that the base can be given again, got "
+            f"{folder / ADAPTER_CONFIG}: expected a start that the base can be given again, got "
             f"{content['init_lora_weights']}; convert it to plain LoRA by "
             "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`"
         )
-    with naming_files(folder, "an adapter's settings", CONFIG):
+    with naming_files(folder, "an adapter's settings", ADAPTER_CONFIG):
         config: Any = LoraConfig.from_pretrained(str(folder))
         config.lora_alpha, config.alpha_pattern = (
             float(config.lora_alpha),
@@ -246,7 +249,7 @@ def merge(model: Any, adapter: PeftAdapter) -> None:
     for layer in adapter.layers:
         model.get_submodule(layer).float()
     with (
-        naming_files(adapter.folder, "an adapter of this model", CONFIG, *WEIGHTS),
+        naming_files(adapter.folder, "an adapter of this model", ADAPTER_CONFIG, *WEIGHTS),
         torch.random.fork_rng(devices=[]),
     ):
         adapted: Any = get_peft_model(model, adapter.config)
