@@ -13,9 +13,8 @@ from uae import cli
 from uae.config import DecodeSettings
 from uae.data.training import FolderImages, check_same_files
 from uae.images.read import ImageError
-from uae.images.resize import fit_to
-from uae.stages.cold_start import ColdStartConfig
-from uae.stages.pipeline import train_stage
+from uae.stages.base import Assignment
+from uae.stages.cold_start import ColdStart, ColdStartConfig
 from uae.stages.unified_grpo import image_source
 from uae.world.data import SceneImages
 
@@ -79,7 +78,7 @@ def test_a_run_is_not_resumed_on_other_images(
         and "added: late.png." in err
     )
     with pytest.raises(ValueError, match=r"added: late\.png\."):
-        train_stage(ColdStartConfig(data=(str(folder),)), "tiny", run)
+        ColdStart(ColdStartConfig(data=(str(folder),))).run(Assignment("tiny", run, "tiny"))
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path):
@@ -89,27 +88,10 @@ def test_nothing_readable_is_an_error(tmp_path: Path):
         FolderImages([str(tmp_path)], (16, 16)).batch(0, 1)
 
 
-def test_fit_covers_and_crops_the_middle():
-    image = torch.zeros(3, 20, 60)
-    image[:, :, 20:40] = 1.0
-    fitted = fit_to(image, (10, 10))
-    assert fitted.shape == (3, 10, 10)
-    assert fitted[:, :, 1:9].min() > 0.9
-    assert fit_to(image, (20, 60)) is image
-
-
-def test_scenes_are_never_the_same_twice_and_the_probe_is_held_out():
-    source = SceneImages()
-    first, second = torch.stack(source.batch(0, 8)), torch.stack(source.batch(1, 8))
-    assert not torch.equal(first, second)
-    assert torch.equal(first, torch.stack(SceneImages().batch(0, 8)))
-    assert torch.stack(source.probe(4)).shape == (4, 3, 48, 48)
-
-
 def test_a_source_gives_images_of_the_size_that_is_painted(tmp_path):
     Image.new("RGB", (90, 70), "red").save(tmp_path / "0.png")
     (image,) = image_source((str(tmp_path),), DecodeSettings(height=64, width=32), seed=0).batch(
         0, 1
     )
     assert image.shape == (3, 64, 32)
-    assert image_source((), DecodeSettings(), seed=3).batch(0, 1)[0].shape == (3, 48, 48)
+    assert image_source((), DecodeSettings(), 3, SceneImages).batch(0, 1)[0].shape == (3, 48, 48)

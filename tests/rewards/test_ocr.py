@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from uae.rewards.build import check_rewards
-from uae.rewards.ocr import ocr, read_text, text_likeness
+from uae.rewards.ocr import ocr, read_letters, text_likeness
 from uae.world.scene import Scene, Word, render_batch
 
 
@@ -40,7 +40,7 @@ def sign(text: str, side: int = 256) -> torch.Tensor:
 
 
 def test_text_in_both_pictures_is_compared():
-    assert read_text(sign("OPEN 24")) == "open24"
+    assert read_letters(sign("OPEN 24")) == "open24"
     sources, painted = (
         [sign("OPEN"), sign("")],
         torch.stack([sign("OPEN"), sign("OPEL"), sign(""), sign("SALE")]),
@@ -50,7 +50,7 @@ def test_text_in_both_pictures_is_compared():
 
 def test_words_of_the_world_are_read():
     scenes = [Scene("white", (), Word(4, word)) for word in ("milk", "star")]
-    assert [read_text(image) for image in torch.from_numpy(render_batch(scenes))] == [
+    assert [read_letters(image) for image in torch.from_numpy(render_batch(scenes))] == [
         "milk",
         "star",
     ]

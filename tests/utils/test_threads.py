@@ -37,7 +37,7 @@ def spin_count(code: str, **variables: str) -> str:
     "code",
     [
         "import uae, torch",
-        "from uae.models import loading",
+        "from uae.models import load",
         "import tests.conftest",
         "import sys; sys.path.insert(0, 'examples'); import third_family",
     ],

@@ -19,42 +19,14 @@ from PIL import Image
 File = BufferedReader | BytesIO
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # how files begin
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-JPEG_METADATA = {
-    0xE0,
-    *range(0xE2, 0xEE),
-    0xEF,
-    0xFE,
-}  # not APP1 (EXIF), nor APP14, which says what the colours are
+# not APP1 (EXIF), nor APP14, which says what the colours are
+JPEG_METADATA = {0xE0, *range(0xE2, 0xEE), 0xEF, 0xFE}
 START_OF_SCAN = 0xDA
-PIXEL_TAGS = {  # of TIFF: size, coding, strips and tiles, colours, extra samples, orientation
-    256,
-    257,
-    258,
-    259,
-    262,
-    266,
-    273,
-    274,
-    277,
-    278,
-    279,
-    284,
-    292,
-    293,
-    317,
-    320,
-    322,
-    323,
-    324,
-    325,
-    332,
-    338,
-    339,
-    347,
-    529,
-    530,
-    531,
-    532,
+PIXEL_TAGS = {  # of TIFF
+    *(256, 257, 258, 259, 266, 277, 284, 292, 293, 317),  # size, samples and coding
+    *(262, 320, 332, 338, 339, 529, 530, 531, 532),  # colours
+    *(273, 278, 279, 322, 323, 324, 325, 347),  # strips and tiles
+    274,  # orientation
 }
 LOW_BYTE = {  # raw modes, by the one that gives the high byte; N is the machine's own order
     "RGB;16B": "RGB;16L",
@@ -123,9 +95,8 @@ def _with_pixel_tags(content: bytearray) -> bytearray:
     (count,) = struct.unpack_from(f"{order}H", content, first)
     for at in range(first + 2, first + 2 + 12 * count, 12):
         if struct.unpack_from(f"{order}H", content, at)[0] not in PIXEL_TAGS:
-            struct.pack_into(
-                f"{order}HHII", content, at, 0xFFFF, 1, 1, 0
-            )  # an unknown tag of one byte
+            an_unknown_byte = (0xFFFF, 1, 1, 0)
+            struct.pack_into(f"{order}HHII", content, at, *an_unknown_byte)
     return content
 
 

@@ -50,8 +50,6 @@ TURNS = {  # by orientation; from 5 on, height and width change places
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 Read = TypeVar("Read")
 
 
@@ -144,9 +142,9 @@ def _despite_metadata(file: File, read: Callable[[File], Read]) -> Read:
         raise
     except Exception as error:
         try:
-            alone = pixels_alone(file)
-            if alone is not None:
-                return read(alone)
+            pixels = pixels_alone(file)
+            if pixels is not None:
+                return read(pixels)
         except Exception:  # then the pixels are not sound either
             raise error from None
         raise
@@ -155,9 +153,8 @@ def _despite_metadata(file: File, read: Callable[[File], Read]) -> Read:
 def _shown_size(file: File) -> tuple[int, int]:
     file.seek(0)
     with Image.open(file) as image:
-        is_turned = (
-            image.format != "TIFF" and _orientation(image) >= 5
-        )  # of a TIFF, Pillow has turned the size
+        # of a TIFF, Pillow has turned the size
+        is_turned = image.format != "TIFF" and _orientation(image) >= 5
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 

@@ -6,7 +6,8 @@ rounded half up and clipped to 0..255 (Pillow, ``Resample.c``). Repeated here in
 integers, so that images of k/255 values give PIL's bits. Pillow 13 swaps the passes on some tall
 images (one level of rounding apart); the horizontal pass stays first here, as in every earlier
 version, so that scores do not depend on it. Rounding passes gradients straight through; clipping
-stops them where it acts.
+stops them where it acts. Deviation: values other than k/255 are first rounded, as saving the image
+would.
 """
 
 from __future__ import annotations
@@ -20,11 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Resample = Literal["bicubic", "bilinear"]
-
-
 PIL_FRACTION_BITS = 22
-
-
 BAND_ROWS = 32  # output pixels per matrix product: long images stay banded instead of dense
 
 
@@ -51,7 +48,7 @@ def center_crop(images: Float[Tensor, "B 3 h w"], crop: int) -> Float[Tensor, "B
 
 
 def resize_like_torch(
-    images: Float[Tensor, "B 3 h w"], height: int, width: int, crop: int, resample: Resample
+    images: Float[Tensor, "B 3 h w"], height: int, width: int, resample: Resample
 ) -> Float[Tensor, "B 3 height width"]:
     """Floating-point resampling with antialiasing, as torchvision's ``resize`` of float tensors."""
     return torch.nn.functional.interpolate(

@@ -50,13 +50,13 @@ class WeightedSum:
         total, self.breakdown = torch.zeros(len(reconstructions), device=reconstructions.device), {}
         for name, (weight, reward) in track(self.components.items(), "scoring", "rewards"):
             with phase(name):
-                values = checked(name, reward, sources, captions, reconstructions)
+                values = checked_values(name, reward, sources, captions, reconstructions)
             self.breakdown[name] = values.detach()
             total = total + weight * values
         return total
 
 
-def checked(
+def checked_values(
     name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor
 ) -> Tensor:
     """The reward's values as fp32 numbers where the pictures are, or a ``RewardError`` that names

@@ -16,13 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from uae.rewards.base import Component, WeightedSum
+from uae.rewards.likelihood import CaptionLikelihood, check_judge
 from uae.rewards.ocr import check_ocr
-from uae.rewards.reconstruction import (
-    CaptionLikelihood,
-    ImageTextReward,
-    ReconstructionReward,
-    check_judge,
-)
+from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
 from uae.similarity.backbones import Backbone, check_backbone_source
 from uae.similarity.checkpoints import ARCHITECTURES
 from uae.utils.importing import import_named

@@ -24,10 +24,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from uae.images.write import to_bytes
 from uae.rewards.base import Images
 
-# pixels; smaller pictures are enlarged, by a whole factor, for letters of a few pixels are not
-# found
+# pixels; smaller pictures are enlarged by a whole factor, as letters of a few pixels are not found
 MIN_SIDE = 384
 
 
@@ -35,14 +35,16 @@ def ocr(
     sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, " B"]:
     """How alike the texts in source and reconstruction are."""
-    wanted = [_read_once(image) for image in sources]
-    per_source = len(reconstructions) // len(wanted)
-    found = [read_text(image) for image in reconstructions.detach()]
-    alike = [text_likeness(wanted[i // per_source], text) for i, text in enumerate(found)]
-    return torch.tensor(alike, device=reconstructions.device)
+    source_texts = [_read_once(image) for image in sources]
+    per_source = len(reconstructions) // len(source_texts)
+    likenesses = [
+        text_likeness(source_texts[i // per_source], read_letters(image))
+        for i, image in enumerate(reconstructions.detach())
+    ]
+    return torch.tensor(likenesses, device=reconstructions.device)
 
 
-_read_before: dict[bytes, str] = {}  # sources come again in each pass
+_texts: dict[bytes, str] = {}  # by a digest of the source: each comes again in every pass
 
 
 def _read_once(image: Float[Tensor, "3 h w"]) -> str:
@@ -50,9 +52,9 @@ def _read_once(image: Float[Tensor, "3 h w"]) -> str:
     digest = hashlib.blake2b(
         pixels.tobytes(), digest_size=16, salt=str(image.shape[2]).encode()
     ).digest()
-    if digest not in _read_before:
-        _read_before[digest] = read_text(image)
-    return _read_before[digest]
+    if digest not in _texts:
+        _texts[digest] = read_letters(image)
+    return _texts[digest]
 
 
 def check_ocr() -> None:
@@ -71,11 +73,9 @@ def check_ocr() -> None:
         )
 
 
-def read_text(image: Float[Tensor, "3 h w"]) -> str:
+def read_letters(image: Float[Tensor, "3 h w"]) -> str:
     """The letters in a picture, in reading order, in lower case and without spaces."""
-    pixels = (
-        (image.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    )
+    pixels = to_bytes(image)
     height, width = pixels.shape[:2]
     factor = -(-MIN_SIDE // max(height, width))
     enlarged = Image.fromarray(pixels).resize(
@@ -90,16 +90,15 @@ def _engine() -> Any:
     check_ocr()
     from rapidocr import RapidOCR
 
-    return RapidOCR(
-        params={"Global.log_level": "error", "Global.use_cls": False}
-    )  # no text stands on its head
+    # use_cls: would look for text that stands on its head
+    return RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False})
 
 
 def text_likeness(a: str, b: str) -> float:
     """1 minus the Levenshtein distance over the longer length; 1 for two empty texts."""
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
-        before, row = row, [i]
+        previous, row = row, [i]
         for j, other in enumerate(b, 1):
-            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != other)))
+            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (letter != other)))
     return 1 - row[-1] / max(len(a), len(b), 1)

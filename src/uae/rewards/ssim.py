@@ -1,5 +1,4 @@
-"""Rewards that need no backbone: structural similarity of pixels, and agreement object by object in
-the world."""
+"""Reward of pixels: structural similarity (Wang et al., IEEE TIP 2004)."""
 
 from __future__ import annotations
 
@@ -17,8 +16,10 @@ C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 def ssim(
     sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, " B"]:
-    """Structural similarity (Wang et al., IEEE TIP 2004), mean over channels and windows within the
-    image; sources are brought to the reconstructions' size. Differentiable."""
+    """Mean over channels and windows within the image; differentiable.
+
+    Sources are brought to the reconstructions' size.
+    """
     size, device = reconstructions.shape[-2:], reconstructions.device
     if min(size) <= 2 * RADIUS:
         raise ValueError(
@@ -30,17 +31,14 @@ def ssim(
     ).float()
     y = reconstructions.float()
     mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y, cov = (
-        _blur(x * x) - mean_x**2,
-        _blur(y * y) - mean_y**2,
-        _blur(x * y) - mean_x * mean_y,
-    )
-    alike = (
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    cov = _blur(x * y) - mean_x * mean_y
+    similarity = (
         (2 * mean_x * mean_y + C1)
         * (2 * cov + C2)
         / ((mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2))
     )
-    return alike.mean((1, 2, 3))
+    return similarity.mean((1, 2, 3))
 
 
 def _blur(images: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h_in w_in"]:

@@ -33,17 +33,16 @@ from uae.similarity.checkpoints import (
     BackboneError,
     Provenance,
     check_backbone_source,
-    fetch,
+    fetch_backbone,
     library_versions,
     weights_identity,
 )
 from uae.similarity.longclip import load_longclip
 from uae.similarity.preprocess import CLIP_PREPROCESS, Preprocess, read_preprocess
-from uae.utils import weights
 from uae.utils.progress import phase
 from uae.utils.quiet import quiet
 from uae.utils.user_text import MARK, UserText
-from uae.utils.weights import ModelFileError, check_finite, load_pretrained
+from uae.utils.weights import ModelFileError, check_finite, load_pretrained, load_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
@@ -84,11 +83,10 @@ class Backbone(nn.Module):
         """L2-normalised fp32 embeddings of ``[B 3 h w]``, or of a list of ``[3 h w]`` of mixed
         sizes."""
         weight = next(self.model.parameters())
-        images = (
-            images.to(weight.device)
-            if isinstance(images, Tensor)
-            else [x.to(weight.device) for x in images]
-        )
+        if isinstance(images, Tensor):
+            images = images.to(weight.device)
+        else:
+            images = [image.to(weight.device) for image in images]
         pixels = self.preprocess.batch(images).to(weight.dtype)
         if ARCHITECTURES[self.name].model_type == "clip":
             features = self.model.get_image_features(pixel_values=pixels).pooler_output
@@ -115,13 +113,13 @@ class Backbone(nn.Module):
         """Texts between beginning and end; names of control tokens in them are text, see
         ``user_text``."""
         user_text = UserText(self.tokenizer)
-        hidden = [user_text.hide(text) for text in texts]
-        if not any(MARK in text for text in hidden):
+        texts = [user_text.hide(text) for text in texts]
+        if not any(MARK in text for text in texts):
             return self.tokenizer(
-                hidden, padding=True, truncation=True, max_length=positions, return_tensors="pt"
+                texts, padding=True, truncation=True, max_length=positions, return_tensors="pt"
             )
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        rows = [[begin, *user_text.encode(text)[: positions - 2], end] for text in hidden]
+        rows = [[begin, *user_text.encode(text)[: positions - 2], end] for text in texts]
         return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
 
 
@@ -134,9 +132,9 @@ def load_backbone(
 ) -> Backbone:
     """The backbone ``name`` from a hub id, folder, LongCLIP ``.pt`` or "tiny"; by default the
     published checkpoint."""
-    path = fetch(name, source)
+    path = fetch_backbone(name, source)
     with phase(f"loading {name}"):
-        model: Any = read_longclip(name, path) if path.is_file() else load_model(name, path, dtype)
+        model: Any = load_file(name, path) if path.is_file() else load_folder(name, path, dtype)
     preprocess = read_preprocess(path) if path.is_dir() else CLIP_PREPROCESS
     provenance = Provenance(
         name=name,
@@ -145,12 +143,11 @@ def load_backbone(
         dtype=str(dtype).removeprefix("torch."),
         versions=library_versions(),
     )
-    return Backbone(
-        name, model.to(device, dtype), preprocess, provenance, load_tokenizer(name, path)
-    )
+    tokenizer = tokenizer_beside(name, path)
+    return Backbone(name, model.to(device, dtype), preprocess, provenance, tokenizer)
 
 
-def read_longclip(name: str, file: Path) -> nn.Module:
+def load_file(name: str, file: Path) -> nn.Module:
     """LongCLIP's ``.pt``, whole and finite."""
     model = load_longclip(file)
     with naming_backbone(name):
@@ -158,7 +155,7 @@ def read_longclip(name: str, file: Path) -> nn.Module:
     return model
 
 
-def load_model(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_folder(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     """``from_pretrained``, but a checkpoint that leaves any weight to chance is an error."""
     from transformers import CLIPModel, Dinov2Model, DINOv3ViTModel
 
@@ -178,7 +175,7 @@ def naming_backbone(name: str) -> Iterator[None]:
         raise BackboneError(f"backbone {name}: {error}") from error
 
 
-def load_tokenizer(name: str, path: Path) -> Any:
+def tokenizer_beside(name: str, path: Path) -> Any:
     """The tokenizer beside the weights, or None."""
     folder = path if path.is_dir() else path.parent
     if ARCHITECTURES[name].model_type != "clip" or not any(
@@ -188,7 +185,7 @@ def load_tokenizer(name: str, path: Path) -> Any:
     from transformers import AutoTokenizer
 
     with naming_backbone(name):
-        return weights.load_tokenizer(AutoTokenizer, folder)
+        return load_tokenizer(AutoTokenizer, folder)
 
 
 class EmbeddingCache:
@@ -203,26 +200,26 @@ class EmbeddingCache:
     def embed(self, backbone: Backbone, images: Tensor | Sequence[Tensor]) -> Float[Tensor, "B D"]:
         """``backbone.embed(images)`` on the CPU, without gradient; only images not seen before are
         computed."""
-        keys = [content_key(backbone, image) for image in images]
-        new = {key: i for i, key in enumerate(keys) if self.recall(key) is None}
+        keys = [embedding_key(backbone, image) for image in images]
+        new = {key: i for i, key in enumerate(keys) if not self.recalls(key)}
         if new:
-            for key, embedding in zip(
-                new, backbone.embed([images[i] for i in new.values()]), strict=True
-            ):
+            embeddings = backbone.embed([images[i] for i in new.values()])
+            for key, embedding in zip(new, embeddings, strict=True):
                 self.store(key, embedding.cpu())
         return torch.stack([self.memory[key] for key in keys])
 
-    def recall(self, key: str) -> Tensor | None:
-        if (
-            key not in self.memory
-            and self.folder is not None
-            and (file := self.folder / f"{key}.npy").is_file()
-        ):
-            try:
-                self.memory[key] = torch.from_numpy(np.load(file, allow_pickle=False))
-            except (ValueError, EOFError):  # a damaged file is computed again
-                return None
-        return self.memory.get(key)
+    def recalls(self, key: str) -> bool:
+        """Whether it is in memory, read from the disk if need be."""
+        if key in self.memory:
+            return True
+        file = self.folder / f"{key}.npy" if self.folder else None
+        if file is None or not file.is_file():
+            return False
+        try:
+            self.memory[key] = torch.from_numpy(np.load(file, allow_pickle=False))
+        except (ValueError, EOFError):  # a damaged file is computed again
+            return False
+        return True
 
     def store(self, key: str, embedding: Tensor) -> None:
         self.memory[key] = embedding
@@ -234,7 +231,7 @@ class EmbeddingCache:
             os.replace(draft, self.folder / f"{key}.npy")
 
 
-def content_key(backbone: Backbone, image: Tensor) -> str:
+def embedding_key(backbone: Backbone, image: Tensor) -> str:
     """A hash of the image's values, shape and type, and of the backbone's weights."""
     pixels = image.detach().float().cpu().contiguous().numpy()
     digest = hashlib.blake2b(backbone.provenance.fingerprint.encode(), digest_size=20)

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from uae.similarity.preprocess import read_preprocess
+from uae.utils.assets import ASSETS
+from uae.utils.messages import first_line
 from uae.utils.weights import (
     STEM,
     ModelFileError,
@@ -26,7 +28,6 @@ from uae.utils.weights import (
     weight_files,
 )
 
-ASSETS = Path(__file__).parents[1] / "assets"
 TINY = "tiny"
 CLIP_TEXT_POSITIONS = 77
 
@@ -84,14 +85,14 @@ def check_backbone_source(name: str, source: str | Path | None = None) -> None:
     no weights."""
     architecture = architecture_of(name)
     source = str(source or architecture.published)
-    local = local_path(name, source)
-    if local.is_file():
-        check_file(name, local)
-    elif local.is_dir():
-        check_folder(name, local)
+    path = local_path(name, source)
+    if path.is_file():
+        check_longclip_file(name, path)
+    elif path.is_dir():
+        check_folder(name, path)
     elif source == TINY:
         raise BackboneError(
-            f"backbone {name}: expected the shipped weights at {local}, found none; "
+            f"backbone {name}: expected the shipped weights at {path}, found none; "
             "install the package again or rebuild them with `make tiny`"
         )
     elif is_hub_id(source):
@@ -103,15 +104,15 @@ def check_backbone_source(name: str, source: str | Path | None = None) -> None:
         )
 
 
-def fetch(name: str, source: str | Path | None = None) -> Path:
+def fetch_backbone(name: str, source: str | Path | None = None) -> Path:
     """The folder (or LongCLIP's ``.pt``) on this machine, downloaded if the source is a hub id."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     check_backbone_source(name, source)
     source = str(source or ARCHITECTURES[name].published)
-    local = local_path(name, source)
-    if local.exists():
-        return local
+    path = local_path(name, source)
+    if path.exists():
+        return path
     try:
         if (file := hub_file(name, source)) != "config.json":
             return Path(hf_hub_download(source, file))
@@ -145,7 +146,7 @@ def is_hub_id(source: str) -> bool:
 # --- on this machine -----------------------------------------------------------------------------
 
 
-def check_file(name: str, file: Path) -> None:
+def check_longclip_file(name: str, file: Path) -> None:
     if name != "longclip" or file.suffix != ".pt":
         raise BackboneError(
             f"backbone {name}: expected a checkpoint folder, {file} is a file "
@@ -249,9 +250,7 @@ def check_hub(name: str, repo: str) -> None:
         return
     try:
         get_hf_file_metadata(hf_hub_url(repo, file), headers=build_hf_headers())
-    except (
-        Exception
-    ) as error:  # of several libraries; every one means that the weights can't be had
+    except Exception as error:  # of several libraries; each means that the weights can't be had
         raise hub_error(name, repo, error) from error
 
 
@@ -263,25 +262,24 @@ def hub_error(name: str, repo: str, error: Exception) -> BackboneError:
     if isinstance(error, BackboneError):
         return error
     if isinstance(error, GatedRepoError):
-        what = (
+        problem = (
             f"{repo} is gated and this account has no access; request it at {page} (log in, "
             "accept the terms, wait for approval), then run `hf auth login` here or set "
             "HF_TOKEN"
         )
     elif isinstance(error, NotFoundError):
-        what = (
+        problem = (
             f"{repo} is neither a folder here nor a repository on the hub; check the name, or "
             "run `hf auth login` if it is private"
         )
     elif isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        what = (
+        problem = (
             f"{repo} has no {hub_file(name, repo)}; expected a checkpoint like "
             f"{ARCHITECTURES[name].published}"
         )
     else:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        what = (
+        problem = (
             f"{repo} is neither a folder here nor in the local cache, and the hub can't be "
-            f"reached ({reason}); check the connection or give a folder"
+            f"reached ({first_line(error)}); check the connection or give a folder"
         )
-    return BackboneError(f"backbone {name}: {what}")
+    return BackboneError(f"backbone {name}: {problem}")

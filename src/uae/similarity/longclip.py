@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from uae.similarity.preprocess import CLIP_PREPROCESS
+from uae.utils.messages import first_line
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
@@ -98,10 +99,9 @@ def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{checkpoint}: expected LongCLIP's state dict, could not read it ({reason}); "
-            "download longclip-L.pt again"
+            f"{checkpoint}: expected LongCLIP's state dict, could not read it "
+            f"({first_line(error)}); download longclip-L.pt again"
         ) from error
     missing = sorted(REQUIRED - set(state)) if isinstance(state, dict) else sorted(REQUIRED)
     if missing:
@@ -149,8 +149,8 @@ def longclip_config(state: dict[str, Tensor]) -> CLIPConfig:
 
 def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename (and split, transpose, join) LongCLIP's tensors to ``CLIPModel``'s, in fp32."""
-    kept, stretched = state["positional_embedding"], state["positional_embedding_res"]
-    positions = torch.cat([kept[:KEPT_POSITIONS], stretched[KEPT_POSITIONS:]])
+    of_clip, stretched = state["positional_embedding"], state["positional_embedding_res"]
+    positions = torch.cat([of_clip[:KEPT_POSITIONS], stretched[KEPT_POSITIONS:]])
     converted = {"text_model.embeddings.position_embedding.weight": positions}
     for name, value in state.items():
         if name in TRANSPOSED:

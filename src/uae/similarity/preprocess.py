@@ -1,20 +1,10 @@
 """Pixels as a similarity backbone expects them: one differentiable preprocessing for reward and
 metric.
 
-``y = (crop(resize(x)) - mean) / std``, with each published checkpoint's own arithmetic:
-
-- CLIP, LongCLIP, DINOv2 resample 8-bit images with PIL: a horizontal, then a vertical convolution
-  whose coefficients (antialiased filter, bicubic a = -0.5) are fixed-point numbers of 22 fractional
-  bits, each pass rounded half up and clipped to 0..255 (Pillow, ``Resample.c``). Repeated here in
-  exact float64 integers, so that images of k/255 values give PIL's bits. Pillow 13 swaps the passes
-  on some tall images (one level of rounding apart); we keep the horizontal pass first, as every
-  earlier version does, so that scores do not depend on it.
-- DINOv3 rescales first and resamples in floating point (``torch.nn.functional.interpolate``,
-  antialias).
-
-Rounding passes gradients straight through; clipping stops them where it acts. Images already of the
-right size are only normalised. Deviation: where PIL's own integers would be, other values are first
-rounded to k/255, as saving the image would.
+``y = (crop(resize(x)) - mean) / std``, with each published checkpoint's own arithmetic. CLIP,
+LongCLIP and DINOv2 resample images of 8 bits as PIL does. DINOv3 rescales to [0, 1] first and
+resamples in floating point. ``uae.images.resize`` has both. Images already of the right size are
+only normalised.
 """
 
 from __future__ import annotations
@@ -65,8 +55,10 @@ class Preprocess:
         images = images.float()
         height, width = self.resized(images.shape[-2], images.shape[-1])
         if images.shape[-2:] != (height, width):
-            resize = resize_like_pil if self.eight_bit else resize_like_torch
-            images = resize(images, height, width, self.crop, self.resample)
+            if self.eight_bit:
+                images = resize_like_pil(images, height, width, self.crop, self.resample)
+            else:
+                images = resize_like_torch(images, height, width, self.resample)
         images = center_crop(images, self.crop)
         mean, std = (rearrange(images.new_tensor(v), "c -> c 1 1") for v in (self.mean, self.std))
         return (images - mean) / std
@@ -140,23 +132,18 @@ def parse_preprocess(config: dict[str, Any]) -> Preprocess:
         raise ValueError(f"expected rescale_factor 1/255, got {config['rescale_factor']}")
 
     size = config["size"]
-    shortest = isinstance(size, int) or "shortest_edge" in size
-    edge = (
-        size
-        if isinstance(size, int)
-        else size["shortest_edge"]
-        if shortest
-        else square(size, "size")
-    )
-    crop = (
-        config.get("crop_size") if config.get("do_center_crop", name in PROCESSORS_8BIT) else None
-    )
-    if crop is None and shortest:
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    keeps_aspect = "shortest_edge" in size
+    edge = size["shortest_edge"] if keeps_aspect else square(size, "size")
+    has_crop = config.get("do_center_crop", name in PROCESSORS_8BIT)
+    crop = config.get("crop_size") if has_crop else None
+    if crop is None and keeps_aspect:
         raise ValueError("expected a centre crop after resizing the shortest edge, got none")
     return Preprocess(
         size=edge,
-        crop=edge if crop is None else crop if isinstance(crop, int) else square(crop, "crop_size"),
-        resize="shortest" if shortest else "exact",
+        crop=edge if crop is None else square(crop, "crop_size"),
+        resize="shortest" if keeps_aspect else "exact",
         resample=PIL_FILTERS[config["resample"]],
         eight_bit=name in PROCESSORS_8BIT,
         mean=tuple(config["image_mean"]),
@@ -164,10 +151,10 @@ def parse_preprocess(config: dict[str, Any]) -> Preprocess:
     )
 
 
-def square(size: dict[str, int], field: str) -> int:
+def square(size: Any, field: str) -> int:
+    """Either edge of a square, given as a number or as both edges."""
+    if isinstance(size, int):
+        return size
     if size["height"] != size["width"]:
         raise ValueError(f"expected a square {field}, got {size}")
     return size["height"]
-
-
-# --- resizing ------------------------------------------------------------------------------------

@@ -16,3 +16,9 @@ def printable(name: str | Path) -> str:
 def one_line(error: Exception) -> str:
     """All that it says, or its class where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """What it says first, or its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
