@@ -22,8 +22,8 @@ from tests.data.test_longcap import (
     server,
     sha,
 )
+from uae.data.longcap.annotators import decoded
 from uae.data.longcap.answers import Answer, AnsweredError, NoAnswer, caption_of, read_completion
-from uae.data.longcap.captioners import words
 from uae.data.longcap.filters import Filters, why_rejected
 
 __all__ = ["photos", "server"]  # fixtures
@@ -281,7 +281,7 @@ def test_one_answer_of_each_odd_form_costs_no_run(
     tmp_path: Path,
 ):
     """Through the client library, which parses bodies by itself unless it is told not to."""
-    monkeypatch.setattr("uae.data.longcap.captioners.MAX_RETRIES", 0)
+    monkeypatch.setattr("uae.data.longcap.annotators.MAX_RETRIES", 0)
     odd = [
         said([text(LONG[:50]), text(LONG[50:])]),
         said(5),
@@ -426,4 +426,4 @@ def test_special_tokens_of_a_local_model_go_and_thoughts_stay_marked():
     tokenizer.add_tokens(["<think>", "</think>", "<|box|>"], special_tokens=True)
     tokens = tokenizer("<think> hm hm </think> <|box|> a square <|end|>")["input_ids"]
     assert tokenizer.decode(tokens, skip_special_tokens=True) == "hm hm a square"
-    assert caption_of(words(tokenizer, list(tokens))) == "a square"
+    assert caption_of(decoded(tokenizer, list(tokens))) == "a square"

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from uae import cli
+from uae.data.longcap.annotators import Pace, data_url
 from uae.data.longcap.answers import Answer
-from uae.data.longcap.captioners import Pace, data_url
-from uae.data.longcap.filters import Filters, repeated_share, why_rejected
+from uae.data.longcap.filters import Filters, repeated_run_share, why_rejected
 from uae.data.longcap.pictures import Picture, find_duplicates, look
 
 LONG = " ".join(f"word{i}" for i in range(260))
@@ -239,7 +239,7 @@ def test_an_image_without_answer_waits_for_the_next_run(
     photos: Path,
     tmp_path: Path,
 ):
-    monkeypatch.setattr("uae.data.longcap.captioners.MAX_RETRIES", 1)
+    monkeypatch.setattr("uae.data.longcap.annotators.MAX_RETRIES", 1)
     out, unlucky = tmp_path / "out", sha(photos / "2.jpg")
     server.replies[unlucky] = [failure(500, "oops")]
     code, printed, _ = run(capsys, *options(server, photos, out))
@@ -653,9 +653,9 @@ def test_filters():
     )
 
 
-def test_repeated_share_by_hand():
-    assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
-    assert repeated_share("A, b c; d. E f") == 0 and repeated_share("too short") == 0
+def test_repeated_run_share_by_hand():
+    assert repeated_run_share("a b c d a b c d") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
+    assert repeated_run_share("A, b c; d. E f") == 0 and repeated_run_share("too short") == 0
 
 
 def test_pace_with_a_clock_of_its_own():
@@ -753,7 +753,7 @@ def test_options_that_do_not_fit_are_named_before_any_work(
         monkeypatch.setenv("OPENAI_API_KEY", key)
         code, _, err = run(capsys, str(photos), "--out", str(tmp_path / "other"), *endpoint)
         assert code == 2 and "OPENAI_API_KEY: expected a key of plain letters" in err
-    monkeypatch.setattr("uae.data.longcap.captioners.find_spec", lambda name: None)
+    monkeypatch.setattr("uae.data.longcap.annotators.find_spec", lambda name: None)
     code, _, err = run(capsys, str(photos), "--out", str(out), *endpoint)
     assert code == 2 and "unified-autoencoder[data]" in err and not out.exists()
 

@@ -14,17 +14,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-TEXT_PARTS = (
-    "text",
-    "output_text",
-    None,
-)  # types of parts that are said; those of reasoning and tools are not
-CUT_OFF = (
-    "length",
-    "max_tokens",
-    "max_output_tokens",
-    "model_length",
-)  # one thing in the words of several servers
+# types of parts that are text; those of reasoning and tools are not
+TEXT_PARTS = ("text", "output_text", None)
+# one reason in the words of several servers
+CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length")
 
 
 @dataclass(frozen=True)
@@ -51,9 +44,9 @@ class AnsweredError(Exception):
     """An error that came with status 200; it has what the openai library's errors have."""
 
     def __init__(self, error: Any) -> None:
-        told = error if isinstance(error, dict) else {"message": error}
-        super().__init__(str(told.get("message") or error))
-        self.code: Any = told.get("code")
+        fields = error if isinstance(error, dict) else {"message": error}
+        super().__init__(str(fields.get("message") or error))
+        self.code: Any = fields.get("code")
         self.status_code = int(self.code) if str(self.code).isdecimal() else None
 
 
@@ -67,9 +60,7 @@ THOUGHT_TAG = re.compile(
     r"|◁(/?)think▷",
     re.IGNORECASE,
 )
-ANSWER_TAG = re.compile(
-    r"</?answer>", re.IGNORECASE
-)  # what some put around all that is not a thought
+ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)  # around all that is not a thought
 
 
 def caption_of(text: str) -> str:
@@ -79,16 +70,16 @@ def caption_of(text: str) -> str:
     Where a prompt's template opens the thought, the answer holds its end alone: all before it is
     thought.
     """
-    said, start, is_thinking = "", 0, False
+    caption, start, is_thinking = "", 0, False
     for tag in THOUGHT_TAG.finditer(text):
         if any(tag.groups()):
-            said = said if is_thinking else ""
+            caption = caption if is_thinking else ""
             start, is_thinking = tag.end(), False
         elif not is_thinking:
-            said, is_thinking = said + text[start : tag.start()], True
+            caption, is_thinking = caption + text[start : tag.start()], True
     if start == 0 and not is_thinking:
         return text
-    return "" if is_thinking else ANSWER_TAG.sub("", said + text[start:]).strip()
+    return "" if is_thinking else ANSWER_TAG.sub("", caption + text[start:]).strip()
 
 
 # --- chat completions ----------------------------------------------------------------------------
@@ -99,7 +90,7 @@ def read_completion(body: bytes) -> Answer:
 
     Raises:
         AnsweredError: when the body tells of an error.
-            NoAnswer: when it holds no answer; the message says what it holds.
+        NoAnswer: when it holds no answer; the message says what it holds.
     """
     completion = _completion(body)
     choice = _choice(completion, body)
@@ -107,17 +98,14 @@ def read_completion(body: bytes) -> Answer:
         (choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {}
     )
     content = message.get("content")
-    text, refusal = (
-        _said(choice.get("text") if content is None else content),
-        _text(message.get("refusal")),
-    )
-    refusal = refusal or _refusal(content)
+    text = _message_text(choice.get("text") if content is None else content)
+    refusal = _text(message.get("refusal")) or _refusal(content)
     reason = choice.get("finish_reason")
     reason = "refusal" if refusal else reason if isinstance(reason, str) and reason else "stop"
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Answer(
-        text=_whole(text or refusal).strip(),
+        text=(text or refusal).encode(errors="replace").decode().strip(),  # no half emoji in a file
         finish_reason="length" if reason.lower() in CUT_OFF else reason,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
@@ -129,13 +117,8 @@ def _completion(body: bytes) -> dict[str, Any]:
     lines = body.removeprefix(b"\xef\xbb\xbf").strip().splitlines()
     try:
         if lines and lines[0].startswith((b"data:", b"event:", b":")):
-            value: Any = _joined(
-                [
-                    json.loads(line[5:])
-                    for line in lines
-                    if line.startswith(b"data:") and b"{" in line
-                ]
-            )
+            data = [line[5:] for line in lines if line.startswith(b"data:") and b"{" in line]
+            value: Any = _from_stream([json.loads(line) for line in data])
         else:
             value = json.loads(body)
     except (ValueError, RecursionError):
@@ -147,25 +130,22 @@ def _completion(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _joined(chunks: list[Any]) -> dict[str, Any]:
+def _from_stream(chunks: list[Any]) -> dict[str, Any]:
     """One completion of a stream's chunks."""
-    told = [chunk for chunk in chunks if isinstance(chunk, dict)]
-    choices = [first for chunk in told if (first := _first(chunk.get("choices")))]
+    chunks = [chunk for chunk in chunks if isinstance(chunk, dict)]
+    choices = [first for chunk in chunks if (first := _first(chunk.get("choices")))]
     deltas = [choice["delta"] for choice in choices if isinstance(choice.get("delta"), dict)]
-    if not choices and not any(chunk.get("error") for chunk in told):
+    if not choices and not any(chunk.get("error") for chunk in chunks):
         return {}
-    reason = next(
-        (choice["finish_reason"] for choice in choices if choice.get("finish_reason")), None
-    )
-    refusal = "".join(_text(delta.get("refusal")) for delta in deltas)
+    reasons = (choice["finish_reason"] for choice in choices if choice.get("finish_reason"))
     message = {
-        "content": "".join(_said(delta.get("content")) for delta in deltas),
-        "refusal": refusal,
+        "content": "".join(_message_text(delta.get("content")) for delta in deltas),
+        "refusal": "".join(_text(delta.get("refusal")) for delta in deltas),
     }
     return {
-        "choices": [{"message": message, "finish_reason": reason}],
-        "usage": next((chunk["usage"] for chunk in told if chunk.get("usage")), None),
-        "error": next((chunk["error"] for chunk in told if chunk.get("error")), None),
+        "choices": [{"message": message, "finish_reason": next(reasons, None)}],
+        "usage": next((chunk["usage"] for chunk in chunks if chunk.get("usage")), None),
+        "error": next((chunk["error"] for chunk in chunks if chunk.get("error")), None),
     }
 
 
@@ -182,15 +162,11 @@ def _choice(completion: dict[str, Any], body: bytes) -> dict[str, Any]:
 
 
 def _first(choices: Any) -> dict[str, Any] | None:
-    found = (
-        [choice for choice in choices if isinstance(choice, dict)]
-        if isinstance(choices, list)
-        else []
-    )
-    return found[0] if found else None
+    choices = choices if isinstance(choices, list) else []
+    return next((choice for choice in choices if isinstance(choice, dict)), None)
 
 
-def _said(content: Any) -> str:
+def _message_text(content: Any) -> str:
     """A message's text, of the parts that are one."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -219,16 +195,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _whole(text: str) -> str:
-    return text.encode(errors="replace").decode()  # no half emoji in a file
-
-
 def _count(value: Any) -> int:
     """A number of tokens, 0 where a server does not know it."""
-    is_number = (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
-    return max(0, int(value)) if is_number else 0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return max(0, int(value)) if is_number and math.isfinite(value) else 0
 
 
 def no_completion(body: bytes) -> NoAnswer:

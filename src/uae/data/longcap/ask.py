@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
+from uae.data.longcap.annotators import Annotator
 from uae.data.longcap.answers import ImageRefused, NoAnswer
-from uae.data.longcap.captioners import Captioner
 from uae.data.longcap.journal import Journal
 from uae.data.longcap.pictures import Picture
 
@@ -24,8 +24,8 @@ class Asking:
     """Asks for what the journal lacks; ``unanswered`` says, by sha256, why an image waits for the
     next run."""
 
-    def __init__(self, captioner: Captioner, journal: Journal, on_done: Callable[[], None]) -> None:
-        self.captioner, self.journal, self.on_done = captioner, journal, on_done
+    def __init__(self, annotator: Annotator, journal: Journal, on_done: Callable[[], None]) -> None:
+        self.annotator, self.journal, self.on_done = annotator, journal, on_done
         self.unanswered: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._failures_in_a_row = 0
@@ -47,11 +47,11 @@ class Asking:
                     f"{next(iter(self._refused.values()))}"
                 )
         except ValueError as error:
-            safe = (
+            note = (
                 f"Nothing done is lost ({self.journal.num_captions} captions): the same command "
                 "goes on from there."
             )
-            raise ValueError(f"{error}\n{safe}") from error
+            raise ValueError(f"{error}\n{note}") from error
         finally:
             for worker in workers:
                 worker.cancel()
@@ -72,7 +72,7 @@ class Asking:
     async def _caption(self, picture: Picture) -> None:
         """Until there is a caption or no attempt is left."""
         while self.journal.should_ask(picture.sha256):
-            answer = await self.captioner(picture.file, self.journal.num_answers(picture.sha256))
+            answer = await self.annotator(picture.file, self.journal.num_answers(picture.sha256))
             self.journal.add_answer(picture.sha256, answer)
             self._failures_in_a_row, self._has_answered = 0, True
             self._record_refused()

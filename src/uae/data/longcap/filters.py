@@ -49,7 +49,7 @@ def why_rejected(answer: Answer, filters: Filters) -> str:
         return "thoughts alone" if answer.text.strip() else "empty"
     if num_words < filters.min_words:
         return f"fewer than {filters.min_words} words"
-    if repeated_share(caption) > filters.max_repeated:
+    if repeated_run_share(caption) > filters.max_repeated:
         return "repeats itself"
     return ""
 
@@ -58,7 +58,7 @@ def count_words(text: str) -> int:
     return len(text.split())
 
 
-def repeated_share(text: str, run: int = 4) -> float:
+def repeated_run_share(text: str, run: int = 4) -> float:
     """The share of runs of ``run`` words that are not the first of their kind."""
     words = re.findall(r"\w+", text.lower())
     runs = [tuple(words[i : i + run]) for i in range(len(words) - run + 1)]

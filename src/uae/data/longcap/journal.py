@@ -74,17 +74,16 @@ class JsonLines:
 
     def append(self, value: dict[str, Any]) -> int:
         """Write a line at once; where it begins."""
-        line = (
-            json.dumps(value, allow_nan=False).encode() + b"\n"
-        )  # ASCII: file names need not be text
+        # ASCII, as file names need not be text
+        line = json.dumps(value, allow_nan=False).encode() + b"\n"
         start = self._size
         try:
             if os.write(self._descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._descriptor, start)
-            safe = "Every line written before is safe: the same command goes on from there. "
-            raise disk_error(self.path.name, self.path.parent, error, safe) from error
+            note = "Every line written before is safe: the same command goes on from there. "
+            raise disk_error(self.path.name, self.path.parent, error, note) from error
         self._size += len(line)
         return start
 
@@ -118,15 +117,10 @@ class JsonLines:
 
 def is_of_journal(value: Any) -> bool:
     """Is it a line that a journal holds?"""
-    kinds = next(
-        (
-            k
-            for k in (HEADER, FAILURE, ANSWER)
-            if isinstance(value, dict) and k.keys() == value.keys()
-        ),
-        None,
-    )
-    return kinds is not None and all(isinstance(value[name], kind) for name, kind in kinds.items())
+    if not isinstance(value, dict):
+        return False
+    types = next((t for t in (HEADER, FAILURE, ANSWER) if t.keys() == value.keys()), None)
+    return types is not None and all(isinstance(value[key], kind) for key, kind in types.items())
 
 
 def answer_of(line: dict[str, Any]) -> Answer:

@@ -26,19 +26,17 @@ class Outcome:
 
 
 def outcome_of(
-    found: Survey, twice: Duplicates, journal: Journal, unanswered: dict[str, str]
+    survey: Survey, duplicates: Duplicates, journal: Journal, unanswered: dict[str, str]
 ) -> Outcome:
     """Sort all images by what the journal says of them."""
+    equal, near = duplicates.equal.items(), duplicates.near.items()
     left_out = {
-        file: ("failed", f"unreadable: {reason}") for file, reason in found.unreadable.items()
-    }
-    left_out |= {file: ("duplicate", f"the same as {first}") for file, first in twice.equal.items()}
-    left_out |= {
-        file: ("near-duplicate", f"nearly the same as {first}")
-        for file, first in twice.near.items()
+        **{file: ("failed", f"unreadable: {why}") for file, why in survey.unreadable.items()},
+        **{file: ("duplicate", f"the same as {first}") for file, first in equal},
+        **{file: ("near-duplicate", f"nearly the same as {first}") for file, first in near},
     }
     captioned = []
-    for picture in found.pictures:
+    for picture in survey.pictures:
         record = journal.records.get(picture.sha256, Record())
         if picture.file in left_out:
             continue

@@ -54,27 +54,28 @@ class Survey(NamedTuple):
 
 def survey(files: list[Path], folder: Path) -> Survey:
     """Look at all files, those that ``folder/images.jsonl`` does not know yet in threads."""
-    found = Survey([], {})
+    pictures, unreadable = [], {}
     lines = JsonLines(folder / "images.jsonl", is_of_survey)
     try:
         for file, row in look_at_all(files, lines):
             if "error" in row:
-                found.unreadable[file] = row["error"]
+                unreadable[file] = row["error"]
             else:
                 size = row["width"], row["height"]
-                found.pictures.append(
+                pictures.append(
                     Picture(file, row["sha256"], *size, int(row["dhash"], 16), tuple(row["color"]))
                 )
     finally:
         lines.close()
-    return found
+    return Survey(pictures, unreadable)
 
 
 def is_of_survey(value: Any) -> bool:
     """Is it a file's row as ``look`` gives it?"""
     kinds = {name: type(part) for name, part in value.items()} if isinstance(value, dict) else {}
-    seen = {"sha256": str, "width": int, "height": int, "dhash": str, "color": list}
-    return kinds.get("path") is str and (kinds.get("error") is str or seen.items() <= kinds.items())
+    measured = {"sha256": str, "width": int, "height": int, "dhash": str, "color": list}
+    is_complete = kinds.get("error") is str or measured.items() <= kinds.items()
+    return kinds.get("path") is str and is_complete
 
 
 def look_at_all(files: list[Path], lines: JsonLines) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -86,9 +87,8 @@ def look_at_all(files: list[Path], lines: JsonLines) -> Iterator[tuple[Path, dic
     ):
         for start in range(0, len(files), AT_A_TIME):
             batch = files[start : start + AT_A_TIME]
-            for file, row in zip(
-                batch, pool.map(lambda file: look(file, known), batch), strict=True
-            ):
+            rows = pool.map(lambda file: look(file, known), batch)
+            for file, row in zip(batch, rows, strict=True):
                 if row is not known.get(row["path"]):
                     lines.append(row)
                 yield file, row
@@ -103,14 +103,14 @@ def look(file: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
         state = {"path": path, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns}
         if path in known and state.items() <= known[path].items():
             return known[path]
-        return state | describe(file)
+        return state | measure(file)
     except ImageError as error:
         return state | {"error": one_line(error).removeprefix(f"{file}: ")}
     except OSError as error:  # may pass: looked at again by the next run
         return {"path": path, "error": one_line(error)}
 
 
-def describe(file: Path) -> dict[str, Any]:
+def measure(file: Path) -> dict[str, Any]:
     check_file(file)
     with open(file, "rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -140,25 +140,23 @@ def find_duplicates(pictures: list[Picture], near_bits: int) -> Duplicates:
     Hashes that differ in at most n bits agree in one of n + 1 parts, so only those that share a
     part are compared.
     """
-    found = Duplicates({}, {})
+    duplicates = Duplicates({}, {})
     by_content: dict[str, Path] = {}
     by_part: dict[tuple[int, int], list[Picture]] = defaultdict(list)
     for picture in pictures:
         if picture.sha256 in by_content:
-            found.equal[picture.file] = by_content[picture.sha256]
+            duplicates.equal[picture.file] = by_content[picture.sha256]
             continue
         parts = parts_of(picture.dhash, near_bits + 1)
-        near = next(
-            (p.file for part in parts for p in by_part[part] if is_near(p, picture, near_bits)),
-            None,
-        )
+        others = (other for part in parts for other in by_part[part])
+        near = next((other.file for other in others if is_near(other, picture, near_bits)), None)
         by_content[picture.sha256] = near or picture.file
         if near:
-            found.near[picture.file] = near
+            duplicates.near[picture.file] = near
             continue
         for part in parts:
             by_part[part].append(picture)
-    return found
+    return duplicates
 
 
 def parts_of(dhash: int, num_parts: int) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ def write_shards(
         for old in {*folder.glob("train-*.parquet"), *folder.glob(".train-*")} - set(paths):
             old.unlink()
         for path, part in zip(paths, parts, strict=True):
-            write_shard(path, rows(part, journal, model))
+            write_shard(path, row_batches(part, journal, model))
     except OSError as error:
         raise disk_error(
             "shards", folder, error, "All captions are safe in journal.jsonl. "
@@ -74,7 +74,9 @@ def arrow_schema() -> Any:
     ).arrow_schema
 
 
-def rows(pictures: list[Picture], journal: Journal, model: str) -> Iterator[list[dict[str, Any]]]:
+def row_batches(
+    pictures: list[Picture], journal: Journal, model: str
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of a shard, a few at a time."""
     for start in range(0, len(pictures), ROWS_AT_A_TIME):
         yield [row(picture, journal, model) for picture in pictures[start : start + ROWS_AT_A_TIME]]

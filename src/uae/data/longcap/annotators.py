@@ -1,7 +1,7 @@
 """Who writes captions: any endpoint that speaks OpenAI's chat completions, or a local
 vision-language model.
 
-A captioner is one function, ``await captioner(file, attempt)`` → ``Answer``; ``attempt`` counts
+An annotator is one function, ``await annotator(file, attempt)`` → ``Answer``; ``attempt`` counts
 from 0. It raises
 
 * ``ImageRefused`` when it will never answer for this image (recorded, the rest goes on),
@@ -37,9 +37,11 @@ from uae.data.longcap.answers import (
 )
 from uae.images.read import ImageError, open_rgb
 from uae.utils.messages import one_line
+from uae.utils.weights import CONFIG, check_finite, naming_files
 
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 PERMANENT_STATUS = (401, 402, 403, 404)
+RETRIED_STATUS = (408, 409, 429)  # and 5xx
 PERMANENT_CODES = (
     "billing_hard_limit_reached",
     "insufficient_quota",
@@ -51,24 +53,24 @@ PERMANENT_CODES = (
 ABOUT_IMAGE = ("moderation", "flagged", "content_policy", "content_filter")
 # of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes
 MAX_RETRIES = 6
+DRAWN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
-
-Captioner = Callable[[Path, int], Awaitable[Answer]]
+Annotator = Callable[[Path, int], Awaitable[Answer]]
 
 
 # --- endpoint ------------------------------------------------------------------------------------
 
 
-def endpoint_captioner(
+def endpoint_annotator(
     url: str, model: str, prompt: str, max_tokens: int, requests_per_minute: float | None = None
-) -> Captioner:
+) -> Annotator:
     """Asks ``url`` (such as ``http://localhost:8000/v1``); the key is the environment's
     OPENAI_API_KEY, if any.
 
     Later attempts ask for temperature 1, which is every endpoint's to give: some serve greedy
     answers by default.
     """
-    need("openai")
+    require_library("openai")
     import openai
 
     pace = Pace(requests_per_minute)
@@ -76,35 +78,30 @@ def endpoint_captioner(
     async def wait(request: Any) -> None:
         await pace.wait()
 
+    # a hook, so that retries wait too
+    http_client = openai.DefaultAsyncHttpxClient(event_hooks={"request": [wait]})
     client = openai.AsyncOpenAI(
-        base_url=url,
-        api_key=api_key(),
-        max_retries=MAX_RETRIES,
-        http_client=openai.DefaultAsyncHttpxClient(
-            event_hooks={"request": [wait]}
-        ),  # so that retries wait too
+        base_url=url, api_key=api_key(), max_retries=MAX_RETRIES, http_client=http_client
     )
-    limit = "max_tokens"
+    token_limit = "max_tokens"
 
-    async def caption(file: Path, attempt: int) -> Answer:
-        nonlocal limit
-        messages = question(prompt, await read_for_sending(file))
-        named = limit
-        capped: dict[str, Any] = {named: max_tokens, **({"temperature": 1.0} if attempt else {})}
+    async def annotate(file: Path, attempt: int) -> Answer:
+        nonlocal token_limit
+        messages, option = chat_messages(prompt, await read_for_sending(file)), token_limit
+        options: dict[str, Any] = {option: max_tokens, **({"temperature": 1.0} if attempt else {})}
         try:
             response = await client.chat.completions.with_raw_response.create(
-                model=model, messages=messages, **capped
+                model=model, messages=messages, **options
             )
             return read_completion(response.http_response.content)
         except (openai.APIError, AnsweredError) as error:
-            if named == "max_tokens" and "max_completion_tokens" in str(
-                error
-            ):  # newer models know it by this name
-                limit = "max_completion_tokens"
-                return await caption(file, attempt)
+            # newer models know the limit by another name
+            if option == "max_tokens" and "max_completion_tokens" in str(error):
+                token_limit = "max_completion_tokens"
+                return await annotate(file, attempt)
             raise explain(error, url, model) from error
 
-    return caption
+    return annotate
 
 
 def api_key() -> str:
@@ -118,7 +115,7 @@ def api_key() -> str:
     return key or "none"
 
 
-def question(prompt: str, image_url: str) -> list[Any]:
+def chat_messages(prompt: str, image_url: str) -> list[Any]:
     """One message of an image and a text."""
     parts = [
         {"type": "image_url", "image_url": {"url": image_url}},
@@ -129,18 +126,16 @@ def question(prompt: str, image_url: str) -> list[Any]:
 
 def explain(error: Exception, url: str, model: str) -> Exception:
     """What an endpoint's error means for the image and for the rest."""
-    status, code, reason = (
-        getattr(error, "status_code", None),
-        getattr(error, "code", None),
-        one_line(error),
-    )
+    status, code = getattr(error, "status_code", None), getattr(error, "code", None)
+    reason = one_line(error)
     is_about_image = any(word in f"{code} {reason}".lower() for word in ABOUT_IMAGE)
-    permanent = status in PERMANENT_STATUS or code in PERMANENT_CODES
-    if permanent and not is_about_image:
+    is_permanent = status in PERMANENT_STATUS or code in PERMANENT_CODES
+    if is_permanent and not is_about_image:
         return ValueError(f"{url} refuses to work with model {model!r}: {reason}\n{advice(status)}")
-    is_refused = (
-        is_about_image if status is None else 400 <= status < 500 and status not in (408, 409, 429)
-    )
+    if status is None:
+        is_refused = is_about_image
+    else:
+        is_refused = 400 <= status < 500 and status not in RETRIED_STATUS
     if is_refused:
         return ImageRefused(reason)
     cause = f" ({one_line(error.__cause__):.200})" if isinstance(error.__cause__, Exception) else ""
@@ -184,11 +179,9 @@ def plain_kind(data: bytes) -> str | None:
             is_upright = image.getexif().get(0x0112, 1) == 1
             is_plain = image.mode in ("RGB", "L") and not image.has_transparency_data
             is_still = getattr(image, "n_frames", 1) == 1
-            return (
-                SENT_AS_THEY_ARE.get(image.format or "")
-                if is_upright and is_plain and is_still
-                else None
-            )
+            if not (is_upright and is_plain and is_still):
+                return None
+            return SENT_AS_THEY_ARE.get(image.format or "")
     except Exception:  # what Pillow raises at metadata beside pixels that `open_rgb` may read
         return None
 
@@ -217,7 +210,7 @@ class Pace:
 # --- local model ---------------------------------------------------------------------------------
 
 
-def local_captioner(source: str, prompt: str, max_tokens: int) -> Captioner:
+def local_annotator(source: str, prompt: str, max_tokens: int) -> Annotator:
     """A model that sees, of ``transformers``, by hub id or folder; one image at a time, on the GPU
     if there is one.
 
@@ -227,16 +220,16 @@ def local_captioner(source: str, prompt: str, max_tokens: int) -> Captioner:
     check_prompt(prompt, processor)
     in_use = threading.Lock()
 
-    def caption(file: Path, attempt: int) -> Answer:
+    def annotate(file: Path, attempt: int) -> Answer:
         try:
             image = open_rgb(file)
         except (ImageError, OSError) as error:
             raise NoAnswer(one_line(error)) from error
         with in_use:
-            return generate(model, processor, image, prompt, max_tokens, should_draw=attempt > 0)
+            return answer_about(model, processor, image, prompt, max_tokens, is_drawn=attempt > 0)
 
     async def in_thread(file: Path, attempt: int) -> Answer:
-        return await asyncio.to_thread(caption, file, attempt)
+        return await asyncio.to_thread(annotate, file, attempt)
 
     return in_thread
 
@@ -245,8 +238,6 @@ def load_local(source: str) -> tuple[Any, Any]:
     """Model and processor; code from the hub is never run."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    from uae.utils.weights import CONFIG, check_finite, naming_files
 
     folder = Path(source).expanduser()
     place = str(folder) if folder.is_dir() else source
@@ -266,15 +257,15 @@ def check_prompt(prompt: str, processor: Any) -> None:
     """Refuse a prompt that the processor would not read as text: names of control tokens, an
     image's for one."""
     names = getattr(processor, "tokenizer", processor).get_added_vocab()
-    if found := sorted(name for name in names if name in prompt):
+    if control_tokens := sorted(name for name in names if name in prompt):
         raise ValueError(
-            f"expected a prompt of plain words, got one with {', '.join(found)}, which this "
-            "captioner reads as control tokens; write it without"
+            f"expected a prompt of plain words, got one with {', '.join(control_tokens)}, which "
+            "this captioner reads as control tokens; write it without"
         )
 
 
-def generate(
-    model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, should_draw: bool
+def answer_about(
+    model: Any, processor: Any, image: Image.Image, prompt: str, max_tokens: int, is_drawn: bool
 ) -> Answer:
     """One answer about one image."""
     import torch
@@ -287,19 +278,18 @@ def generate(
         return_dict=True,
         return_tensors="pt",
     ).to(model.device, model.dtype)
-    drawing = (
-        {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if should_draw else {}
-    )
+    sampling = DRAWN if is_drawn else {}
     with torch.inference_mode():
-        tokens = model.generate(**inputs, max_new_tokens=max_tokens, **drawing)[0]
+        tokens = model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[0]
     num_prompt = inputs["input_ids"].shape[1]
-    said = tokens[num_prompt:].tolist()
+    answer = tokens[num_prompt:].tolist()
     ends = model.generation_config.eos_token_id
-    is_ended = said[-1] in (ends if isinstance(ends, list) else [ends])
-    return Answer(words(processor, said), "stop" if is_ended else "length", num_prompt, len(said))
+    is_ended = answer[-1] in (ends if isinstance(ends, list) else [ends])
+    reason = "stop" if is_ended else "length"
+    return Answer(decoded(processor, answer), reason, num_prompt, len(answer))
 
 
-def words(processor: Any, tokens: list[int]) -> str:
+def decoded(processor: Any, tokens: list[int]) -> str:
     """The tokens' text without special ones, save those that begin and end a thought."""
     tokenizer = getattr(processor, "tokenizer", processor)
     added = getattr(tokenizer, "added_tokens_decoder", {}).items()
@@ -313,7 +303,7 @@ def words(processor: Any, tokens: list[int]) -> str:
     return text.strip()
 
 
-def need(library: str) -> None:
+def require_library(library: str) -> None:
     """A ValueError that says what to do when an optional library is missing."""
     if find_spec(library) is None:
         raise ValueError(

@@ -1,0 +1,192 @@
+"""A run of LongCap: look through folders, ask for the captions that are missing, write shards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import tyro
+from rich.console import Console
+
+from uae.data.folders import list_images
+from uae.data.longcap.annotators import (
+    Annotator,
+    endpoint_annotator,
+    local_annotator,
+    require_library,
+)
+from uae.data.longcap.ask import Asking
+from uae.data.longcap.filters import Filters
+from uae.data.longcap.journal import Journal
+from uae.data.longcap.outcome import outcome_of, outcome_table, write_left_out
+from uae.data.longcap.pictures import Picture, find_duplicates, survey
+from uae.data.longcap.shards import write_shards
+from uae.utils.metrics import TrainProgress
+from uae.utils.outputs import check_out_folder
+from uae.utils.quiet import quiet_libraries
+
+PROMPT = (
+    "Describe this image in at least 350 words, so that someone who has never seen it could "
+    "paint it from your words alone. Begin with the scene as a whole, then go through it part by "
+    "part: every object with its kind, number, colour, material, shape, size and state; where "
+    "each is, and how it stands to the others; people with their pose, clothing and expression; "
+    "any text, word for word; the background, the light, the viewpoint and the style. Write "
+    "plain paragraphs without headings or lists. Say only what can be seen, do not guess, and do "
+    "not repeat yourself."
+)
+
+
+@dataclass(frozen=True)
+class LongCapConfig:
+    """Caption folders of images at length, by an endpoint or a local model. The same command
+    resumes."""
+
+    folders: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of images, or image files."""
+    out: Path
+    """Folder for the journal and the shards; keep it to resume."""
+    endpoint: str | None = None
+    """URL that speaks OpenAI's chat completions, such as http://localhost:8000/v1; the key is the
+    environment's OPENAI_API_KEY."""
+    model: str | None = None
+    """For --endpoint: the model's name there."""
+    local: str | None = None
+    """A vision-language model that transformers can load, by hub id or folder."""
+    prompt: str = PROMPT
+    """What is asked about each image."""
+    max_tokens: int = 2048
+    """The cap on an answer's tokens; captions that it cuts are rejected."""
+    concurrency: int = 8
+    """Questions at a time, for --endpoint."""
+    requests_per_minute: float | None = None
+    """For --endpoint: never more than this, retries included; by default as fast as it answers."""
+    min_words: int = Filters.min_words
+    """Shorter captions are rejected."""
+    max_repeated: float = Filters.max_repeated
+    """Captions with a larger share of repeated runs of 4 words are rejected."""
+    attempts: int = 2
+    """How often an image is asked about until a caption is accepted."""
+    near_bits: int = 2
+    """Images whose 64-bit hashes differ in at most so many bits are near-duplicates; -1 looks for
+    equal files only."""
+    price_in: float = 0.0
+    """Per million prompt tokens, for the cost line."""
+    price_out: float = 0.0
+    """Per million completion tokens."""
+    shard_size: int = 1000
+    """Images per parquet file."""
+
+
+def caption_folders(config: LongCapConfig) -> int:
+    """Caption what is missing, write shards, and say what became of each image.
+
+    Returns:
+        How many images got no answer and wait for the next run.
+
+    Raises:
+        ValueError: for options that can't go together, before any work; and when no image can be
+            captioned.
+    """
+    check(config)
+    model = config.model or config.local or ""
+    listing = list_images(config.folders)
+    for remark in listing.remarks():
+        print(remark)
+    filters = Filters(config.min_words, config.max_repeated)
+    shard_folder, left_out = config.out / "shards", config.out / "left_out.jsonl"
+    with Journal(config.out, model, config.prompt, filters, config.attempts) as journal:
+        images = survey(listing.files, config.out)
+        duplicates = find_duplicates(images.pictures, config.near_bits)
+        repeated = duplicates.equal.keys() | duplicates.near.keys()
+        originals = [picture for picture in images.pictures if picture.file not in repeated]
+        unanswered = ask_for_missing(originals, journal, config)
+        outcome = outcome_of(images, duplicates, journal, unanswered)
+        write_left_out(outcome, left_out)
+        shards = write_shards(outcome.captioned, journal, model, shard_folder, config.shard_size)
+        prices = config.price_in, config.price_out
+        Console().print(outcome_table(outcome, journal, prices, len(shards)))
+    print(f"shards: {shard_folder}   left out, with reasons: {left_out}")
+    return len(unanswered)
+
+
+def check(config: LongCapConfig) -> None:
+    """A ValueError for options that cannot go together, before any work."""
+    if (config.endpoint is None) == (config.local is None):
+        raise ValueError("expected either --endpoint URL and --model NAME, or --local MODEL")
+    if (config.endpoint is None) != (config.model is None):
+        raise ValueError("--endpoint URL and --model NAME go together")
+    if config.endpoint is not None and not is_url(config.endpoint):
+        raise ValueError(
+            f"--endpoint: expected a URL such as http://localhost:8000/v1, got {config.endpoint}"
+        )
+    for name in ("max_tokens", "concurrency", "attempts", "shard_size"):
+        if (number := getattr(config, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {number}")
+    if config.requests_per_minute is not None and config.requests_per_minute <= 0:
+        raise ValueError(
+            f"--requests-per-minute must be more than 0, got {config.requests_per_minute}"
+        )
+    if not -1 <= config.near_bits <= 15:
+        raise ValueError(f"--near-bits must be from -1 to 15, got {config.near_bits}")
+    check_out_folder(config.out)
+    require_library("datasets")
+    if config.endpoint:
+        require_library("openai")
+
+
+def is_url(text: str) -> bool:
+    """An address of the web with a host."""
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port or an address that is none
+        return False
+
+
+def ask_for_missing(
+    pictures: list[Picture], journal: Journal, config: LongCapConfig
+) -> dict[str, str]:
+    """Caption what the journal lacks; the images that got no answer, with reasons."""
+    missing = [picture for picture in pictures if journal.should_ask(picture.sha256)]
+    if not missing:
+        return {}
+    num_done, num_before = len(pictures) - len(missing), journal.num_captions
+    start = time.monotonic()
+    with TrainProgress("captioning", len(pictures), start=num_done) as progress:
+
+        def on_done() -> None:
+            nonlocal num_done
+            num_done += 1
+            speed = (journal.num_captions - num_before) / max(time.monotonic() - start, 1e-3)
+            progress.update(num_done, **{"captions/s": speed}, **spending(journal, config))
+
+        asking = Asking(annotator_of(config), journal, on_done)
+        asyncio.run(asking.run(missing, config.concurrency if config.endpoint else 1))
+    return asking.unanswered
+
+
+def spending(journal: Journal, config: LongCapConfig) -> dict[str, float]:
+    """Tokens in thousands, and money if a price is known."""
+    usage = journal.usage
+    tokens = {"ktokens in": usage.prompt_tokens / 1e3, "out": usage.completion_tokens / 1e3}
+    cost = usage.cost(config.price_in, config.price_out)
+    return tokens | ({"cost": cost} if cost else {})
+
+
+def annotator_of(config: LongCapConfig) -> Annotator:
+    """The endpoint or the local model that the settings name."""
+    if config.endpoint and config.model:
+        return endpoint_annotator(
+            config.endpoint,
+            config.model,
+            config.prompt,
+            config.max_tokens,
+            config.requests_per_minute,
+        )
+    assert config.local
+    quiet_libraries()
+    return local_annotator(config.local, config.prompt, config.max_tokens)
