@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from uae import cli
-from uae.bench.unified_result import BACKBONES
+from uae.bench.unified import BACKBONES
 from uae.config import CaptionSettings
 from uae.images.write import save_png
 from uae.models.base import UnifiedModel

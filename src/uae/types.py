@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,6 +84,15 @@ class Reconstructions:
     group_size: int
     rollout: Rollout | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # of how they were made, to be logged
+
+
+class RoundTrip(NamedTuple):
+    """One image, what was said of it and what that became, to look at; images ``[3, h, w]`` in
+    [0, 1]."""
+
+    source: Tensor
+    caption: str
+    reconstruction: Tensor
 
 
 @runtime_checkable

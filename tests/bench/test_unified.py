@@ -12,10 +12,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from uae.bench.pairing import LazyImages, pair_folders
-from uae.bench.unified import bootstrap_intervals, run_folders, score_pairs
-from uae.bench.unified_result import BACKBONES
-from uae.bench.unified_table import PUBLISHED, unified_table
+from uae.bench.unified import BACKBONES, ScoreSettings, run_folders, score_pairs
+from uae.bench.unified.pairing import LazyImages, pair_folders
+from uae.bench.unified.score import bootstrap_intervals
+from uae.bench.unified.table import PUBLISHED, unified_table
 from uae.similarity.backbones import Backbone, BackboneError
 from uae.similarity.checkpoints import Provenance
 from uae.similarity.preprocess import Preprocess
@@ -60,7 +60,9 @@ def flat(*colors: tuple[float, ...]) -> Tensor:
 
 
 def test_scores_by_hand(four):
-    result = score_pairs(flat(RED, GREEN, BLUE), flat(RED, YELLOW, GREEN), four, batch_size=2)
+    result = score_pairs(
+        flat(RED, GREEN, BLUE), flat(RED, YELLOW, GREEN), four, settings=ScoreSettings(batch_size=2)
+    )
     cosines = [1.0, 0.5**0.5, 0.0]
     score = result.scores["dinov2"]
     assert list(score.similarities.values()) == pytest.approx(cosines)
@@ -91,7 +93,7 @@ def test_overall_is_the_plain_mean_of_four():
 def test_batches_and_mixed_sizes_do_not_change_scores(four):
     images = [torch.rand(3, h, w) for h, w in [(8, 8), (9, 12), (8, 8), (30, 8), (5, 5)]]
     others = [image.flip(0) for image in images]
-    one, all_ = (score_pairs(images, others, four, batch_size=size) for size in (1, 5))
+    one, all_ = (score_pairs(images, others, four, settings=ScoreSettings(size)) for size in (1, 5))
     assert list(one.scores["clip"].similarities.values()) == pytest.approx(
         list(all_.scores["clip"].similarities.values())
     )
@@ -332,8 +334,8 @@ def loaded_fakes(monkeypatch):
         loaded.append(name)
         return fake_backbone(name)
 
-    monkeypatch.setattr("uae.bench.unified.load_backbone", load)
-    monkeypatch.setattr("uae.bench.unified.check_backbone_source", lambda name, source: None)
+    monkeypatch.setattr("uae.bench.unified.score.load_backbone", load)
+    monkeypatch.setattr("uae.bench.unified.score.check_backbone_source", lambda name, source: None)
     return loaded
 
 
@@ -344,7 +346,7 @@ def test_run_folders_reports_every_file(folders, loaded_fakes, tmp_path):
     (recons / "3.png").write_text("not an image")
     save(recons / "stray.png")
     out = tmp_path / "deep" / "result.json"
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), out, batch_size=2)
+    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), out, ScoreSettings(2))
     assert loaded_fakes == list(BACKBONES)
     assert (result.total_images, result.valid_pairs) == (5, 3)
     assert set(result.unscored) == {"3.jpg", "4.jpg"}
@@ -368,7 +370,7 @@ def test_run_folders_names_unusable_backbones_before_work(
         if name == "dinov3":
             raise BackboneError("backbone dinov3: gated")
 
-    monkeypatch.setattr("uae.bench.unified.check_backbone_source", check)
+    monkeypatch.setattr("uae.bench.unified.score.check_backbone_source", check)
     sources, recons = folders
     with pytest.raises(BackboneError, match="gated"):
         run_folders(sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json")
@@ -376,12 +378,16 @@ def test_run_folders_names_unusable_backbones_before_work(
     assert not (tmp_path / "out.json").exists()
 
     result = run_folders(
-        sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json", allow_partial=True
+        sources,
+        recons,
+        dict.fromkeys(BACKBONES),
+        tmp_path / "out.json",
+        ScoreSettings(allow_partial=True),
     )
     assert result.status == "partial (3/4: missing dinov3 - backbone dinov3: gated)"
     assert json.loads((tmp_path / "out.json").read_text())["uae"]["unified_score"] is None
     with pytest.raises(BackboneError, match="did you mean clip"):
-        run_folders(sources, recons, {"clp": None}, allow_partial=True)
+        run_folders(sources, recons, {"clp": None}, settings=ScoreSettings(allow_partial=True))
 
 
 def test_run_folders_on_unreadable_or_missing_folders(folders, loaded_fakes, tmp_path):
@@ -414,7 +420,7 @@ def test_images_are_read_a_batch_at_a_time(folders, four):
         Watched(pairs.sources),
         LazyImages(pairs.reconstructions),
         {"clip": four["clip"]},
-        batch_size=1,
+        settings=ScoreSettings(batch_size=1),
     )
     assert events == ["read", "embed", "embed"] * 3
 

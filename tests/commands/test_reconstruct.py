@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests.rl.tiny_run import build_model
 from tests.test_cli import run
-from uae.bench.pairing import pair_folders
-from uae.commands import reconstruct as command
+from uae.bench import reconstruct as task
+from uae.bench.unified.pairing import pair_folders
 from uae.world.models import build_janus
 from uae.world.scene import render, scene_at
 
@@ -285,7 +285,7 @@ def test_what_is_finished_stays(
 ):
     for i in range(3):
         draw(i, tmp_path / f"in/{i}.png")
-    calls, autoencode = [], command.autoencode
+    calls, autoencode = [], task.autoencode
 
     def fails_later(*arguments, **options):
         calls.append(1)
@@ -293,7 +293,7 @@ def test_what_is_finished_stays(
             raise failure
         return autoencode(*arguments, **options)
 
-    monkeypatch.setattr(command, "autoencode", fails_later)
+    monkeypatch.setattr(task, "autoencode", fails_later)
     code, out, _ = reconstruct(
         capsys, tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--batch-size", 1
     )

@@ -21,18 +21,19 @@ from tests.models.real_layouts import (
     write_sd3,
 )
 from tests.models.real_runs import assert_resumed_is_uninterrupted
-from uae.commands.reconstruct import Arguments, reconstruct
+from uae.bench.reconstruct import ReconstructImages
+from uae.bench.run import answer_items
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings
 from uae.images.write import save_png
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.load import load_model
-from uae.presets import PRESETS
 from uae.rewards.base import WeightedSum
 from uae.rewards.reconstruction import ReconstructionReward
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
+from uae.stages.recipes import RECIPES
 from uae.utils.checkpoint import load_latest
 from uae.world.data import SceneImages
 
@@ -182,7 +183,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folders, tmp_path):
 @pytest.mark.slow
 def test_the_decoder_learns_by_lora_and_nothing_else(folders, tmp_path):
     """As the preset ``decoder`` does, at 64 pixels: guidance, a KL, two updates, an average."""
-    preset = PRESETS["decoder"][1].train
+    preset = RECIPES["decoder"].stage.settings.train
     config = replace(
         preset,
         num_steps=2,
@@ -230,22 +231,20 @@ def test_reconstruct_takes_them_in_bf16_as_published(folders, tmp_path):
     said."""
     save_png(tmp_path / "noise.png", torch.rand(3, 70, 50))
     with pytest.warns(UserWarning, match="starts untrained"):
-        made = reconstruct(
-            Arguments(
-                (str(tmp_path / "noise.png"),),
-                f"{folders['encoder']}+{folders['decoder']}",
-                tmp_path / "out",
-                CaptionOptions(max_new_tokens=6),
-                DecodeOptions(num_steps=2, height=64, width=64),
-            )
+        task = ReconstructImages(
+            (str(tmp_path / "noise.png"),),
+            f"{folders['encoder']}+{folders['decoder']}",
+            tmp_path / "out",
+            CaptionOptions(max_new_tokens=6),
+            DecodeOptions(num_steps=2, height=64, width=64),
         )
-    assert (
-        made.captioning.instruction == "Describe this image in detail."
-        and made.captioning.temperature == 0
-    )
-    assert (made.decoding.guidance_scale, made.decoding.height) == (5.0, 64)
-    (sample,) = made.samples.values()
-    assert sample.reconstruction.shape == (3, 64, 64) and sample.reconstruction.isfinite().all()
+        answers = answer_items(task, load_model)
+    captioning, decoding = answers.settings["captioning"], answers.settings["decoding"]
+    assert captioning["instruction"] == "Describe this image in detail."
+    assert captioning["temperature"] == 0
+    assert (decoding["guidance_scale"], decoding["height"]) == (5.0, 64)
+    (trip,) = task.round_trips(answers).values()
+    assert trip.reconstruction.shape == (3, 64, 64) and trip.reconstruction.isfinite().all()
 
 
 def test_saved_and_loaded_again(folders, tmp_path):

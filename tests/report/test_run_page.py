@@ -14,8 +14,15 @@ from rich.console import Console
 
 from uae.images.write import png_address
 from uae.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, make_chart, nice_ticks, running_mean
-from uae.report.run_page import MEASURES, render_report, results_table, write_report
-from uae.report.samples import Frame, Sample
+from uae.report.run_page import (
+    MEASURES,
+    Frame,
+    RunReport,
+    render_report,
+    results_table,
+    write_report,
+)
+from uae.types import RoundTrip
 
 EVIL = "<script>alert('x')</script> & a red circle"
 
@@ -101,10 +108,10 @@ def metrics(num_steps: int = 40) -> list[dict]:
 
 def full_page() -> str:
     image = torch.rand(3, 48, 48)
-    before = [Sample(image, EVIL, image), Sample(image, "", image)]
-    after = [Sample(image, "a blue square", image)] * 2
+    before = [RoundTrip(image, EVIL, image), RoundTrip(image, "", image)]
+    after = [RoundTrip(image, "a blue square", image)] * 2
     strip = [Frame(step, f"at {step}", image) for step in (0, 20, 40, 80)]
-    return render_report(
+    report = RunReport(
         results(),
         metrics(),
         before=before,
@@ -113,6 +120,7 @@ def full_page() -> str:
         strip_source=image,
         reward_backbones=["clip"],
     )
+    return render_report(report)
 
 
 def test_the_page_is_whole_and_needs_nothing_else():
@@ -146,18 +154,18 @@ def test_numbers_of_the_page():
 
 
 def test_an_empty_run_still_makes_a_page():
-    page = Page(render_report({}))
+    page = Page(render_report(RunReport({})))
     assert page.open == [] and page.count("svg") == page.count("img") == 0
 
 
 def test_pairs_must_match():
     image = torch.zeros(3, 48, 48)
     with pytest.raises(ValueError, match="1 and 0"):
-        render_report(results(), before=[Sample(image, "", image)])
+        RunReport(results(), before=[RoundTrip(image, "", image)])
 
 
 def test_the_file_is_written(tmp_path):
-    write_report(tmp_path / "report.html", results(), metrics())
+    write_report(tmp_path / "report.html", RunReport(results(), metrics()))
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from uae.report.samples import Sample
 from uae.report.stages_page import StageResult, sample_to_json, stages_table, write_stages_report
+from uae.types import RoundTrip
 
 SUPERVISED = [
     {"step": i, "loss": 1.0 / (i + 1), "grad_norm": 2.0, "time/step_sec": 0.1} for i in range(3)
@@ -17,7 +17,9 @@ RL = [{"step": i, "reward/total": 0.1 * i, "caption/tokens": 9.0} for i in range
 
 
 def stages() -> list[StageResult]:
-    samples = [sample_to_json(Sample(torch.zeros(3, 4, 4), "<b>a ring</b>", torch.ones(3, 4, 4)))]
+    samples = [
+        sample_to_json(RoundTrip(torch.zeros(3, 4, 4), "<b>a ring</b>", torch.ones(3, 4, 4)))
+    ]
     numbers = {"unified_score": 16.8, "geneval": None, "perception": 91.5}
     return [
         StageResult("start", numbers, [], samples),

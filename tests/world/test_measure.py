@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uae.bench.statistics import Share
-from uae.bench.unified_result import BACKBONES
+from uae.bench.result import Share
+from uae.bench.unified import BACKBONES
 from uae.config import CaptionSettings, DecodeSettings
 from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import Provenance

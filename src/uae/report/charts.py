@@ -16,7 +16,7 @@ Point = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve: the values as they are, and their running mean."""
 
     name: str
@@ -30,7 +30,7 @@ class Chart:
     """A titled set of curves over steps; ticks are (position, label)."""
 
     title: str
-    lines: list[Line]
+    lines: list[Curve]
     x_ticks: list[tuple[Number, str]]
     y_ticks: list[tuple[Number, str]]
     width: int = WIDTH
@@ -57,7 +57,7 @@ def make_chart(title: str, curves: Mapping[str, Sequence[Point]]) -> Chart | Non
     return Chart(
         title,
         [
-            Line(name, path(p), path(running_mean(p)), f"{running_mean(p)[-1][1]:.4g}")
+            Curve(name, path(p), path(running_mean(p)), f"{running_mean(p)[-1][1]:.4g}")
             for name, p in finite.items()
         ],
         [(round(x_of(t), 1), f"{t:g}") for t in x_ticks if min(xs) <= t <= max(xs)],

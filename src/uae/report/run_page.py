@@ -7,6 +7,7 @@ script. Everything that comes from a run (captions, settings) is escaped by Jinj
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from uae.images.write import png_address
 from uae.report.charts import Chart, Point, make_chart
-from uae.report.samples import Frame, Sample
+from uae.report.page import render
+from uae.types import RoundTrip
 from uae.utils.files import atomic_write_text
 
 COLUMNS = ("before", "after", "delta", "ceiling")
@@ -60,7 +62,6 @@ _CURVES = {  # title: metrics of one chart
     "Reward spread within groups": ("reward/group_std",),
 }
 _NOT_REWARDS = ("reward/group_std", "reward/tied_frac", "reward/fixed_captions")
-_TEMPLATE = "report.html.j2"
 
 
 # --- terminal ------------------------------------------------------------------------------------
@@ -99,14 +100,14 @@ def table_rows(results: Mapping[str, Any], reward_backbones: Sequence[str] = ())
     for key, (label, explanation) in MEASURES.items():
         if not any(key in results.get(column, {}) for column in COLUMNS):
             continue
-        values = [shown(results, column, key) for column in COLUMNS]
+        values = [number_text(results, column, key) for column in COLUMNS]
         rows.append(
             TableRow(key, label, explanation, values, key in _INDENTED, key in reward_backbones)
         )
     return rows
 
 
-def shown(results: Mapping[str, Any], column: str, key: str) -> str:
+def number_text(results: Mapping[str, Any], column: str, key: str) -> str:
     """Two decimals, signed where it is a difference; a dash where there is no number."""
     value = results.get(column, {}).get(key)
     if value is None:
@@ -117,92 +118,68 @@ def shown(results: Mapping[str, Any], column: str, key: str) -> str:
 # --- page ----------------------------------------------------------------------------------------
 
 
-def write_report(
-    path: Path | str,
-    results: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]] = (),
-    *,
-    before: Sequence[Sample] = (),
-    after: Sequence[Sample] = (),
-    strip: Sequence[Frame] = (),
-    strip_source: Tensor | None = None,
-    reward_backbones: Sequence[str] = (),
-) -> None:
+class Frame(NamedTuple):
+    """One image's caption and reconstruction ``[3, h, w]`` after so many steps of training."""
+
+    step: int
+    caption: str
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What the page of a run shows."""
+
+    results: Mapping[str, Any]
+    """As in ``results.json``."""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """Lines of ``metrics.jsonl``."""
+    before: Sequence[RoundTrip] = ()
+    """Round trips of some images by the model as it was."""
+    after: Sequence[RoundTrip] = ()
+    """Those of the same images by the trained model."""
+    strip: Sequence[Frame] = ()
+    """One image at several steps."""
+    strip_source: Tensor | None = None
+    """That image."""
+    reward_backbones: Sequence[str] = ()
+    """Backbones that were the reward, to be marked."""
+
+    def __post_init__(self) -> None:
+        if len(self.before) != len(self.after):
+            raise ValueError(
+                "expected the same images before and after, got "
+                f"{len(self.before)} and {len(self.after)}"
+            )
+
+
+def write_report(path: Path | str, report: RunReport) -> None:
     """``render_report`` into a file, whole or not at all."""
-    page = render_report(
-        results,
-        metrics,
-        before=before,
-        after=after,
-        strip=strip,
-        strip_source=strip_source,
-        reward_backbones=reward_backbones,
-    )
-    atomic_write_text(path, page)
+    atomic_write_text(path, render_report(report))
 
 
-def render_report(
-    results: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]] = (),
-    *,
-    before: Sequence[Sample] = (),
-    after: Sequence[Sample] = (),
-    strip: Sequence[Frame] = (),
-    strip_source: Tensor | None = None,
-    reward_backbones: Sequence[str] = (),
-) -> str:
-    """The page as one string.
-
-    metrics: lines of ``metrics.jsonl``. before, after: the same images' round trips by the model
-    then and now. strip: one image's caption and reconstruction at several steps, with that image as
-    ``strip_source``.
-
-    Raises:
-        ValueError: when there are not as many round trips after as before.
-    """
-    if len(before) != len(after):
-        raise ValueError(
-            f"expected the same images before and after, got {len(before)} and {len(after)}"
-        )
-    return (
-        environment()
-        .get_template(_TEMPLATE)
-        .render(
-            family=results.get("family", "model"),
-            score={column: shown(results, column, "unified_score") for column in COLUMNS},
-            columns=COLUMNS,
-            rows=table_rows(results, reward_backbones),
-            breakdowns=breakdowns(results),
-            charts=charts(metrics),
-            trips=[_trip(b, a) for b, a in zip(before, after, strict=True)],
-            strip=[
-                {"step": f.step, "caption": f.caption, "image": png_address(f.reconstruction)}
-                for f in strip
-            ],
-            strip_source=None if strip_source is None else png_address(strip_source),
-            facts=facts(results),
-        )
+def render_report(report: RunReport) -> str:
+    """The page as one string."""
+    results = report.results
+    return render(
+        "report.html.j2",
+        family=results.get("family", "model"),
+        score={column: number_text(results, column, "unified_score") for column in COLUMNS},
+        columns=COLUMNS,
+        rows=table_rows(results, report.reward_backbones),
+        breakdowns=breakdowns(results),
+        charts=learning_curves(report.metrics),
+        trips=[_trip(b, a) for b, a in zip(report.before, report.after, strict=True)],
+        strip=[
+            {"step": f.step, "caption": f.caption, "image": png_address(f.reconstruction)}
+            for f in report.strip
+        ],
+        strip_source=None if report.strip_source is None else png_address(report.strip_source),
+        facts=facts(results),
     )
 
 
-def environment() -> Any:
-    """Jinja2 with this folder's templates; everything is escaped."""
-    from jinja2 import (
-        Environment,
-        FileSystemLoader,
-        StrictUndefined,
-    )  # here: not needed to import the package
-
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _trip(before: Sample, after: Sample) -> dict[str, Any]:
+def _trip(before: RoundTrip, after: RoundTrip) -> dict[str, Any]:
     return {
         "source": png_address(before.source),
         "before": {"caption": before.caption, "image": png_address(before.reconstruction)},
@@ -210,22 +187,22 @@ def _trip(before: Sample, after: Sample) -> dict[str, Any]:
     }
 
 
-def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Learning curves of whatever was logged."""
+def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Of whatever was logged."""
     logged = sorted({name for row in metrics for name in row})
     rewards = [name for name in logged if name.startswith("reward/") and name not in _NOT_REWARDS]
-    wanted = {"Reward": rewards, **_CURVES}
-    made = [
+    drawn = [
         make_chart(
             title,
-            {name.partition("/")[2]: _curve(metrics, name) for name in names if name in logged},
+            {name.partition("/")[2]: curve(metrics, name) for name in names if name in logged},
         )
-        for title, names in wanted.items()
+        for title, names in {"Reward": rewards, **_CURVES}.items()
     ]
-    return [chart for chart in made if chart is not None]
+    return [chart for chart in drawn if chart is not None]
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+def curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    """A metric where it was logged, by step."""
     return [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
 
 
@@ -247,18 +224,18 @@ def breakdowns(results: Mapping[str, Any]) -> list[Breakdown]:
     }
     details = results.get("details", {})
     columns = [column for column in ("before", "after", "ceiling") if details.get(column)]
-    made = []
+    tables = []
     for title, place in places.items():
-        found = {column: _dig(details[column], place) for column in columns}
-        found = {column: shares for column, shares in found.items() if shares}
-        names = list(dict.fromkeys(name for shares in found.values() for name in shares))
+        shares = {column: _dig(details[column], place) for column in columns}
+        shares = {column: by_name for column, by_name in shares.items() if by_name}
+        names = list(dict.fromkeys(name for by_name in shares.values() for name in by_name))
         rows = [
-            (name.replace("_", " "), [_share(shares.get(name)) for shares in found.values()])
+            (name.replace("_", " "), [_share(by_name.get(name)) for by_name in shares.values()])
             for name in names
         ]
         if rows:
-            made.append(Breakdown(title, list(found), rows))
-    return made
+            tables.append(Breakdown(title, list(shares), rows))
+    return tables
 
 
 def _dig(details: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:
@@ -275,13 +252,13 @@ def _share(share: Mapping[str, Any] | None) -> str:
 
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the numbers came about: command, time, seed, settings, versions."""
-    known = [
+    run = [
         (key, str(results[key]))
         for key in ("command", "family", "seed", "seconds")
         if key in results
     ]
     settings = [(f"settings: {k}", v) for k, v in _flat(results.get("config", {}))]
-    return known + settings + [(f"version: {k}", v) for k, v in _flat(results.get("versions", {}))]
+    return run + settings + [(f"version: {k}", v) for k, v in _flat(results.get("versions", {}))]
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:

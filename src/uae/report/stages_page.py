@@ -13,9 +13,11 @@ from rich.table import Table
 
 from uae.images.write import png_address
 from uae.report.charts import Chart, make_chart
-from uae.report.run_page import MEASURES, charts, environment, shown
-from uae.report.samples import Sample
-from uae.utils.files import atomic_write_text
+from uae.report.page import render
+from uae.report.run_page import MEASURES, curve, learning_curves, number_text
+from uae.types import RoundTrip
+from uae.utils.files import atomic_write_json, atomic_write_text
+from uae.utils.metrics import read_metrics
 
 IN_TABLE = {  # the terminal's columns
     "Unified-Score": "unified_score",
@@ -38,6 +40,28 @@ class StageResult:
     """Lines of its ``metrics.jsonl``; none of the start."""
     samples: list[dict[str, str]]
     """Round trips as ``sample_to_json`` wrote them."""
+
+
+def report_stages(title: str, records: Sequence[Mapping[str, Any]], run_dir: Path) -> Table:
+    """Write what was measured, as ``stages.json`` and as ``report.html``; the table to print.
+
+    records: of ``stages/pipeline.py``, the start first.
+    """
+    logs = [[], *map(_log, records[1:])]
+    stages = [
+        StageResult(each["stage"], each["measured"], log, each["samples"])
+        for each, log in zip(records, logs, strict=True)
+    ]
+    write_stages_report(run_dir / "report.html", title, stages)
+    without_pictures = [{k: v for k, v in each.items() if k != "samples"} for each in records]
+    atomic_write_json(run_dir / "stages.json", without_pictures)
+    return stages_table(stages)
+
+
+def _log(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a stage's training."""
+    path = Path(record["model"]).parent / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
 
 
 def stages_table(stages: Sequence[StageResult]) -> Table:
@@ -63,11 +87,7 @@ def write_stages_report(path: Path, title: str, stages: Sequence[StageResult]) -
         {"name": stage.name.replace("_", " "), "charts": stage_charts(stage.metrics)}
         for stage in stages
     ]
-    page = (
-        environment()
-        .get_template("stages.html.j2")
-        .render(title=title, rows=rows, stages=columns, trips=_trips(stages))
-    )
+    page = render("stages.html.j2", title=title, rows=rows, stages=columns, trips=_trips(stages))
     atomic_write_text(path, page)
 
 
@@ -75,16 +95,13 @@ def stage_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Of reinforcement learning as in a run's report; of a supervised stage each value that it
     logged."""
     if any("reward/total" in row for row in metrics):
-        return charts(metrics)
+        return learning_curves(metrics)
     names = dict.fromkeys(name for row in metrics for name in row if name not in NOT_DRAWN)
-    made = [
-        make_chart(n, {n: [(row["step"], row[n]) for row in metrics if row.get(n) is not None]})
-        for n in names
-    ]
-    return [chart for chart in made if chart is not None]
+    drawn = [make_chart(name, {name: curve(metrics, name)}) for name in names]
+    return [chart for chart in drawn if chart is not None]
 
 
-def sample_to_json(sample: Sample) -> dict[str, str]:
+def sample_to_json(sample: RoundTrip) -> dict[str, str]:
     """Pictures as ``data:`` addresses."""
     return {
         "source": png_address(sample.source),
@@ -94,7 +111,7 @@ def sample_to_json(sample: Sample) -> dict[str, str]:
 
 
 def _number(numbers: Mapping[str, Any], key: str) -> str:
-    return shown({"it": numbers}, "it", key)
+    return number_text({"it": numbers}, "it", key)
 
 
 def _trips(stages: Sequence[StageResult]) -> list[dict[str, Any]]:

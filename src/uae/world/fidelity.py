@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.bench.statistics import Share, shares_to_json
+from uae.bench.result import Share, shares_to_json
 from uae.config import DecodeSettings
 from uae.models.base import UnifiedModel
 from uae.utils.device import autocast

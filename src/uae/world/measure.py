@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uae.bench.statistics import Share, shares_to_json
-from uae.bench.unified import score_pairs
-from uae.bench.unified_result import BACKBONES, UnifiedResult
+from uae.bench.result import Share, shares_to_json
+from uae.bench.unified import BACKBONES, ScoreSettings, UnifiedResult, score_pairs
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.base import Captioner, UnifiedModel
-from uae.report.samples import Sample
 from uae.similarity.backbones import Backbone
+from uae.types import RoundTrip
 from uae.utils.device import autocast
 from uae.world import prompts as world_prompts
 from uae.world.data import pictures
@@ -62,7 +61,7 @@ class WorldResult:
     """Breakdowns and 95 % intervals, ready for JSON."""
     geneval_rows: list[dict[str, Any]] = field(default_factory=list)
     """One row per generated image, in GenEval's result format."""
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[RoundTrip] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and details; images and rows go elsewhere."""
@@ -106,8 +105,7 @@ def measure(
         images,
         paint(model, truth, decoding, seed),
         backbones,
-        batch_size=64,
-        num_bootstrap=num_bootstrap,
+        settings=ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap),
     )
     verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed)
     answers = perception(model, scenes, num_questions, seed=seed)
@@ -236,9 +234,8 @@ def score_round_trip(
     seed: int = 0,
 ) -> WorldResult:
     """Backbones, detector and caption metrics of given captions and reconstructions."""
-    unified = score_pairs(
-        images, reconstructions, backbones, batch_size=64, num_bootstrap=num_bootstrap, seed=seed
-    )
+    settings = ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap, seed=seed)
+    unified = score_pairs(images, reconstructions, backbones, settings=settings)
     objects = fidelity(scenes, reconstructions)
     said = caption_metrics(texts, scenes, truncated)
     numbers = {
@@ -272,10 +269,10 @@ def unified_numbers(unified: UnifiedResult) -> dict[str, float | None]:
 
 def samples(
     images: Tensor, texts: Sequence[str], reconstructions: Tensor, number: int
-) -> list[Sample]:
+) -> list[RoundTrip]:
     """The first few round trips."""
     shown = list(zip(images, texts, reconstructions, strict=True))[:number]
-    return [Sample(source.clone(), text, image.clone()) for source, text, image in shown]
+    return [RoundTrip(source.clone(), text, image.clone()) for source, text, image in shown]
 
 
 # --- captions ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
-from uae.bench.statistics import Share
+from uae.bench.result import Share
 from uae.world.detector import Detection
 from uae.world.language import caption
 from uae.world.scene import CELLS, Object, Scene, Split, cell_slice, scene_at

@@ -1,13 +1,24 @@
-"""Shares with their uncertainty."""
+"""What the results of benchmarks have in common: intervals, shares with theirs, and versions."""
 
 from __future__ import annotations
 
 import math
+import platform
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 _Z = 1.959963984540054  # 95 %, two-sided
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Of 95 %, times 100."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -53,3 +64,13 @@ class Share:
 def shares_to_json(shares: Mapping[str, Share]) -> dict[str, Any]:
     """Each share by name, ready for JSON."""
     return {name: share.to_json() for name, share in shares.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of everything that could change a number."""
+    names = ("unified-autoencoder", "torch", "transformers", "diffusers", "peft", "numpy")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        **{name: version(name) for name in names},
+    }

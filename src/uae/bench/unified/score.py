@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.bench.pairing import LazyImages, Pairing, pair_folders
-from uae.bench.unified_result import BACKBONES, BackboneScore, Interval, UnifiedResult
+from uae.bench.result import Interval
+from uae.bench.unified.pairing import LazyImages, Pairing, pair_folders
+from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
 from uae.images.read import ImageError
 from uae.similarity.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
 from uae.similarity.checkpoints import architecture_of
@@ -37,6 +38,57 @@ CONFIDENCE = 0.95
 Images = (
     Tensor | Sequence
 )  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
+Loaders = Mapping[str, Callable[[], Backbone]]
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How pairs are scored."""
+
+    batch_size: int = 16
+    """Pairs at a time."""
+    num_bootstrap: int = 2000
+    """Resamples of the images, for confidence intervals."""
+    seed: int = 0
+    """Of the resamples."""
+    device: str = "cpu"
+    """Where backbones that are loaded by name run."""
+    allow_partial: bool = False
+    """Go on without a backbone whose source can't be used, as long as there are others."""
+
+    def recorded(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        return {
+            "num_bootstrap": self.num_bootstrap,
+            "seed": self.seed,
+            "confidence": CONFIDENCE,
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N sources and their reconstructions, and what belongs to no pair.
+
+    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as
+    unscored.
+    """
+
+    names: list[str]
+    sources: Images
+    reconstructions: Images
+    unmatched_sources: Mapping[str, str] = field(default_factory=dict)
+    unmatched_reconstructions: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (len(self.sources), len(self.reconstructions), len(set(self.names)))
+        if not len(self.names) == numbers[0] == numbers[1] == numbers[2]:
+            raise ValueError(
+                "expected as many sources, reconstructions and different names, got "
+                f"{numbers[0]}, {numbers[1]} and {numbers[2]}"
+            )
+        if not self.names:
+            raise ValueError("expected at least one pair of images, got none")
 
 
 def score_pairs(
@@ -44,30 +96,15 @@ def score_pairs(
     reconstructions: Images,
     backbones: Mapping[str, Backbone],
     names: Sequence[str] | None = None,
-    *,
-    batch_size: int = 16,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
+    settings: ScoreSettings = ScoreSettings(),
 ) -> UnifiedResult:
     """Score N reconstructions against their sources: ``[N 3 h w]``, or sequences of ``[3 h w]`` of
-    any sizes.
-
-    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as
-    unscored.
-    """
+    any sizes."""
     for name in backbones:
         architecture_of(name)
     loaders = {name: lambda backbone=backbone: backbone for name, backbone in backbones.items()}
     names = [str(i) for i in range(len(sources))] if names is None else list(names)
-    return score_with(
-        loaders,
-        sources,
-        reconstructions,
-        names,
-        batch_size=batch_size,
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-    )
+    return score_with(loaders, Pairs(names, sources, reconstructions), settings)
 
 
 def run_folders(
@@ -75,100 +112,86 @@ def run_folders(
     recon_dir: Path,
     backbones: Mapping[str, str | Path | None],
     out: Path | None = None,
-    *,
-    allow_partial: bool = False,
-    device: str = "cpu",
-    batch_size: int = 16,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
-    made: Mapping[str, Any] | None = None,
-    pairs: Pairing | None = None,
+    settings: ScoreSettings = ScoreSettings(),
 ) -> UnifiedResult:
-    """Score a folder of reconstructions against a folder of sources and write the JSON to ``out``;
-    ``made``: how the reconstructions were, to be recorded; ``pairs``: which belong together, by
-    default as their names say.
+    """Score a folder of reconstructions against a folder of sources, paired by name, and write the
+    JSON to ``out``.
 
     ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked
-    before any work; one that can't be used is an error, or with ``allow_partial`` leaves a partial
-    result. Backbones are in memory one at a time.
+    before any work.
     """
-    unusable = check_backbones(backbones, allow_partial)
+    unusable = check_backbones(backbones, settings.allow_partial)
     if out is not None:
         check_out_file(out)
-    pairs = pairs or pair_folders(Path(source_dir), Path(recon_dir))
-    for remark in pairs.remarks:
-        print(remark, file=sys.stderr)
-    loaders = {
-        name: lambda name=name, source=source: load_backbone(name, source, device=device)
-        for name, source in backbones.items()
-        if name not in unusable
-    }
-    result = score_with(
-        loaders,
-        LazyImages(pairs.sources),
-        LazyImages(pairs.reconstructions),
-        pairs.names,
-        failures=unusable,
-        unmatched=pairs.unmatched_sources,
-        extra_reconstructions=pairs.unmatched_reconstructions,
-        batch_size=batch_size,
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-        settings={"source_dir": str(source_dir), "recon_dir": str(recon_dir), **(made or {})},
-    )
+    folders = {"source_dir": str(source_dir), "recon_dir": str(recon_dir)}
+    pairing = pair_folders(Path(source_dir), Path(recon_dir))
+    result = score_files(pairing, backbones, settings, unusable, folders)
     if out is not None:
         atomic_write_json(out, result.to_json())
     return result
+
+
+def score_files(
+    pairing: Pairing,
+    backbones: Mapping[str, str | Path | None],
+    settings: ScoreSettings,
+    unusable: Mapping[str, str],
+    recorded: Mapping[str, Any],
+) -> UnifiedResult:
+    """Score files that were paired, with backbones loaded by name, one in memory at a time.
+
+    unusable: backbones to do without, with the reason. recorded: what else the numbers depend on.
+    """
+    for remark in pairing.remarks:
+        print(remark, file=sys.stderr)
+    loaders = {
+        name: lambda name=name, source=source: load_backbone(name, source, device=settings.device)
+        for name, source in backbones.items()
+        if name not in unusable
+    }
+    pairs = Pairs(
+        pairing.names,
+        LazyImages(pairing.sources),
+        LazyImages(pairing.reconstructions),
+        pairing.unmatched_sources,
+        pairing.unmatched_reconstructions,
+    )
+    return score_with(loaders, pairs, settings, unusable, recorded)
 
 
 def check_backbones(
     backbones: Mapping[str, str | Path | None], allow_partial: bool
 ) -> dict[str, str]:
     """Backbones that the result must do without, with the reason; an error unless it may, and has
-    others."""
-    unusable = find_unusable(backbones)
-    if unusable and not (allow_partial and len(unusable) < len(backbones)):
-        raise BackboneError("\n".join(unusable.values()))
-    return unusable
-
-
-def find_unusable(backbones: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """Backbones whose source can't be used, with the reason; a name that is none of the four is an
-    error."""
-    reasons = {}
+    others. A name that is none of the four is always one."""
+    unusable = {}
     for name, source in backbones.items():
         architecture_of(name)
         try:
             check_backbone_source(name, source)
         except BackboneError as error:
-            reasons[name] = str(error)
-    return reasons
+            unusable[name] = str(error)
+    if unusable and not (allow_partial and len(unusable) < len(backbones)):
+        raise BackboneError("\n".join(unusable.values()))
+    return unusable
 
 
 def score_with(
-    loaders: Mapping[str, Callable[[], Backbone]],
-    sources: Images,
-    reconstructions: Images,
-    names: list[str],
-    *,
-    batch_size: int,
-    num_bootstrap: int,
-    seed: int,
-    failures: Mapping[str, str] | None = None,
-    unmatched: Mapping[str, str] | None = None,
-    extra_reconstructions: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
+    loaders: Loaders,
+    pairs: Pairs,
+    settings: ScoreSettings,
+    unusable: Mapping[str, str] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> UnifiedResult:
     """One backbone after the other over all pairs, then statistics over those that answered."""
-    check_pairs(sources, reconstructions, names)
     measured: dict[str, Measurement] = {}
-    failures = dict(failures or {})
+    failures = dict(unusable or {})
     for name in BACKBONES:
         if name not in loaders:
             failures.setdefault(name, "not asked for")
             continue
         try:
-            measured[name] = measure(loaders[name](), sources, reconstructions, names, batch_size)
+            measured[name] = measure(loaders[name](), pairs, settings.batch_size)
         except NoPairsError:
             raise
         except Exception as error:  # out of memory, NaN …: the result says so and is partial
@@ -178,32 +201,16 @@ def score_with(
             "no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items())
         )
     broken = next(iter(measured.values())).broken
-    scores, overall = summarise(measured, num_bootstrap, seed)
+    scores, overall = summarise(measured, settings.num_bootstrap, settings.seed)
     return UnifiedResult(
         scores=scores,
         failures={name: failures[name] for name in BACKBONES if name in failures},
         overall_interval=overall if len(scores) == len(BACKBONES) else None,
-        total_images=len(names) + len(unmatched or ()),
-        unscored={**(unmatched or {}), **broken},
-        extra_reconstructions=list(extra_reconstructions),
-        settings={
-            "num_bootstrap": num_bootstrap,
-            "seed": seed,
-            "confidence": CONFIDENCE,
-            "batch_size": batch_size,
-            **(settings or {}),
-        },
+        total_images=len(pairs.names) + len(pairs.unmatched_sources),
+        unscored={**pairs.unmatched_sources, **broken},
+        extra_reconstructions=list(pairs.unmatched_reconstructions),
+        settings={**settings.recorded(), **(recorded or {})},
     )
-
-
-def check_pairs(sources: Any, reconstructions: Any, names: list[str]) -> None:
-    if not len(sources) == len(reconstructions) == len(names) == len(set(names)):
-        raise ValueError(
-            f"expected as many sources, reconstructions and different names, got {len(sources)}, "
-            f"{len(reconstructions)} and {len(set(names))}"
-        )
-    if not names:
-        raise ValueError("expected at least one pair of images, got none")
 
 
 class NoPairsError(ValueError):
@@ -222,13 +229,7 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(
-    backbone: Backbone,
-    sources: Images,
-    reconstructions: Images,
-    names: list[str],
-    batch_size: int,
-) -> Measurement:
+def measure(backbone: Backbone, pairs: Pairs, batch_size: int) -> Measurement:
     """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
 
     The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) / (N
@@ -237,25 +238,22 @@ def measure(
     similarities: dict[str, float] = {}
     broken: dict[str, str] = {}
     source_sum = recon_sum = torch.zeros((), dtype=torch.float64)
-    for start in track(
-        range(0, len(names), batch_size), f"scoring with {backbone.name}", "batches"
-    ):
-        pairs = read_batch(
-            sources, reconstructions, names[start : start + batch_size], start, broken
-        )
-        if not pairs:
+    starts = range(0, len(pairs.names), batch_size)
+    for start in track(starts, f"scoring with {backbone.name}", "batches"):
+        batch = read_batch(pairs, range(start, min(start + batch_size, len(pairs.names))), broken)
+        if not batch:
             continue
-        a = backbone.embed([source for source, _ in pairs.values()]).double().cpu()
-        b = backbone.embed([recon for _, recon in pairs.values()]).double().cpu()
+        a = backbone.embed([source for source, _ in batch.values()]).double().cpu()
+        b = backbone.embed([recon for _, recon in batch.values()]).double().cpu()
         cosines = (a * b).sum(dim=-1)
         if not cosines.isfinite().all():
-            bad = list(pairs)[int((~cosines.isfinite()).nonzero()[0])]
+            bad = list(batch)[int((~cosines.isfinite()).nonzero()[0])]
             raise ValueError(f"the embedding of {bad} is not finite")
-        similarities |= dict(zip(pairs, cosines.tolist(), strict=True))
+        similarities |= dict(zip(batch, cosines.tolist(), strict=True))
         source_sum, recon_sum = source_sum + a.sum(dim=0), recon_sum + b.sum(dim=0)
     if not similarities:
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:3])
-        raise NoPairsError(f"no pair could be read, all {len(names)} failed ({examples})")
+        raise NoPairsError(f"no pair could be read, all {len(pairs.names)} failed ({examples})")
     n = len(similarities)
     mismatched = float((source_sum * recon_sum).sum()) - sum(similarities.values())
     return Measurement(
@@ -268,20 +266,16 @@ def measure(
 
 
 def read_batch(
-    sources: Images,
-    reconstructions: Images,
-    names: list[str],
-    start: int,
-    broken: dict[str, str],
+    pairs: Pairs, places: range, broken: dict[str, str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The readable pairs of a batch by name; reasons of the others go to ``broken``."""
-    pairs = {}
-    for i, name in enumerate(names, start):
+    batch = {}
+    for i in places:
         try:
-            pairs[name] = (sources[i], reconstructions[i])
+            batch[pairs.names[i]] = (pairs.sources[i], pairs.reconstructions[i])
         except (ImageError, FileNotFoundError) as error:
-            broken[name] = str(error)
-    return pairs
+            broken[pairs.names[i]] = str(error)
+    return batch
 
 
 # --- statistics ----------------------------------------------------------------------------------

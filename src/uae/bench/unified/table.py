@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from uae.bench.unified_result import BACKBONES, UnifiedResult
+from uae.bench.unified.result import BACKBONES, UnifiedResult
 from uae.similarity.backbones import TINY
 from uae.utils.messages import printable
 
@@ -78,10 +78,12 @@ def scores_row(result: UnifiedResult) -> list[str]:
 
 
 def interval_row(result: UnifiedResult, end: Literal["low", "high"]) -> list[str]:
-    found = [result.scores[name].interval if name in result.scores else None for name in BACKBONES]
+    intervals = [
+        result.scores[name].interval if name in result.scores else None for name in BACKBONES
+    ]
     return [
         number(interval and getattr(interval, end))
-        for interval in (*found, result.overall_interval)
+        for interval in (*intervals, result.overall_interval)
     ]
 
 

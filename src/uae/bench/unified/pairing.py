@@ -85,8 +85,8 @@ def pair_folders(source_dir: Path, recon_dir: Path) -> Pairing:
         ],
         remarks=[
             f"{folder}: {remark}"
-            for folder, found in ((source_dir, sources), (recon_dir, reconstructions))
-            for remark in found.remarks()
+            for folder, listing in ((source_dir, sources), (recon_dir, reconstructions))
+            for remark in listing.remarks()
         ],
     )
 
@@ -140,17 +140,11 @@ def find_claims(sources: Sequence[Path], reconstructions: Sequence[Path]) -> dic
         for part in ("name", "stem")
         for form in (_as_it_is, _composed)
     ]
-    return {
-        source: next(
-            (
-                found
-                for form, part, index in grounds
-                if (found := _called_as(source, form, part, index))
-            ),
-            [],
-        )
-        for source in sources
-    }
+    claims = {}
+    for source in sources:
+        claimed = (_called_as(source, form, part, index) for form, part, index in grounds)
+        claims[source] = next(filter(None, claimed), [])
+    return claims
 
 
 def _index(files: Sequence[Path], form: Callable[[Path], str], part: str) -> dict[str, list[Path]]:
@@ -167,8 +161,8 @@ def _called_as(
     source: Path, form: Callable[[Path], str], part: str, index: dict[str, list[Path]]
 ) -> list[Path]:
     name = source.name if part == "name" else source.stem
-    wanted = dict.fromkeys((name, f"{PREFIX}{name}", f"{PREFIX}{shortened(name)}"))
-    return [file for called in wanted for file in index.get(form(source.with_name(called)), ())]
+    names = dict.fromkeys((name, f"{PREFIX}{name}", f"{PREFIX}{shortened(name)}"))
+    return [file for each in names for file in index.get(form(source.with_name(each)), ())]
 
 
 def _as_it_is(path: Path) -> str:

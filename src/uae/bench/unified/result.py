@@ -1,4 +1,4 @@
-"""What Unified-Bench found: scores by backbone, the strict Unified-Score, and the JSON in the
+"""The result of Unified-Bench: scores by backbone, the strict Unified-Score, and the JSON in the
 official layout.
 
 The official keys hold plain cosines; what we add stands under ``uae`` and is times 100.
@@ -12,17 +12,10 @@ from typing import Any
 import numpy as np
 
 import uae
+from uae.bench.result import Interval, versions
 from uae.similarity.backbones import ARCHITECTURES
 
 BACKBONES = tuple(ARCHITECTURES)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Bootstrap percentile interval, times 100."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class BackboneScore:
     shuffled: float | None
     """Mean cosine of mismatched pairs, times 100; None with a single pair."""
     interval: Interval
-    """Confidence interval of the score."""
+    """Confidence interval of the score, by bootstrap."""
     provenance: dict[str, Any]
     """Which weights answered."""
     preprocess: dict[str, Any]
@@ -70,6 +63,8 @@ class UnifiedResult:
     """Reconstructions without a source."""
     settings: dict[str, Any]
     """What else the numbers depend on."""
+    model: dict[str, Any] | None = None
+    """Which model made the reconstructions, if that is known."""
 
     @property
     def partial(self) -> bool:
@@ -160,4 +155,6 @@ class UnifiedResult:
             "unscored": self.unscored,
             "extra_reconstructions": self.extra_reconstructions,
             "settings": self.settings,
+            "versions": versions(),
+            **({"model": self.model} if self.model else {}),
         }

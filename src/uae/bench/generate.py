@@ -1,0 +1,134 @@
+"""Images of prompts, in the folders that GenEval's evaluation reads.
+
+    OUT/00000/metadata.jsonl    the prompt's line, as it was given
+    OUT/00000/samples/00000.png …
+
+A prompt's images depend on its place in the file and the seed alone. What is there already is not
+painted again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from uae.bench.api import Answers
+from uae.config import DecodeOptions, changed
+from uae.data.prompts import read_prompts
+from uae.images.write import save_png
+from uae.models.base import UnifiedModel
+from uae.types import RoundTrip
+from uae.utils.files import atomic_write_text
+from uae.utils.outputs import check_out_folder
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row of the file."""
+
+    place: int
+    """In the file, from 0: what its draws are keyed by."""
+    row: Mapping[str, Any] = field(compare=False)
+    """As it was given."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its images are, inside the output folder."""
+        return Path(f"{self.place:05}")
+
+
+@dataclass(frozen=True)
+class PromptImages:
+    """Paint prompts, for GenEval, DPG-Bench and the like."""
+
+    prompts: Annotated[Path, tyro.conf.Positional]
+    """A .jsonl or .json file of objects with a `prompt`, as GenEval's evaluation_metadata.jsonl, or
+    of strings; a .csv or .tsv table with a column of prompts, as PartiPrompts.tsv; or a .txt file
+    with a prompt in each line."""
+    model: str = "tiny"
+    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    out: Path = Path("generated")
+    """Folder for one folder per prompt; the same command goes on where it was stopped."""
+    images_per_prompt: int = 4
+    """Images of each prompt."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    """How they are painted; by default as the model's uae.json says, else as its family was
+    published."""
+    seed: int = 0
+    """Of the noise or the draws that painting starts from."""
+
+    batch_size = 1
+    progress = ("generating", "prompts")
+
+    @property
+    def record(self) -> Path:
+        return self.out / "settings.json"
+
+    def items(self) -> list[Prompt]:
+        if self.images_per_prompt < 1:
+            raise ValueError(
+                f"--images-per-prompt must be at least 1, got {self.images_per_prompt}"
+            )
+        check_out_folder(self.out)
+        return [Prompt(place, row) for place, row in enumerate(read_prompts(self.prompts))]
+
+    def settings(self, model: UnifiedModel, items: Sequence[Prompt]) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "decoding": vars(changed(model.decoding, self.decoding)),
+            "seed": self.seed,
+            "prompts": [prompt.row["prompt"] for prompt in items],
+        }
+
+    def outputs(self, item: Prompt) -> list[Path]:
+        return [item.folder]
+
+    def is_answered(self, item: Prompt) -> bool:
+        return all(file.exists() for file in (*self._images(item), self._metadata(item)))
+
+    def answer(
+        self, model: UnifiedModel, items: Sequence[Prompt]
+    ) -> Iterator[tuple[Prompt, str | None]]:
+        """Prompt by prompt: text ``i`` of a call starts from noise ``i``, and each is the first of
+        its own."""
+        for prompt in items:
+            self._paint(model, prompt)
+            yield prompt, None
+
+    def round_trips(self, answers: Answers[Prompt]) -> dict[str, RoundTrip]:
+        """None: there is no source."""
+        return {}
+
+    def _paint(self, model: UnifiedModel, prompt: Prompt) -> None:
+        files = self._images(prompt)
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        decoding = changed(model.decoding, self.decoding)
+        painted = model.generate(
+            [prompt.row["prompt"]],
+            decoding,
+            group_size=len(files),
+            seed=self.seed,
+            step=prompt.place,
+        )
+        if painted.metrics.get("image/text_cut_frac"):
+            print(
+                f"prompt {prompt.place} is longer than the decoder reads: painted without its end",
+                file=sys.stderr,
+            )
+        for file, image in zip(files, painted.images, strict=True):
+            save_png(file, image)
+        line = json.dumps(prompt.row, ensure_ascii=False)
+        atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete
+
+    def _images(self, prompt: Prompt) -> list[Path]:
+        samples = self.out / prompt.folder / "samples"
+        return [samples / f"{k:05}.png" for k in range(self.images_per_prompt)]
+
+    def _metadata(self, prompt: Prompt) -> Path:
+        return self.out / prompt.folder / "metadata.jsonl"

@@ -1,0 +1,20 @@
+"""Which model was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from uae.models.base import UnifiedModel
+from uae.models.origin import SHIPPED, Base, Checkpoint
+from uae.utils.progress import phase
+
+
+@phase("reading which weights the model has")
+def provenance(source: str, model: UnifiedModel) -> dict[str, Any]:
+    """The source as it was asked for, the family, and the identity of the weights: of a folder its
+    own files, else of each checkpoint that the model was loaded from."""
+    folder = SHIPPED.get(source, Path(source).expanduser())
+    checkpoints = [Checkpoint(source, folder)] if folder.is_dir() else getattr(model, "origin", ())
+    weights = [Base.of(checkpoint, Path()).weights for checkpoint in checkpoints]
+    return {"source": source, "family": model.family, "weights": weights}

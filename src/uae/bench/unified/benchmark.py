@@ -1,0 +1,130 @@
+"""Unified-Bench of a model on images, or of two folders made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from uae.bench.api import Answers
+from uae.bench.reconstruct import Photo, ReconstructImages
+from uae.bench.unified.pairing import Pairing, pair_folders
+from uae.bench.unified.result import BACKBONES, UnifiedResult
+from uae.bench.unified.score import ScoreSettings, check_backbones, score_files
+from uae.bench.unified.table import unified_table
+from uae.config import CaptionOptions, DecodeOptions
+from uae.utils.device import default_device
+from uae.utils.outputs import check_out_file
+from uae.utils.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class UnifiedBench:
+    """Score reconstructions with four similarity backbones. Give --images, or --source and
+    --recon."""
+
+    images: Path | None = None
+    """Folder of images that --model captions and reconstructs first."""
+    source: Path | None = None
+    """Folder of source images."""
+    recon: Path | None = None
+    """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
+    model: str = "tiny"
+    """For --images: `tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
+    folder."""
+    captioning: CaptionOptions = field(default_factory=CaptionOptions)
+    """For --images: how captions are made; by default as the model's uae.json says, else in detail
+    and greedy."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    """For --images: how they are painted; by default as the model's uae.json says, else as its
+    family was published."""
+    seed: int = 0
+    """For --images: of the noise or the draws that painting starts from."""
+    backbones: dict[str, str] = field(default_factory=dict)
+    """Checkpoints by backbone name (clip, longclip, dinov2, dinov3): hub id, folder, .pt, or
+    `tiny`; by default the published ones."""
+    out: Path = Path("unified_bench.json")
+    """Result file, with the official keys."""
+    allow_partial: bool = False
+    """Go on without a backbone that cannot be loaded; the result is then marked partial and has no
+    overall score."""
+    device: str = field(default_factory=default_device)
+    """Where backbones run; a GPU if there is one."""
+
+    def check(self) -> None:
+        for name in self.backbones:
+            if name not in BACKBONES:
+                raise ValueError(
+                    f"unknown backbone {name!r}: expected "
+                    f"{', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}"
+                )
+        check_out_file(self.out)
+        check_backbones(self._checkpoints, self.allow_partial)
+        if self._given not in ([True, False, False], [False, True, True]):
+            raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
+
+    def task(self) -> ReconstructImages | None:
+        """Reconstructions of ``--images`` are made beside the result file."""
+        if self.images is None:
+            return None
+        return ReconstructImages(
+            paths=(str(self.images),),
+            model=self.model,
+            out=self.out.with_name(f"{self.out.stem}_reconstructions"),
+            captioning=self.captioning,
+            decoding=self.decoding,
+            seed=self.seed,
+            keeps_record=True,
+        )
+
+    def score(self, answers: Answers[Photo] | None) -> UnifiedResult:
+        task = self.task()
+        if task is not None and answers is not None:
+            pairing = _pairing(answers, task.out)
+            recorded = {
+                "source_dir": str(self.images),
+                "recon_dir": str(task.out),
+                "captioning": answers.settings["captioning"],
+                "decoding": answers.settings["decoding"],
+                "model": self.model,
+                "painting_seed": self.seed,
+            }
+            return replace(self._score(pairing, recorded), model=answers.settings["model"])
+        assert self.source is not None and self.recon is not None
+        pairing = pair_folders(self.source, self.recon)
+        return self._score(pairing, {"source_dir": str(self.source), "recon_dir": str(self.recon)})
+
+    def table(self, result: UnifiedResult) -> RenderableType:
+        return unified_table(result)
+
+    @property
+    def _given(self) -> list[bool]:
+        return [folder is not None for folder in (self.images, self.source, self.recon)]
+
+    @property
+    def _checkpoints(self) -> dict[str, str | None]:
+        """One for each of the four backbones."""
+        return {name: self.backbones.get(name) for name in BACKBONES}
+
+    def _score(self, pairing: Pairing, recorded: dict) -> UnifiedResult:
+        settings = ScoreSettings(device=self.device, allow_partial=self.allow_partial)
+        unusable = check_backbones(self._checkpoints, self.allow_partial)
+        return score_files(pairing, self._checkpoints, settings, unusable, recorded)
+
+
+def _pairing(answers: Answers[Photo], folder: Path) -> Pairing:
+    """What the task made; an older reconstruction in the same folder is none."""
+    photos = answers.in_order()
+    return Pairing(
+        names=[str(photo.name) for photo in photos],
+        sources=[photo.file for photo in photos],
+        reconstructions=[folder / photo.reconstruction for photo in photos],
+        unmatched_sources={
+            str(photo.name): answers.left_out[photo]
+            for photo in answers.items
+            if photo in answers.left_out
+        },
+        unmatched_reconstructions=[],
+        remarks=[],
+    )
