@@ -38,8 +38,10 @@ from safetensors import safe_open
 
 REPOSITORY = Path(__file__).parents[1]
 CODE = "from uae.cli import main; main()"
-VOLATILE = re.compile(r"time/|^seconds$|^versions$|^command$|^platform$|^captioned_at$|^sha256$")
-CHANGING_LINE = re.compile(r"s/step|ETA|\d+ s\b|it/s|took|%\|")
+VOLATILE = re.compile(
+    r"time/|^seconds$|^versions$|^command$|^platform$|^captioned_at$|^sha256$|^rng$"
+)
+CHANGING_LINE = re.compile(r"s/step|ETA|\d+m\d\ds$|\d+ s\b|it/s|took|%\|")
 REAL = "inputs/qwen+inputs/sd3"
 SMALL = (
     "--train.num-steps 3 --train.images-per-step 2 --train.group-size 2 "
@@ -91,7 +93,7 @@ class Case:
 
 CASES = {
     "quickstart": Case(("quickstart",)),
-    "quickstart_ar": Case(("quickstart --family ar",)),
+    "quickstart_ar": Case(("quickstart --family ar --out quickstart",)),
     "quickstart_prompted": Case(("quickstart --control prompted --num-steps 2",)),
     "quickstart_supervised": Case(
         ("quickstart --control supervised --num-steps 2 --half captions",)
@@ -336,16 +338,19 @@ def record_case(root: Path, name: str, begun: str | None, case: str) -> None:
     for command in (first, *others):
         said.append({"command": command, "said": run(command, folder)})
     shutil.move(folder, kept)
-    digests = {str(path.relative_to(kept)): digest(path) for path in sorted(files_in(kept))}
-    digests |= {
-        f"$ uae {each['command']}": text_digest(each["said"])
-        for each in said
-        if not CASES[case].stop_at
+    (root / name / f"{case}.json").write_text(json.dumps(said, indent=1))
+    print(f"{name} {case}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def digests(kept: Path) -> dict[str, str]:
+    """Of a case as it is kept: each file, and what each command printed, unless one was stopped."""
+    outputs = {str(path.relative_to(kept)): digest(path) for path in sorted(files_in(kept))}
+    if CASES[kept.name].stop_at:
+        return outputs
+    said = json.loads(kept.with_name(f"{kept.name}.json").read_text())
+    return outputs | {
+        f"printed by command {i}": text_digest(each["said"]) for i, each in enumerate(said)
     }
-    (root / name / f"{case}.json").write_text(
-        json.dumps({"digests": digests, "said": said}, indent=1)
-    )
-    print(f"{name} {case}: {len(digests)} outputs, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def run(command: str, folder: Path, stop_at: str = "") -> str:
@@ -399,7 +404,7 @@ def digest(path: Path) -> str:
             return hashed(
                 {
                     "metadata": opened.metadata(),
-                    **{key: opened.get_tensor(key) for key in opened},
+                    **{key: opened.get_tensor(key) for key in list(opened.keys())},
                 }
             )
     if path.suffix == ".json":
@@ -428,6 +433,8 @@ def hashed(value: Any) -> str:
                 if not VOLATILE.search(str(key)):
                     total.update(f"{key}:".encode())
                     add(each[key])
+        elif isinstance(each, list) and each and all(isinstance(item, str) for item in each):
+            total.update(repr(sorted(each)).encode())  # peft writes sets in any order
         elif isinstance(each, (list, tuple)):
             total.update(f"[{len(each)}".encode())
             for item in each:
@@ -452,22 +459,20 @@ def compare(root: Path, before: str, after: str) -> int:
     """Print what differs; how many outputs do."""
     num_same = num_other = 0
     for path in sorted((root / after).glob("*.json")):
-        old, new = (
-            json.loads((root / name / path.name).read_text())["digests"] for name in (before, after)
-        )
+        old, new = (digests(root / name / path.stem) for name in (before, after))
         for output in sorted(old.keys() | new.keys()):
             if old.get(output) == new.get(output):
                 num_same += 1
                 continue
             num_other += 1
-            kind = (
-                "only before"
+            only = (
+                " (only before)"
                 if output not in new
-                else "only after"
+                else " (only after)"
                 if output not in old
-                else "differs"
+                else ""
             )
-            print(f"{path.stem}: {kind}: {output}")
+            print(f"{path.stem}: {output}{only}")
     print(f"{num_same} outputs are the same, {num_other} are not")
     return min(num_other, 1)
 
