@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uae.data.folders import PREFIX, list_images, note_outputs, output_names, shortened
-from uae.data.inventory import Entry, Inventory
+from uae.data.inventory import FileState, Inventory
 from uae.data.longcap.pictures import survey
 from uae.images.read import ImageError
 
@@ -147,7 +147,7 @@ def test_pipes_and_sockets_are_listed_without_being_opened(tmp_path):
         server.bind(str(tmp_path / "s.png"))
         assert names(tmp_path) == ["pipe.png", "s.png"]
         files = list_images(tmp_path).files
-        assert set(Inventory.of(files, [tmp_path]).entries.values()) == {Entry(-1)}
+        assert set(Inventory.of(files, [tmp_path]).states.values()) == {FileState(-1)}
         found = survey(files, tmp_path / "out").unreadable
     assert found[tmp_path / "pipe.png"] == "expected an image file, this is no regular file"
     assert found.keys() == set(files)

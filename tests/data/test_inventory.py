@@ -141,11 +141,11 @@ def test_more_than_one_part_is_listed_in_order(tmp_path: Path):
     for number, file in enumerate(files):
         file.write_text("x" * (number % 7))
     listed = Inventory.of(files, [tmp_path])
-    assert [entry.size for entry in listed.entries.values()] == [
+    assert [state.size for state in listed.states.values()] == [
         number % 7 for number in range(1203)
     ]
-    assert list(listed.entries) == [file.name for file in files]
-    assert Inventory.unpack(listed.pack()).entries == listed.entries
+    assert list(listed.states) == [file.name for file in files]
+    assert Inventory.unpack(listed.pack()).states == listed.states
     check_unchanged(tmp_path / "run", listed, "files")
     assert (tmp_path / "run" / FILE_NAME).read_bytes() == listed.pack()
 

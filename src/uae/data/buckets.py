@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.data.captions import CaptionStream, Row, data_files
+from uae.data.captions import CaptionStream, StoredPair, data_files
 from uae.data.inventory import Inventory
 from uae.images.read import ImageError, read_image_bytes
 from uae.images.resize import fit_to
@@ -49,7 +49,7 @@ class CaptionedImage:
 class Pooled(NamedTuple):
     """A row that waits to be drawn."""
 
-    row: Row
+    row: StoredPair
     name: str
     """Its file, and where it is in there."""
 
@@ -61,12 +61,12 @@ def aspect_buckets(resolution: int, divisor: int, largest: int) -> tuple[Bucket,
         raise ValueError(
             f"expected a resolution in multiples of {divisor} up to {largest}, got {resolution}"
         )
-    found: set[Bucket] = set()
+    buckets: set[Bucket] = set()
     for height in range(divisor, largest + 1, divisor):
         width = max(1, round(resolution**2 / height / divisor)) * divisor
         if width <= largest and max(height / width, width / height) <= MAX_ASPECT:
-            found |= {(height, width), (width, height)}
-    return tuple(sorted(found))
+            buckets |= {(height, width), (width, height)}
+    return tuple(sorted(buckets))
 
 
 def nearest_bucket(size: tuple[int, int], buckets: Sequence[Bucket]) -> int:
@@ -91,23 +91,18 @@ class CaptionBatches:
         num_held_out: int = 0,
         seed: int = 0,
     ) -> None:
-        needed = len(buckets) * (batch_size - 1) + 1  # then some bucket fills a batch
-        if pool_size < needed:
+        min_pool = len(buckets) * (batch_size - 1) + 1  # then some bucket fills a batch
+        if pool_size < min_pool:
             raise ValueError(
-                f"expected a pool of at least {needed} rows for batches of {batch_size}, each of "
+                f"expected a pool of at least {min_pool} rows for batches of {batch_size}, each of "
                 f"one of {len(buckets)} sizes, got {pool_size}; make it larger or batches "
                 "smaller"
             )
-        self.buckets, self.batch_size, self.pool_size, self.seed = (
-            tuple(buckets),
-            batch_size,
-            pool_size,
-            seed,
-        )
+        self.buckets, self.batch_size = tuple(buckets), batch_size
+        self.pool_size, self.seed = pool_size, seed
         self.files = data_files(paths)
-        self.held_out, self._held_out_images = self._hold_out(
-            CaptionStream(paths, seed), num_held_out
-        )
+        first_pass = CaptionStream(paths, seed)
+        self.held_out, self._held_out_images = self._hold_out(first_pass, num_held_out)
         self.stream = CaptionStream(paths, seed)
         self.num_batches = 0
         self._pool: list[list[Pooled]] = [[] for _ in buckets]
@@ -129,9 +124,8 @@ class CaptionBatches:
             row = self.stream.read()
             self._is_draining = row is None
             if row is not None and _digest(row.image) not in self._held_out_images:
-                self._pool[nearest_bucket(row.size, self.buckets)].append(
-                    Pooled(row, self.stream.name)
-                )
+                bucket = nearest_bucket(row.size, self.buckets)
+                self._pool[bucket].append(Pooled(row, self.stream.name))
                 num_rows += 1
 
     def _fills_a_batch(self) -> bool:
@@ -146,16 +140,17 @@ class CaptionBatches:
         bucket = int(torch.multinomial(weights, 1, generator=generator))
         rows, samples, corrupt = self._pool[bucket], {}, set()
         for index in torch.randperm(len(rows), generator=generator).tolist():
+            row, name = rows[index]
             try:
-                samples[index] = to_sample(rows[index].row, rows[index].name, self.buckets[bucket])
+                samples[index] = captioned_image(row, name, self.buckets[bucket])
             except ImageError as error:
                 self.stream.skip(error)
                 corrupt.add(index)
             if len(samples) == self.batch_size:
                 break
         is_full = len(samples) == self.batch_size
-        gone = corrupt | samples.keys() if is_full else corrupt
-        self._pool[bucket] = [row for index, row in enumerate(rows) if index not in gone]
+        spent = corrupt | samples.keys() if is_full else corrupt
+        self._pool[bucket] = [each for index, each in enumerate(rows) if index not in spent]
         return list(samples.values()) if is_full else None
 
     def _hold_out(
@@ -167,7 +162,7 @@ class CaptionBatches:
         images: set[str] = set()
         while (row := stream.read()) is not None:
             try:
-                sample = to_sample(
+                sample = captioned_image(
                     row, stream.name, self.buckets[nearest_bucket(row.size, self.buckets)]
                 )
             except ImageError as error:
@@ -189,6 +184,8 @@ class CaptionBatches:
         pooled = [each for bucket in self._pool for each in bucket]
         rows = [row for row, _ in pooled]
         content = bytearray().join(row.image for row in rows)
+        no_images = torch.empty(0, dtype=torch.uint8)
+        images = torch.frombuffer(content, dtype=torch.uint8) if rows else no_images
         return {
             "settings": self._settings(),
             "files": self.files.pack(),
@@ -196,9 +193,7 @@ class CaptionBatches:
             "num_batches": self.num_batches,
             "is_draining": self._is_draining,
             "pool_buckets": [len(bucket) for bucket in self._pool],
-            "pool_images": torch.frombuffer(content, dtype=torch.uint8)
-            if rows
-            else torch.empty(0, dtype=torch.uint8),
+            "pool_images": images,
             "pool_lengths": [len(row.image) for row in rows],
             "pool_captions": [row.caption for row in rows],
             "pool_sizes": [list(row.size) for row in rows],
@@ -215,10 +210,9 @@ class CaptionBatches:
             part.numpy().tobytes() for part in state["pool_images"].split(state["pool_lengths"])
         )
         sizes = ((height, width) for height, width in state["pool_sizes"])
-        rows = map(Row, images, state["pool_captions"], sizes)
-        names = state.get("pool_names") or ["a pair's image"] * len(
-            state["pool_lengths"]
-        )  # not in older checkpoints
+        rows = map(StoredPair, images, state["pool_captions"], sizes)
+        nameless = ["a pair's image"] * len(state["pool_lengths"])
+        names = state.get("pool_names") or nameless  # older checkpoints have none
         pooled = map(Pooled, rows, names)
         self._pool = [[next(pooled) for _ in range(number)] for number in state["pool_buckets"]]
 
@@ -241,7 +235,7 @@ class CaptionBatches:
         }
 
 
-def to_sample(row: Row, name: str, bucket: Bucket) -> CaptionedImage:
+def captioned_image(row: StoredPair, name: str, bucket: Bucket) -> CaptionedImage:
     """Decode a row; an ImageError by its name if it is corrupt."""
     image = fit_to(read_image_bytes(row.image, name), bucket)
     return CaptionedImage(

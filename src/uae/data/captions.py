@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from uae.data.encodings import encoding_of
 from uae.data.folders import folder_files
 from uae.data.inventory import WHEN_TO_MEND, Inventory
 from uae.data.layouts import (
@@ -28,8 +29,7 @@ from uae.data.layouts import (
     IMAGE_COLUMNS,
     NESTED,
     SUFFIXES,
-    Found,
-    encoding_of,
+    ShardRow,
     kind_of,
     no_columns,
     rows_of,
@@ -42,7 +42,7 @@ METADATA = "metadata.jsonl"
 MAX_NAMED = 20  # rows that are left out; further ones are counted
 
 
-class Row(NamedTuple):
+class StoredPair(NamedTuple):
     """A pair as it is stored."""
 
     image: bytes
@@ -115,44 +115,43 @@ class CaptionStream:
         self._place = 0  # of the shard being read, in this pass's order
         self._num_read = 0  # usable rows of this pass so far
         self._within = 0  # rows of that shard so far
-        self._rows: Iterator[Found] | None = None
-        self._named: list[str] = []
+        self._rows: Iterator[ShardRow] | None = None
+        self._problems: list[str] = []
         self._num_rows_named = 0
 
-    def read(self) -> Row | None:
+    def read(self) -> StoredPair | None:
         """The next row; None once at the end of each pass."""
         while True:
             if self._place == len(self.shards):
                 self._begin_pass()
                 return None
             shard = self._shard()
-            found = self._next_row(shard)
-            if found is None:
+            row = self._next_row(shard)
+            if row is None:
                 self._place, self._within, self._rows = self._place + 1, 0, None
                 continue
             self._within += 1
-            self.name = f"{shard} {found.name}"
+            self.name = f"{shard} {row.name}"
             try:
-                if found.problem:
-                    raise ImageError(f"{self.name}: {found.problem}")
-                row = read_row(found.fields, shard, self.name)
+                if row.problem:
+                    raise ImageError(f"{self.name}: {row.problem}")
+                pair = read_row(row.fields, shard, self.name)
             except ImageError as error:
                 self.skip(error)
                 continue
             self._num_read += 1
-            return row
+            return pair
 
-    def _next_row(self, shard: Path) -> Found | None:
+    def _next_row(self, shard: Path) -> ShardRow | None:
         """The shard's next row; None at its end, which is where it is damaged."""
         try:
             if self._rows is None:
                 self._rows = rows_of(shard, self._within)
-            found = next(self._rows, None)
+            row = next(self._rows, None)
         except MemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # pyarrow and tarfile raise whatever a damaged file leads them to
+        # pyarrow and tarfile raise whatever a damaged file leads them to
+        except Exception as error:
             self._rows = None
             if isinstance(error, OSError) and error.errno is not None:
                 raise ValueError(
@@ -161,15 +160,15 @@ class CaptionStream:
                 ) from error
             self._pass_over(shard, error)
             return None
-        if found is None and self._within == 0:
-            self._name(f"passed over: {shard}: holds no rows; remove it")
-        return found
+        if row is None and self._within == 0:
+            self._warn_once(f"passed over: {shard}: holds no rows; remove it")
+        return row
 
     def _pass_over(self, shard: Path, error: Exception) -> None:
         self.num_skipped += 1
-        what = f"after its first {self._within:,} rows" if self._within else "the whole file"
-        self._name(
-            f"passed over, {what}: {shard}: cannot be read ({one_line(error):.400}); mend it"
+        part = f"after its first {self._within:,} rows" if self._within else "the whole file"
+        self._warn_once(
+            f"passed over, {part}: {shard}: cannot be read ({one_line(error):.400}); mend it"
         )
 
     def skip(self, reason: ImageError) -> None:
@@ -177,22 +176,21 @@ class CaptionStream:
         self.num_skipped += 1
         self._num_rows_named += 1
         if self._num_rows_named <= MAX_NAMED:
-            self._name(f"left out: {reason}")
+            self._warn_once(f"left out: {reason}")
         elif self._num_rows_named == MAX_NAMED + 1:
-            self._name(
+            self._warn_once(
                 f"left out: more than {MAX_NAMED} pairs, which from now on are counted, not "
                 "named; mend them"
             )
 
-    def _name(self, what: str) -> None:
-        """Warn, once."""
-        if what not in self._named:
-            self._named.append(what)
-            warnings.warn(f"{what} {WHEN_TO_MEND}", stacklevel=4)
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._problems:
+            self._problems.append(problem)
+            warnings.warn(f"{problem} {WHEN_TO_MEND}", stacklevel=4)
 
     def _begin_pass(self) -> None:
         if self._num_read == 0:
-            first = f"; {self._named[0]}" if self._named else ""
+            first = f"; {self._problems[0]}" if self._problems else ""
             raise ValueError(
                 f"expected image-caption pairs in {self.shards[0]} … ({len(self.shards)} files), "
                 f"found none that can be used ({self.num_skipped} left out){first}"
@@ -229,9 +227,8 @@ def num_rows_before(within: int | dict[str, Any] | None) -> int:
         return within or 0
     place = within["examples_iterable"]
     if "previous_state" in place:
-        return (
-            place["previous_state"]["shard_example_idx"] + place["num_chunks_since_previous_state"]
-        )
+        start = place["previous_state"]["shard_example_idx"]
+        return start + place["num_chunks_since_previous_state"]
     return place["shard_example_idx"]
 
 
@@ -244,26 +241,23 @@ def check_pyarrow() -> None:
         )
 
 
-def read_row(example: dict[str, Any], shard: Path, name: str = "") -> Row:
+def read_row(example: dict[str, Any], shard: Path, name: str = "") -> StoredPair:
     """A row of any layout. ``name`` is what messages call it, by default its file.
 
     Raises:
         ImageError: when there is no column of images or of captions, no caption that says anything,
             or no image that can be read.
     """
-    inner, where = example.get(NESTED), name or str(shard)
-    fields = [
-        (key.lower(), value)
-        for part in (example, inner if isinstance(inner, dict) else {})
-        for key, value in part.items()
-    ]
+    nested, where = example.get(NESTED), name or str(shard)
+    parts = [example, nested] if isinstance(nested, dict) else [example]
+    fields = [(key.lower(), value) for part in parts for key, value in part.items()]
     images = [value for column in IMAGE_COLUMNS for key, value in fields if key == column]
     captions = [value for column in CAPTION_COLUMNS for key, value in fields if key == column]
     if not images or not captions:
         raise ImageError(f"{where}: {no_columns(dict.fromkeys(key for key, _ in fields))}")
     caption = _caption(captions, where)
-    image = _content(images, shard, where)
-    return Row(image, caption, image_size(image, where))
+    image = _image_content(images, shard, where)
+    return StoredPair(image, caption, image_size(image, where))
 
 
 def _caption(values: list[Any], where: str) -> str:
@@ -295,7 +289,7 @@ def _text(value: Any) -> tuple[str, str]:
     return text, "one that is empty or blank" if is_blank else ""
 
 
-def _content(images: list[Any], shard: Path, where: str) -> bytes:
+def _image_content(images: list[Any], shard: Path, where: str) -> bytes:
     """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a
     file beside the shard.
 
@@ -309,12 +303,8 @@ def _content(images: list[Any], shard: Path, where: str) -> bytes:
     if content is not None:
         return content
     try:
-        for file in (
-            shard.parent / form
-            for value in values
-            if isinstance(value, str)
-            for form in _forms(value)
-        ):
+        paths = [value for value in values if isinstance(value, str)]
+        for file in (shard.parent / form for path in paths for form in _unicode_forms(path)):
             if file.is_file():
                 return file.read_bytes()
     except (OSError, ValueError) as error:  # a name too long, or with a null
@@ -326,10 +316,7 @@ def _content(images: list[Any], shard: Path, where: str) -> bytes:
     )
 
 
-def _forms(name: str) -> list[str]:
+def _unicode_forms(name: str) -> list[str]:
     """A name as it is written, and composed or decomposed, as another system may have stored it."""
-    return list(
-        dict.fromkeys(
-            [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
-        )
-    )
+    forms = [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+    return list(dict.fromkeys(forms))

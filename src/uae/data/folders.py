@@ -1,5 +1,4 @@
-"""Which images there are among the files and folders that a user names, and what is made of each is
-called.
+"""Which images the files and folders of a user hold, and how an image's outputs are named.
 
 Folders are searched with their subfolders. Hidden files and folders are passed over, and so is what
 ``uae`` itself painted: a hidden file beside it notes that. What cannot be looked into is named.
@@ -29,7 +28,7 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class ImageListing:
-    """What ``list_images`` found."""
+    """The images among files and folders."""
 
     files: list[Path]
     names: list[Path]
@@ -55,7 +54,7 @@ def list_images(
     ``out``; a folder's own outputs are taken if it ``takes_outputs``, or holds no other image.
     """
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     num_ignored, unreadable = 0, []
     for path in paths:
         images = [path]
@@ -72,18 +71,17 @@ def list_images(
                 "there"
             )
         for file in images:
-            found.setdefault(os.path.abspath(file), file)
-    if not found:
+            files.setdefault(os.path.abspath(file), file)
+    if not files:
         where = ", ".join(map(printable, paths)) or "no path given"
         raise ImageError(
             f"{where}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
             + "".join(f"; {reason}" for reason in unreadable)
         )
-    shared = os.path.commonpath(
-        [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
-    )
-    names = [Path(os.path.relpath(file, shared)) for file in found]
-    return ImageListing(list(found.values()), names, num_ignored, unreadable)
+    folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
+    shared = os.path.commonpath(folders)
+    names = [Path(os.path.relpath(file, shared)) for file in files]
+    return ImageListing(list(files.values()), names, num_ignored, unreadable)
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -103,7 +101,7 @@ class Search:
     def __init__(self, folder: Path, out: Path | None = None, takes_outputs: bool = False) -> None:
         self.files: list[Path] = []
         self.unreadable: list[str] = []
-        self._seen: set[str] = set()
+        self._searched: set[str] = set()
         self._outputs = set() if out is None else {os.path.realpath(out)} | noted_outputs(out)
         self._own = noted_outputs(folder) - self._outputs if takes_outputs else set()
         links = self._walk(folder)
@@ -111,7 +109,7 @@ class Search:
             link = links.pop(0)
             if Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link)):
                 self.unreadable.append(f"{printable(link)}: a link to a folder that holds it")
-            elif os.path.realpath(link) not in self._seen | self._outputs:
+            elif os.path.realpath(link) not in self._searched | self._outputs:
                 links += self._walk(link)
         self.files.sort(key=lambda file: natural_key(file.relative_to(folder)))
 
@@ -123,25 +121,22 @@ class Search:
     def _walk(self, start: Path) -> list[Path]:
         """Add what is below ``start`` and was not seen yet; the links to folders that are met."""
         links: list[Path] = []
-        for parent, names, here in os.walk(start, onerror=self._name):
+        for parent, names, files in os.walk(start, onerror=self._add_unreadable):
             place = os.path.realpath(parent)
-            self._seen.add(place)
-            if OUTPUTS in here:
+            self._searched.add(place)
+            if OUTPUTS in files:
                 self._outputs |= noted_outputs(Path(parent)) - self._own
             folders = [Path(parent) / name for name in sorted(names) if self._is_input(place, name)]
             links += [folder for folder in folders if os.path.islink(folder)]
-            names[:] = [
-                f.name
-                for f in folders
-                if not os.path.islink(f) and os.path.realpath(f) not in self._seen
-            ]
-            self.files += [Path(parent) / name for name in here if self._is_input(place, name)]
+            own = [folder for folder in folders if not os.path.islink(folder)]
+            names[:] = [f.name for f in own if os.path.realpath(f) not in self._searched]
+            self.files += [Path(parent) / name for name in files if self._is_input(place, name)]
         return links
 
     def _is_input(self, place: str, name: str) -> bool:
         return not name.startswith(".") and os.path.join(place, name) not in self._outputs
 
-    def _name(self, error: OSError) -> None:
+    def _add_unreadable(self, error: OSError) -> None:
         self.unreadable.append(f"{printable(error.filename)}: {error.strerror}")
 
 
@@ -164,8 +159,8 @@ def note_outputs(folder: Path, outputs: Iterable[Path]) -> None:
     """Make the folder and note what is written there, files or folders of them: no later command's
     input."""
     place = os.path.realpath(folder)
-    noted = {os.path.join(place, output) for output in outputs} | noted_outputs(folder)
-    paths = sorted(os.path.relpath(output, place) for output in noted)
+    places = {os.path.join(place, output) for output in outputs} | noted_outputs(folder)
+    paths = sorted(os.path.relpath(output, place) for output in places)
     atomic_write_text(folder / OUTPUTS, json.dumps(paths, indent=0))
 
 
@@ -179,17 +174,15 @@ def noted_outputs(folder: Path) -> set[str]:
 
 
 def output_names(names: Sequence[Path]) -> list[Path]:
-    """What to call that which is made of each image: its path without extension, or with it where
-    two would share one.
+    """Of each image its path without extension, or with it where two would share one.
 
     No two names are the same.
     """
-    chosen = [name.with_suffix("") for name in names]
-    while shared := {name for name, count in Counter(chosen).items() if count > 1}:
-        chosen = [
-            name if other in shared else other for name, other in zip(names, chosen, strict=True)
-        ]
-    return [path.with_name(shortened(path.name)) for path in chosen]
+    outputs = [name.with_suffix("") for name in names]
+    while shared := {output for output, count in Counter(outputs).items() if count > 1}:
+        pairs = zip(names, outputs, strict=True)
+        outputs = [name if output in shared else output for name, output in pairs]
+    return [output.with_name(shortened(output.name)) for output in outputs]
 
 
 def shortened(name: str) -> str:

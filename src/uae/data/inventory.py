@@ -27,7 +27,7 @@ WHEN_TO_MEND = "(before a new run: this one needs its files as they are)"
 """To be said where a message of a run asks for a file to be mended, which would end it."""
 
 
-class Entry(NamedTuple):
+class FileState(NamedTuple):
     """A file's size, -1 if it cannot be read, and hash, empty if it was not opened."""
 
     size: int
@@ -37,8 +37,8 @@ class Entry(NamedTuple):
 class Inventory:
     """Files by name."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self.entries = entries
+    def __init__(self, states: dict[str, FileState]) -> None:
+        self.states = states
 
     @classmethod
     def of(cls, files: Sequence[Path], roots: Sequence[Path]) -> Inventory:
@@ -47,13 +47,13 @@ class Inventory:
         is_hashed = len(files) <= MAX_HASHED
         parts = [files[i : i + AT_A_TIME] for i in range(0, len(files), AT_A_TIME)]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            found = pool.map(lambda part: [_entry(file, is_hashed) for file in part], parts)
-            entries = [entry for part in found for entry in part]
-        return cls(dict(zip(names, entries, strict=True)))
+            results = pool.map(lambda part: [_state(file, is_hashed) for file in part], parts)
+            states = [state for part in results for state in part]
+        return cls(dict(zip(names, states, strict=True)))
 
     def pack(self) -> bytes:
         """Compressed lines of name, size and hash, the same for the same files."""
-        lines = (json.dumps([name, *entry]) for name, entry in sorted(self.entries.items()))
+        lines = (json.dumps([name, *state]) for name, state in sorted(self.states.items()))
         return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
     @classmethod
@@ -61,11 +61,11 @@ class Inventory:
         rows = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
         if not rows:
             raise ValueError("expected a line for each file, got none")
-        return cls({name: Entry(*entry) for name, *entry in rows})
+        return cls({name: FileState(*state) for name, *state in rows})
 
     def check(self, before: Inventory, what: str) -> None:
         """A ValueError that names the files of a run's start, ``before``, that are others now."""
-        then, now = before.entries, self.entries
+        then, now = before.states, self.states
         changed = [name for name in now if name in then and _differs(then[name], now[name])]
         kinds = {
             "added": [name for name in now if name not in then],
@@ -73,10 +73,10 @@ class Inventory:
             "changed": changed,
         }
         if any(kinds.values()):
-            named = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+            changes = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
             raise ValueError(
                 f"cannot resume, the {what} are not those that the run was started with. "
-                f"{named}. Put them back as they were, or give another output folder for a new "
+                f"{changes}. Put them back as they were, or give another output folder for a new "
                 "run"
             )
 
@@ -130,26 +130,26 @@ def _name(file: Path, roots: Sequence[Path], labels: Sequence[str]) -> str:
     return str(file)
 
 
-def _entry(file: Path, is_hashed: bool) -> Entry:
+def _state(file: Path, is_hashed: bool) -> FileState:
     try:
         if not file.is_file():  # a pipe would be waited for
-            return Entry(-1)
+            return FileState(-1)
         size = file.stat().st_size
-        return Entry(size, _hash(file, size) if is_hashed else "")
+        return FileState(size, _hash(file, size) if is_hashed else "")
     except OSError:
-        return Entry(-1)
+        return FileState(-1)
 
 
 def _hash(file: Path, size: int) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    with open(file, "rb", buffering=0) as opened:
+    with open(file, "rb", buffering=0) as stream:
         for start in (0, max(0, size - ENDS)):
-            opened.seek(start)
-            digest.update(opened.read(ENDS))
+            stream.seek(start)
+            digest.update(stream.read(ENDS))
     return digest.hexdigest()
 
 
-def _differs(before: Entry, now: Entry) -> bool:
+def _differs(before: FileState, now: FileState) -> bool:
     return before.size != now.size or bool(before.hash and now.hash and before.hash != now.hash)
 
 

@@ -10,47 +10,34 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from uae.data.encodings import encoding_of
 from uae.images.read import IMAGE_SUFFIXES
 from uae.utils.messages import one_line
 
+# file_name last: a path is read where no column holds an image itself
 IMAGE_COLUMNS = tuple(
-    dict.fromkeys(  # file_name last: a path is read where no column holds an image itself
-        (
-            "image",
-            "img",
-            "jpg",
-            "jpeg",
-            "png",
-            "webp",
+    dict.fromkeys(
+        [
+            *("image", "img", "jpg", "jpeg", "png", "webp"),
             *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)),
             "file_name",
-        )
+        ]
     )
 )
 CAPTION_COLUMNS = ("long_caption", "caption", "text", "txt")  # the first that says anything
 NESTED = "json"  # an object with more columns
 SUFFIXES = (".parquet", ".tar", ".jsonl")
 ROWS_AT_A_TIME = 64
-MARKS = (
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-)
-"""How texts begin that say their encoding; the longer ones first."""
-
-Member = tuple[
-    str, bytes | None
-]  # of a tar: its extension, and what it holds if a pair is made of it
+# of a tar: its extension, and what it holds if a pair is made of it
+Member = tuple[str, bytes | None]
 
 
-class Found(NamedTuple):
+class ShardRow(NamedTuple):
     """A row as it is stored."""
 
     name: str
@@ -62,12 +49,12 @@ class Found(NamedTuple):
     """Why it cannot be read; empty if it can."""
 
 
-def rows_of(shard: Path, start: int) -> Iterator[Found]:
+def rows_of(shard: Path, start: int) -> Iterator[ShardRow]:
     """The rows of a file from number ``start`` on, readable or not.
 
     Raises:
         OSError: with a number where the file cannot be reached, without one where it is damaged.
-            Exception: anything else where the file is damaged.
+        Exception: anything else where the file is damaged.
     """
     read = {".parquet": parquet_rows, ".tar": tar_rows, ".jsonl": jsonl_rows}[shard.suffix.lower()]
     return read(shard, start)
@@ -76,12 +63,12 @@ def rows_of(shard: Path, start: int) -> Iterator[Found]:
 # --- parquet -------------------------------------------------------------------------------------
 
 
-def parquet_rows(shard: Path, start: int) -> Iterator[Found]:
+def parquet_rows(shard: Path, start: int) -> Iterator[ShardRow]:
     """Rows are counted from 0, as pandas does."""
     import pyarrow.parquet as pq
 
-    with open(shard, "rb") as opened:
-        file, first = pq.ParquetFile(opened), 0
+    with open(shard, "rb") as stream:
+        file, first = pq.ParquetFile(stream), 0
         columns = [name for name in file.schema_arrow.names if is_read(name)]
         if not columns and file.metadata.num_rows:
             raise ValueError(no_columns(file.schema_arrow.names))
@@ -95,18 +82,15 @@ def parquet_rows(shard: Path, start: int) -> Iterator[Found]:
                 number += batch.num_rows
 
 
-def _parquet_row(batch: Any, index: int, name: str) -> Found:
+def _parquet_row(batch: Any, index: int, name: str) -> ShardRow:
     fields = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
         try:
             fields[column] = values[index].as_py()
         except Exception as error:  # a text that is no UTF-8, a date out of range
-            return Found(
-                name,
-                {},
-                f"its column {column!r} cannot be read ({one_line(error)}); remove the row",
-            )
-    return Found(name, fields)
+            problem = f"its column {column!r} cannot be read ({one_line(error)}); remove the row"
+            return ShardRow(name, {}, problem)
+    return ShardRow(name, fields)
 
 
 def is_read(column: str) -> bool:
@@ -114,57 +98,51 @@ def is_read(column: str) -> bool:
     return column.lower() in (*IMAGE_COLUMNS, *CAPTION_COLUMNS, NESTED)
 
 
-def no_columns(found: Any) -> str:
-    """What to say of a row or file that lacks a column."""
+def no_columns(columns: Iterable[Any]) -> str:
+    """What to say of a row or file that has these columns and lacks one."""
     return (
         "expected a column of images (image, img, file_name or an extension such as jpg) and "
         f"one of captions ({', '.join(CAPTION_COLUMNS)}), found "
-        f"{', '.join(map(str, found)) or 'none'}; rename them"
+        f"{', '.join(map(str, columns)) or 'none'}; rename them"
     )
 
 
 # --- JSONL ---------------------------------------------------------------------------------------
 
 
-def jsonl_rows(shard: Path, start: int) -> Iterator[Found]:
+def jsonl_rows(shard: Path, start: int) -> Iterator[ShardRow]:
     """One JSON object a line, lines counted from 1; blank ones are none. UTF-8, or what a byte
     order mark says."""
-    with open(shard, "rb") as opened:
-        encoding = encoding_of(opened.read(4))
-    number, errors = (
-        0,
-        "surrogateescape" if encoding.startswith("utf-8") else "replace",
-    )  # the former has no half bytes
+    with open(shard, "rb") as stream:
+        encoding = encoding_of(stream.read(4))
+    number = 0
+    # UTF-8 has no half bytes
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
     with open(shard, encoding=encoding, errors=errors, newline="\n") as lines:
         for line_number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             if number >= start and errors == "replace" and "\ufffd" in line:
-                yield Found(
-                    f"line {line_number}",
-                    {},
-                    f"bytes that are no {encoding.upper()}; mend or remove the line",
-                )
+                problem = f"bytes that are no {encoding.upper()}; mend or remove the line"
+                yield ShardRow(f"line {line_number}", {}, problem)
             elif number >= start:
                 yield _jsonl_row(line, f"line {line_number}")
             number += 1
 
 
-def _jsonl_row(line: str, name: str) -> Found:
+def _jsonl_row(line: str, name: str) -> ShardRow:
     try:
         value = load_json(line)
     except (ValueError, RecursionError) as error:
-        got = f"{line.strip()!r:.60} ({one_line(error)})"
-        return Found(
-            name, {}, f"expected one JSON object on the line, got {got}; mend or remove the line"
-        )
+        return _not_an_object(name, f"{line.strip()!r:.60} ({one_line(error)})")
     if not isinstance(value, dict):
-        return Found(
-            name,
-            {},
-            f"expected one JSON object on the line, got {kind_of(value)}; mend or remove the line",
-        )
-    return Found(name, value)
+        return _not_an_object(name, kind_of(value))
+    return ShardRow(name, value)
+
+
+def _not_an_object(name: str, got: str) -> ShardRow:
+    problem = f"expected one JSON object on the line, got {got}; mend or remove the line"
+    return ShardRow(name, {}, problem)
 
 
 def load_json(text: str | bytes) -> Any:
@@ -175,10 +153,6 @@ def load_json(text: str | bytes) -> Any:
         parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits),
         strict=False,
     )
-
-
-def encoding_of(beginning: bytes) -> str:
-    return next((encoding for mark, encoding in MARKS if beginning.startswith(mark)), "utf-8")
 
 
 def kind_of(value: Any) -> str:
@@ -199,25 +173,25 @@ def kind_of(value: Any) -> str:
 # --- tar -----------------------------------------------------------------------------------------
 
 
-def tar_rows(shard: Path, start: int) -> Iterator[Found]:
+def tar_rows(shard: Path, start: int) -> Iterator[ShardRow]:
     """WebDataset's samples: consecutive members that share a name up to its first dot, ``0001.jpg``
     and ``0001.txt``.
 
     Where names hold further dots (``cat.v2.jpg`` beside ``cat.v2.txt``), a sample is what agrees up
     to the last one.
     """
-    with open(shard, "rb") as opened, tarfile.open(fileobj=opened) as tar:
+    with open(shard, "rb") as stream, tarfile.open(fileobj=stream) as tar:
         for number, sample in enumerate(_samples(tar)):
             if number >= start:
                 yield sample
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[Found]:
+def _samples(tar: tarfile.TarFile) -> Iterator[ShardRow]:
     for key, group in groupby(_members(tar), lambda member: _split(member.name, first=True)[0]):
         own: list[Member] = []
         others: list[tuple[str, str]] = []
         for stem, part in groupby(group, lambda member: _split(member.name)[0]):
-            members = [(_split(member.name)[1], _content(tar, member)) for member in part]
+            members = [(_split(member.name)[1], _member_content(tar, member)) for member in part]
             if stem == key:
                 own += members
             elif _is_pair(members):
@@ -225,13 +199,12 @@ def _samples(tar: tarfile.TarFile) -> Iterator[Found]:
             else:
                 others += [(stem, extension) for extension, _ in members]
         if own:  # the others are more of it, such as 0001.mask.png
-            found = [extension for extension, _ in own] + [
-                f"{stem[len(key) + 1 :]}.{ext}" for stem, ext in others
-            ]
-            yield _sample(key, own) if _is_pair(own) else _alone(key, found)
+            extensions = [extension for extension, _ in own]
+            extensions += [f"{stem[len(key) + 1 :]}.{extension}" for stem, extension in others]
+            yield _sample(key, own) if _is_pair(own) else _no_pair(key, extensions)
             continue
         for stem, extension in others:
-            yield _alone(stem, [extension])
+            yield _no_pair(stem, [extension])
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -255,13 +228,13 @@ def _split(name: str, *, first: bool = False) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+def _member_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     """What a member holds, if a pair is made of it."""
     if not is_read(_split(member.name)[1]):
         return None
-    opened = tar.extractfile(member)
-    assert opened is not None
-    return opened.read()
+    stream = tar.extractfile(member)
+    assert stream is not None
+    return stream.read()
 
 
 def _is_pair(members: list[Member]) -> bool:
@@ -269,21 +242,20 @@ def _is_pair(members: list[Member]) -> bool:
     return bool(names & set(IMAGE_COLUMNS)) and bool(names & {*CAPTION_COLUMNS, NESTED})
 
 
-def _alone(key: str, found: list[str]) -> Found:
+def _no_pair(key: str, extensions: list[str]) -> ShardRow:
     problem = (
         f"expected {key}.jpg (or another image) and {key}.txt or {key}.json next to it in the "
-        f"tar, found .{', .'.join(found)}; rename them to agree up to their first or last dot"
+        f"tar, found .{', .'.join(extensions)}; rename them to agree up to their first or last dot"
     )
-    return Found(f"sample {key}", {}, problem)
+    return ShardRow(f"sample {key}", {}, problem)
 
 
-def _sample(key: str, members: list[Member]) -> Found:
+def _sample(key: str, members: list[Member]) -> ShardRow:
     fields: dict[str, Any] = {}
     for extension, content in members:
         if extension in fields:
-            return Found(
-                f"sample {key}", {}, f"two members are called {key}.{extension}; rename one"
-            )
+            problem = f"two members are called {key}.{extension}; rename one"
+            return ShardRow(f"sample {key}", {}, problem)
         fields[extension] = content
     if fields.get(NESTED) is not None:
         try:
@@ -291,7 +263,6 @@ def _sample(key: str, members: list[Member]) -> Found:
         except (ValueError, RecursionError) as error:
             fields[NESTED] = None
             if not fields.keys() & set(CAPTION_COLUMNS):
-                return Found(
-                    f"sample {key}", {}, f"its .json is no JSON ({one_line(error)}); mend it"
-                )
-    return Found(f"sample {key}", fields)
+                problem = f"its .json is no JSON ({one_line(error)}); mend it"
+                return ShardRow(f"sample {key}", {}, problem)
+    return ShardRow(f"sample {key}", fields)

@@ -9,7 +9,6 @@ changed, but for spaces around it; what can be none is refused, with its place.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -18,26 +17,15 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+from uae.data.encodings import encoding_of
 from uae.utils.messages import one_line
 
-COLUMNS = (
-    "prompt",
-    "prompts",
-    "text",
-    "caption",
-    "captions",
-)  # of tables, in any case; the first there is
-MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-Row = dict[str, Any]
+# of tables, in any case; the first there is
+COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
+PromptRow = dict[str, Any]
 
 
-def read_prompts(path: Path) -> list[Row]:
+def read_prompts(path: Path) -> list[PromptRow]:
     """Each prompt as ``prompt`` of a row, beside what else the file says of it.
 
     Raises:
@@ -70,9 +58,8 @@ def _read_text(path: Path) -> str:
     if path.is_dir():
         raise ValueError(": expected a file of prompts, got a folder")
     content = path.read_bytes()
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise ValueError(
             f": expected text in UTF-8, or UTF-16 with its mark, got other bytes at {error.start}; "
@@ -86,7 +73,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _checked(row: Any, place: str) -> Row:
+def _checked(row: Any, place: str) -> PromptRow:
     """A row with a prompt that a tokenizer and a JSON file can take."""
     if isinstance(row, str):
         row = {"prompt": row}
@@ -170,19 +157,16 @@ def _table(text: str, suffix: str) -> list[tuple[str, Any]]:
     (place, header), *rows = rows
     names = [name.strip() for name in header]
     column = _prompt_column(names, place)
-    found = []
+    prompts = []
     for place, cells in rows:
         if len(cells) != len(names):
             raise ValueError(
                 f"{place}: expected {len(names)} cells, as in the header, got {len(cells)}"
             )
-        others = {
-            name: cell for name, cell in zip(names, cells, strict=True) if name != names[column]
-        }
-        found.append(
-            (place, {"prompt": cells[column]} | {n: c for n, c in others.items() if n != "prompt"})
-        )
-    return found
+        columns = zip(names, cells, strict=True)
+        others = {name: cell for name, cell in columns if name not in (names[column], "prompt")}
+        prompts.append((place, {"prompt": cells[column]} | others))
+    return prompts
 
 
 def _cells(text: str, delimiter: str, is_quoted: bool = True) -> list[tuple[str, list[str]]]:

@@ -1,5 +1,4 @@
-"""Training images: the embedded world's scenes, or the user's own folder. A step's batch depends on
-the step alone."""
+"""Training images of a user's folders. A step's batch depends on the step alone."""
 
 from __future__ import annotations
 
