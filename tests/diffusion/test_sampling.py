@@ -6,6 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from uae.diffusion.sampling import guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
+from uae.diffusion.texts import TextEmbeds
 
 
 def gaussian_velocity(variance):
@@ -59,28 +60,32 @@ class CountingVelocity:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, latents, sigma, prompt_embeds):
+    def __call__(self, latents, sigma, texts):
         self.batches.append(len(latents))
-        return prompt_embeds.mean((1, 2))[:, None, None, None].expand_as(latents)
+        return texts.embeds.mean((1, 2))[:, None, None, None].expand_as(latents)
+
+
+def texts(embeds):
+    return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("negative_length", "batches"), [(5, [6]), (2, [3, 3])])
 def test_guidance_extrapolates_from_the_negative(negative_length, batches):
     velocity, latents = CountingVelocity(), torch.zeros(3, 1, 2, 2)
-    embeds = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 5, 4)
-    negative = torch.full((1, negative_length, 4), 0.5)
+    embeds = texts(torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 5, 4))
+    negative = texts(torch.full((1, negative_length, 4), 0.5))
     result = guided(velocity, embeds, negative, 5.0)(latents, torch.ones(3))
     assert result[:, 0, 0, 0].tolist() == [0.5 + 5 * 0.5, 0.5 + 5 * 1.5, 0.5 + 5 * 2.5]
     assert velocity.batches == batches
 
 
 def test_scale_one_is_one_pass_without_the_negative():
-    velocity, embeds = CountingVelocity(), torch.randn(3, 5, 4)
+    velocity, embeds = CountingVelocity(), texts(torch.randn(3, 5, 4))
     latents, sigma = torch.zeros(3, 1, 2, 2), torch.ones(3)
-    result = guided(velocity, embeds, torch.randn(1, 5, 4), 1.0)(latents, sigma)
+    result = guided(velocity, embeds, texts(torch.randn(1, 5, 4)), 1.0)(latents, sigma)
     assert torch.equal(result, velocity(latents, sigma, embeds)) and velocity.batches == [3, 3]
 
 
 def test_guidance_without_a_negative_is_refused():
     with pytest.raises(ValueError, match=r"guidance_scale 4\.5 needs negative_embeds"):
-        guided(CountingVelocity(), torch.randn(3, 5, 4), None, 4.5)
+        guided(CountingVelocity(), texts(torch.randn(3, 5, 4)), None, 4.5)

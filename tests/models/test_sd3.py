@@ -111,8 +111,10 @@ def test_pixels_equal_the_pipelines(tmp_path, shift, guidance_scale, dual_attent
     pipeline.set_progress_bar_config(disable=True)
     pooled = decoder.pooled.expand(3, -1)
     expected = pipeline(
-        prompt_embeds=decoder.condition(states, whole(states)),
-        negative_prompt_embeds=decoder.condition(negative, whole(negative)).expand(3, -1, -1),
+        prompt_embeds=decoder.condition(states, whole(states)).embeds,
+        negative_prompt_embeds=decoder.condition(negative, whole(negative)).embeds.expand(
+            3, -1, -1
+        ),
         pooled_prompt_embeds=pooled,
         negative_pooled_prompt_embeds=pooled,
         latents=noise,
@@ -147,7 +149,7 @@ def test_vae_scaling():
 def test_condition_is_projected_states_then_exact_zeros(texts):
     states, mask = texts
     decoder = small_decoder(text_length=TEXT_LENGTH)
-    embeds = decoder.condition(states, mask)
+    embeds = decoder.condition(states, mask).embeds
     assert embeds.shape == (4, TEXT_LENGTH, 20)
     for n, length in enumerate([3, 5, 5, 7]):
         torch.testing.assert_close(embeds[n, :length], decoder.projector(states[n, :length]))

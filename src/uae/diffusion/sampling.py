@@ -11,14 +11,15 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.diffusion.texts import TextEmbeds
 from uae.utils.progress import track
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-ConditionalVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, sigma, prompt_embeds
+ConditionalVelocity = Callable[[Tensor, Tensor, TextEmbeds], Tensor]  # latents, sigma, texts
+Guidance = Callable[[Tensor, Tensor, float], Tensor]  # unconditional, conditional, guidance scale
 
 
 def sample_ode(
@@ -34,47 +35,58 @@ def sample_ode(
     return latents
 
 
+def extrapolate(
+    unconditional: Float[Tensor, "N c h w"],
+    conditional: Float[Tensor, "N c h w"],
+    guidance_scale: float,
+) -> Float[Tensor, "N c h w"]:
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): ``u + s (c − u)``."""
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
 def guided(
     velocity: ConditionalVelocity,
-    prompt_embeds: Float[Tensor, "N T E"],
-    negative_embeds: Float[Tensor, "1 Tn E"] | None,
+    texts: TextEmbeds,
+    negative: TextEmbeds | None,
     guidance_scale: float,
     *,
+    guide: Guidance = extrapolate,
     detach_unconditional: bool = False,
 ) -> Velocity:
-    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): ``u + s (c − u)``; scale 1 is
-    ``c`` in one pass.
+    """The velocity under N texts, led away from the negative one; scale 1 is ``c`` in one pass.
 
     Both branches go through the network as one batch where their texts have one length. Otherwise
-    in two: padding would change the picture, as SD3 has no text mask. ``detach_unconditional``:
-    gradients flow through c alone (as Flow-GRPO scores).
+    in two: padding would change the picture of a network without a text mask.
+    ``detach_unconditional``: gradients flow through c alone (as Flow-GRPO scores).
     """
     if guidance_scale == 1:
-        return lambda latents, sigma: velocity(latents, sigma, prompt_embeds)
-    if negative_embeds is None:
+        return lambda latents, sigma: velocity(latents, sigma, texts)
+    if negative is None:
         raise ValueError(
             f"guidance_scale {guidance_scale} needs negative_embeds; give them, or scale 1 (no "
             "guidance)"
         )
-    negative_embeds = repeat(negative_embeds, "1 t e -> n t e", n=len(prompt_embeds))
+    negatives = negative.repeated(len(texts))
 
     def combined(latents: Tensor, sigma: Tensor) -> Tensor:
-        unconditional, conditional = _both(velocity, latents, sigma, negative_embeds, prompt_embeds)
+        unconditional, conditional = _both(velocity, latents, sigma, negatives, texts)
         if detach_unconditional:
             unconditional = unconditional.detach()
-        return unconditional + guidance_scale * (conditional - unconditional)
+        return guide(unconditional, conditional, guidance_scale)
 
     return combined
 
 
 def _both(
-    velocity: ConditionalVelocity, latents: Tensor, sigma: Tensor, first: Tensor, second: Tensor
+    velocity: ConditionalVelocity,
+    latents: Tensor,
+    sigma: Tensor,
+    first: TextEmbeds,
+    second: TextEmbeds,
 ) -> tuple[Tensor, Tensor]:
     """The velocity under two conditions, in one batch if their shapes allow."""
-    if first.shape != second.shape:
+    if first.embeds.shape != second.embeds.shape:
         return velocity(latents, sigma, first), velocity(latents, sigma, second)
-    both = velocity(
-        torch.cat([latents, latents]), torch.cat([sigma, sigma]), torch.cat([first, second])
-    )
+    both = velocity(torch.cat([latents, latents]), torch.cat([sigma, sigma]), first.then(second))
     first_half, second_half = both.chunk(2)
     return first_half, second_half

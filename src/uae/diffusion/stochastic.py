@@ -96,12 +96,12 @@ def step_distribution(
     velocity: Float[Tensor, "N c h w"],
     sigma: float,
     next_sigma: float,
-    how: Stochastic,
+    stochastic: Stochastic,
 ) -> Gaussian:
     """Where one step leads."""
     latents, velocity = latents.float(), velocity.float()
-    delta, a = next_sigma - sigma, how.noise_level
-    if how.kind == "cps":
+    delta, a = next_sigma - sigma, stochastic.noise_level
+    if stochastic.kind == "cps":
         std = next_sigma * math.sin(a * math.pi / 2)
         image, noise = latents - sigma * velocity, latents + (1 - sigma) * velocity
         return Gaussian(
@@ -136,20 +136,20 @@ def sample_stochastic(
     velocity: Velocity,
     noise: Float[Tensor, "N c h w"],
     sigmas: Float[Tensor, " steps_plus_1"],
-    how: Stochastic,
+    stochastic: Stochastic,
     draws: Float[Tensor, "N T c h w"],
 ) -> Path:
     """From noise to latents by standard normal ``draws``, one a step; steps that are not random are
     Euler's."""
-    levels, is_random = sigmas.tolist(), how.is_random(sigmas.cpu())
+    levels, is_random = sigmas.tolist(), stochastic.is_random(sigmas.cpu())
     latents = noise.float()
     path, log_probs = [latents], []
     for t, random in enumerate(track(is_random.tolist(), "denoising", "steps")):
         v = velocity(latents, sigmas[t].to(latents).expand(len(latents))).float()
         if random:
-            step = step_distribution(latents, v, levels[t], levels[t + 1], how)
+            step = step_distribution(latents, v, levels[t], levels[t + 1], stochastic)
             latents = step.mean + step.std * draws[:, t].to(latents)
-            log_probs.append(log_prob(latents, step, how.kind))
+            log_probs.append(log_prob(latents, step, stochastic.kind))
         else:
             latents = latents + (levels[t + 1] - levels[t]) * v
             log_probs.append(latents.new_zeros(len(latents)))

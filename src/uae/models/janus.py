@@ -98,12 +98,12 @@ class Janus(CausalCaptioner):
         model = load_pretrained(JanusForConditionalGeneration, folder, dtype)
         janus = cls(model.eval(), load_tokenizer(JanusProcessor, folder, backend="pil"))
         janus.check_prompts(folder)
-        janus.put_on(folder)
+        janus.put_on(folder, dtype)
         return janus
 
-    def put_on(self, folder: str | Path) -> None:
+    def put_on(self, folder: str | Path, dtype: torch.dtype | None) -> None:
         """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it
-        has; and settings."""
+        has; and settings. Adapters are fp32, whatever ``dtype`` says of weights."""
         folder = Path(folder)
         self.adapters.load(folder / ADAPTER)
         if (folder / DESCRIPTION).exists():

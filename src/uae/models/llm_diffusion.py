@@ -1,7 +1,9 @@
-"""UMM-1: a language model that sees (Qwen2.5-VL) and a diffusion decoder (SD3) that paints what it
-says.
+"""UMM-1: a language model that sees, a diffusion decoder that paints what it says, and a connector
+between them.
 
-    image → Qwen2.5-VL → caption → Qwen2.5-VL → last hidden states → projector → SD3 → image
+    image → encoder → caption → encoder → last hidden states → connector → decoder → image
+
+The paper's are Qwen2.5-VL, a projector and SD3. The connector belongs to the decoder's files.
 
 The same language model captions and encodes the caption for the decoder, so training it to caption
 also moves what the frozen decoder is conditioned on. ``text_encoder`` chooses who encodes: the
@@ -31,13 +33,15 @@ from uae.config import (
     TextEncoder,
     settings_in,
 )
+from uae.models.decoders.flow import FlowDecoder
 from uae.models.decoders.sd3 import SD3Decoder
+from uae.models.encoders.conditioning import ConditioningCaptioner
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.lora import ADAPTER
 from uae.models.origin import Checkpoint, describe
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
-from uae.utils.weights import DESCRIPTION, naming_files, read_json, stored_dtype
+from uae.utils.weights import DESCRIPTION, naming_files, read_json
 
 
 class LLMDiffusion(nn.Module):
@@ -47,8 +51,8 @@ class LLMDiffusion(nn.Module):
 
     def __init__(
         self,
-        encoder: QwenVL,
-        decoder: SD3Decoder,
+        encoder: ConditioningCaptioner,
+        decoder: FlowDecoder,
         *,
         conditioning: Conditioning = "text",
         text_encoder: TextEncoder = "policy",
@@ -56,18 +60,14 @@ class LLMDiffusion(nn.Module):
         captioning: CaptionSettings = IN_DETAIL,
         decoding: DecodeSettings | None = None,
     ) -> None:
-        """``decoding`` is by default the paper's: 40 steps, guidance 5, at the size the transformer
-        was made for."""
+        """``decoding`` is by default as the decoder was published."""
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.conditioning: Conditioning = conditioning
         self.text_encoder: TextEncoder = text_encoder
         self.negative_prompt = negative_prompt
-        size = decoder.downscale * decoder.transformer.config["sample_size"]
         self.captioning = captioning
-        self.decoding = decoding or DecodeSettings(
-            40, guidance_scale=5.0, height=size, width=size, micro_batch=4
-        )
+        self.decoding = decoding or decoder.published_decoding
         self.decoder.requires_grad_(False)
         self.origin: tuple[Checkpoint, ...] = ()
         """What it was loaded from, by ``load_model``."""
@@ -115,27 +115,23 @@ class LLMDiffusion(nn.Module):
         per_image = captions.group_size
         draws_of = sequence_keys(keys, len(captions) // per_image, per_image)
         noise_of = draws_of // per_image  # the image's key
-        if (
-            self.conditioning == "hidden" or settings.sampler != "ode"
-        ):  # each differs, even where the words do not
+        # each differs, even where the words do not
+        if self.conditioning == "hidden" or settings.sampler != "ode":
             with torch.no_grad():
                 states, mask = self.condition(captions)
-            painted = self._paint(
+            reconstructions = self._paint(
                 states, mask, noise_of, draws_of, settings, group_size, seed, step
             )
-            return replace(
-                painted, metrics=self._cut(captions.texts) if self.conditioning == "text" else {}
-            )
-        said = list(zip(noise_of.tolist(), captions.texts, strict=True))
-        row = {key: i for i, key in enumerate(dict.fromkeys(said))}
+            metrics = self._cut(captions.texts) if self.conditioning == "text" else {}
+            return replace(reconstructions, metrics=metrics)
+        pairs = list(zip(noise_of.tolist(), captions.texts, strict=True))
+        row = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
         with torch.no_grad():
             states, mask = self.text_states([text for _, text in row])
         noise_of = torch.tensor([image for image, _ in row])
-        painted = self._paint(states, mask, noise_of, noise_of, settings, group_size, seed, step)
-        each = rearrange(painted.images, "(n k) c h w -> n k c h w", k=group_size)[
-            [row[key] for key in said]
-        ]
-        images = rearrange(each, "n k c h w -> (n k) c h w")
+        different = self._paint(states, mask, noise_of, noise_of, settings, group_size, seed, step)
+        groups = rearrange(different.images, "(n k) c h w -> n k c h w", k=group_size)
+        images = rearrange(groups[[row[pair] for pair in pairs]], "n k c h w -> (n k) c h w")
         return Reconstructions(images, group_size, metrics=self._cut(captions.texts))
 
     def generate(
@@ -151,8 +147,8 @@ class LLMDiffusion(nn.Module):
         with torch.no_grad():
             states, mask = self.text_states(texts)
         place = torch.arange(len(texts))
-        painted = self._paint(states, mask, place, place, settings, group_size, seed, step)
-        return replace(painted, metrics=self._cut(texts))
+        images = self._paint(states, mask, place, place, settings, group_size, seed, step)
+        return replace(images, metrics=self._cut(texts))
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""
@@ -305,16 +301,13 @@ class LLMDiffusion(nn.Module):
         self.encoder.merge_adapters()
         self.decoder.adapters.merge()
 
-    def put_on(self, folder: str | Path) -> None:
+    def put_on(self, folder: str | Path, dtype: torch.dtype | None) -> None:
         """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it
-        has."""
+        has. dtype: of what lies beside them, as in ``from_pretrained``."""
         folder = Path(folder)
         self.encoder.adapters.load(folder / "encoder" / ADAPTER)
-        self.decoder.put_on(folder / "decoder")
-        held = stored_dtype(
-            folder / "text_encoder"
-        )  # fp32 where it was trained in that, whatever its base is in
-        self._take_settings(folder, torch.promote_types(self.encoder.model.dtype, held))
+        self.decoder.put_on(folder / "decoder", dtype)
+        self._take_settings(folder, dtype)
 
     def _take_settings(self, folder: Path, dtype: torch.dtype | None) -> None:
         settings = read_json(folder / DESCRIPTION)

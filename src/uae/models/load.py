@@ -1,8 +1,17 @@
 """Models by name: the shipped tiny ones, a folder that uae wrote, the paper's released folder, or
 stock checkpoints.
 
-Stock checkpoints are one Janus-Pro, or an encoder and a decoder, by hub id or folder. Large models
-go to the GPU if there is one.
+Stock checkpoints are one Janus-Pro, or an encoder and a decoder, by hub id or folder.
+
+One rule for every command, and for every way in which a model is given:
+
+**dtype**  Each part is computed with in the dtype that it is stored in. But all of a model is fp32
+           if it is small, or if its weights learn fully (``load_to_train`` at rank 0), as bf16
+           loses small updates. What learns beside weights that rest, LoRA and projector, is made
+           fp32 by the stage, stored so, and hence loaded so.
+**device** A large model goes to the GPU if there is one.
+
+Who asks for a dtype, as ``uae export`` does, has all weights in it.
 """
 
 from __future__ import annotations
@@ -34,8 +43,7 @@ def load_model(source: str, dtype: torch.dtype | None = None) -> UnifiedModel:
     folder, a Janus-Pro or ``ENCODER+DECODER``; of a hub id a revision may be named,
     ``REPOSITORY@REVISION``.
 
-    dtype: of all weights. None leaves each part as it is stored; small models are computed with in
-    fp32.
+    dtype: of all weights; by default as the rule says.
 
     Raises:
         ValueError: when there is no such model; the message says what is known.
@@ -45,8 +53,8 @@ def load_model(source: str, dtype: torch.dtype | None = None) -> UnifiedModel:
 
 
 def load_to_train(source: str, lora_rank: int) -> UnifiedModel:
-    """As ``load_model``, for a stage: weights that learn fully are fp32, as bf16 loses small
-    updates; those that only carry adapters (``lora_rank`` above 0) stay as they are stored."""
+    """As ``load_model``, for a stage: fp32 where weights learn fully (``lora_rank`` 0); those that
+    only carry adapters stay as they are stored."""
     return load_model(source, None if lora_rank else torch.float32)
 
 
@@ -64,6 +72,8 @@ def device_for(num_parameters: int) -> str:
 
 
 def _load(source: str, dtype: torch.dtype | None) -> Any:
+    from uae.models import paper_layout
+
     folder = SHIPPED.get(source, Path(source).expanduser())
     if (pair := split_pair(source)) is not None:
         return _join(*pair, dtype=dtype)
@@ -75,8 +85,8 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
         )
     if described.get("weights", WHOLE) != WHOLE:
         return _on_its_base(folder, described, dtype)
-    if _paper_layout().is_paper_layout(folder):
-        return _from(source, folder, _paper_layout().load_paper_layout, dtype)
+    if paper_layout.is_paper_layout(folder):
+        return _from(source, folder, paper_layout.load_paper_layout, dtype)
     if described:
         return _from(source, folder, _family(described["family"]).from_pretrained, dtype)
     kind, problem = _model_type(source)
@@ -133,7 +143,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtype | None) -> Any:
     """One checkpoint's model, which remembers where it is from."""
-    model = load(folder, dtype or _small_dtype(folder))
+    model = load(folder, dtype or _dtype_for(folder))
     model.origin = (Checkpoint(source, folder),)
     return model
 
@@ -141,7 +151,8 @@ def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtyp
 def _on_its_base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
     """Adapters, and what little else learnt beside them, on the model that they were trained on."""
     model = _base(folder, described, dtype)
-    model.put_on(folder)
+    bases = (checkpoint.folder for checkpoint in model.origin)
+    model.put_on(folder, dtype or _dtype_for(*bases))
     return model
 
 
@@ -150,8 +161,8 @@ def _base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) ->
     return _load(sources[0], dtype) if len(sources) == 1 else _join(*sources, dtype=dtype)
 
 
-def _small_dtype(*folders: Path) -> torch.dtype | None:
-    """fp32 for small models; None, as it is stored, for real ones."""
+def _dtype_for(*folders: Path) -> torch.dtype | None:
+    """fp32 for a small model; None, as each part is stored, for a real one."""
     num_bytes = sum(
         file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors")
     )
@@ -161,27 +172,18 @@ def _small_dtype(*folders: Path) -> torch.dtype | None:
 def _family(name: str) -> Any:
     """The class of a family, ours or a user's by MODULE:CLASS; a folder brings no code of its
     own."""
-    families: dict[str, Callable[[], Any]] = {"umm1": _llm_diffusion, "umm2": _janus}
-    name = FORMER_NAMES.get(name, name)
+    from uae.models.janus import Janus
+    from uae.models.llm_diffusion import LLMDiffusion
+
     if ":" in name:
         return import_named(name, "model family")
+    families: dict[str, Any] = {known.family: known for known in (LLMDiffusion, Janus)}
+    name = FORMER_NAMES.get(name, name)
     if name not in families:
         raise ValueError(
             f"unknown model family {name!r}: expected one of {', '.join(families)}, or MODULE:CLASS"
         )
-    return families[name]()
-
-
-def _llm_diffusion() -> Any:
-    from uae.models.llm_diffusion import LLMDiffusion
-
-    return LLMDiffusion
-
-
-def _janus() -> Any:
-    from uae.models.janus import Janus
-
-    return Janus
+    return families[name]
 
 
 def _model_type(source: str) -> tuple[str | None, str]:
@@ -204,12 +206,6 @@ def _model_type(source: str) -> tuple[str | None, str]:
         return None, str(error).partition("\n")[0]
 
 
-def _paper_layout() -> Any:
-    from uae.models import paper_layout
-
-    return paper_layout
-
-
 def _join(encoder: str, decoder: str, dtype: torch.dtype | None) -> Any:
     """Stock checkpoints put together; their projector starts untrained unless the decoder brings
     one."""
@@ -218,15 +214,12 @@ def _join(encoder: str, decoder: str, dtype: torch.dtype | None) -> Any:
     from uae.models.encoders.qwen_vl import QwenVL
     from uae.models.llm_diffusion import LLMDiffusion
 
-    painted_by = sd3_files.fetch_decoder(
-        decoder, needs_projector=False
-    )  # gated, so before the other is loaded
-    said_by = fetch(encoder, "encoder")
-    dtype = dtype or _small_dtype(said_by, painted_by)
-    qwen = QwenVL.from_pretrained(said_by, dtype)
-    width = qwen.model.config.text_config.hidden_size
-    model = LLMDiffusion(
-        qwen, SD3Decoder.from_pretrained(painted_by, llm_width=width, dtype=dtype).eval()
-    )
-    model.origin = (Checkpoint(encoder, said_by), Checkpoint(decoder, painted_by))
+    # gated, so before the other is loaded
+    decoder_folder = sd3_files.fetch_decoder(decoder, needs_projector=False)
+    encoder_folder = fetch(encoder, "encoder")
+    dtype = dtype or _dtype_for(encoder_folder, decoder_folder)
+    qwen = QwenVL.from_pretrained(encoder_folder, dtype)
+    sd3 = SD3Decoder.from_pretrained(decoder_folder, llm_width=qwen.state_width, dtype=dtype)
+    model = LLMDiffusion(qwen, sd3.eval())
+    model.origin = Checkpoint(encoder, encoder_folder), Checkpoint(decoder, decoder_folder)
     return model

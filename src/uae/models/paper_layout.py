@@ -20,6 +20,7 @@ merged, see ``peft_adapter``. Further training starts from the released model.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -40,7 +41,6 @@ from uae.utils.weights import (
     load_part,
     load_pretrained,
     read_tensors,
-    stored_dtype,
 )
 
 PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
@@ -54,7 +54,7 @@ def is_paper_layout(folder: Path) -> bool:
 
 
 def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
-    """The released model, adapters on.
+    """The released model, adapters on. dtype: of all parts; None leaves each as it is stored.
 
     Raises:
         ValueError: naming every part that is missing, before any weights are read; or a part that
@@ -65,7 +65,6 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
             f"{folder}: expected the released layout ({', '.join(PARTS)} and the projector), "
             f"missing {'; '.join(missing)}; download the release again, whole"
         )
-    dtype = dtype or stored_dtype(folder / "dit")
     encoder = QwenVL.from_pretrained(folder / "llm_model", dtype)
     put_on(encoder.adapters, encoder.model, folder / "llm_lora")
     stock = folder / "SD3"
@@ -73,12 +72,13 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
         load_pretrained(SD3Transformer2DModel, folder / "dit", dtype),
         load_pretrained(AutoencoderKL, stock / "vae", dtype),
         load_part(FlowMatchEulerDiscreteScheduler, stock / "scheduler", SCHEDULER_CONFIG),
-        _load_projector(folder, encoder.model.config.text_config.hidden_size),
+        _load_projector(folder, encoder.state_width, dtype),
         sd3_files.load_pooled(stock),
     )
-    decoder = decoder.to(dtype).eval()
+    if dtype is not None:
+        decoder = decoder.to(dtype)
     put_on(decoder.adapters, decoder.transformer, folder / "dit_lora")
-    return LLMDiffusion(encoder, decoder)
+    return LLMDiffusion(encoder, decoder.eval())
 
 
 def missing_parts(folder: Path) -> list[str]:
@@ -108,9 +108,9 @@ def _missing_of_stock(folder: Path) -> list[str]:
 # --- the projector -------------------------------------------------------------------------------
 
 
-def _load_projector(folder: Path, llm_width: int) -> Projector:
+def _load_projector(folder: Path, llm_width: int, dtype: torch.dtype | None) -> Projector:
     if (folder / "projector").is_dir():
-        return load_pretrained(Projector, folder / "projector", torch.float32)
+        return load_pretrained(Projector, folder / "projector", dtype)
     file = next(folder / name for name in PROJECTOR_FILES if (folder / name).is_file())
     tensors = read_tensors(file)
     names = sorted(tensors)
@@ -122,12 +122,13 @@ def _load_projector(folder: Path, llm_width: int) -> Projector:
             f"{file}: expected two linear layers, the first taking the LLM's width {llm_width}, "
             f"got {shapes}; give the projector of this model"
         )
-    projector = Projector(llm_width, len(weights[0]), len(weights[1]))
+    projector: Any = Projector(llm_width, len(weights[0]), len(weights[1]))
     for layer, weight, bias in zip(
         (projector.layers[0], projector.layers[2]), weights, biases, strict=True
     ):
         layer.load_state_dict({"weight": weight, "bias": bias})
-    return projector
+    is_single = weights[0].dtype in (torch.float32, torch.float64)
+    return projector.to(dtype or (torch.float32 if is_single else torch.bfloat16))
 
 
 def _are_two_layers(weights: list[Tensor], biases: list[Tensor], llm_width: int) -> bool:

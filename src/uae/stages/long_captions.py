@@ -25,7 +25,7 @@ from uae.data.buckets import CaptionBatches, CaptionedImage, aspect_buckets
 from uae.data.latents import Encoded, LatentCache, fingerprint
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
-from uae.models.decoders.sd3 import SD3Decoder
+from uae.models.decoders.flow import FlowDecoder
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.fit import Recipe
 from uae.utils.device import autocast
@@ -195,7 +195,7 @@ class LongCaptionTask:
 
 
 def flow_loss(
-    decoder: SD3Decoder,
+    decoder: FlowDecoder,
     latents: Float[Tensor, "N c h w"],
     states: list[Tensor],
     sigmas: Float[Tensor, " N"],
@@ -245,13 +245,12 @@ def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module
     return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
 
 
-def _buckets(decoder: SD3Decoder, resolution: int) -> tuple[tuple[int, int], ...]:
+def _buckets(decoder: FlowDecoder, resolution: int) -> tuple[tuple[int, int], ...]:
     """Multiples of 64 pixels where the resolution is one, else of what the decoder can paint."""
-    config = decoder.transformer.config
-    step = decoder.downscale * config["patch_size"]
-    common = math.lcm(step, 64)
+    canvas = decoder.canvas
+    common = math.lcm(canvas.step, 64)
     return aspect_buckets(
-        resolution, step if resolution % common else common, step * config["pos_embed_max_size"]
+        resolution, canvas.step if resolution % common else common, canvas.largest
     )
 
 

@@ -7,16 +7,15 @@ between calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -29,10 +28,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from uae.images.resize import resize_like_pil
-from uae.models.encoders.causal import CausalCaptioner, question_about_image
-from uae.models.encoders.tokens import cut_inside, pad
-from uae.models.lora import ADAPTER, Lora
-from uae.models.storage import save_exactly
+from uae.models.encoders.causal import question_about_image
+from uae.models.encoders.conditioning import ConditioningCaptioner
+from uae.models.lora import ADAPTER
 from uae.utils.files import atomic_write_json
 from uae.utils.weights import load_part, load_pretrained, load_tokenizer, naming_files
 
@@ -76,8 +74,10 @@ def read_image_settings(folder: Path) -> ImageSettings:
         )
 
 
-class QwenVL(CausalCaptioner):
+class QwenVL(ConditioningCaptioner):
     """Captioner and text encoder."""
+
+    text_model_class = Qwen2_5_VLTextModel
 
     def __init__(
         self,
@@ -88,8 +88,6 @@ class QwenVL(CausalCaptioner):
         super().__init__(model, tokenizer)
         self.image_settings = images
         self.image_pad_id = int(tokenizer.convert_tokens_to_ids(IMAGE_PAD))  # type: ignore[arg-type]
-        self._text_model: nn.Module | None = None
-        self._text_adapters: tuple[str, ...] | None = None
 
     @classmethod
     def from_pretrained(
@@ -113,75 +111,6 @@ class QwenVL(CausalCaptioner):
             atomic_write_json(
                 folder / "preprocessor_config.json",
                 self.image_settings.to_config(self.model.config),
-            )
-
-    # --- the text encoder, where it is not what learns -------------------------------------------
-
-    def hold_text_encoder(self) -> None:
-        """Texts are encoded as they are now, in ``as_text_encoder``, however often training begins
-        anew."""
-        held = self._held_text_encoder()
-        if isinstance(held, nn.Module):
-            self._text_model = held
-        else:
-            self._text_adapters = self.adapters.freeze() if held is None else held
-
-    def _held_text_encoder(self) -> nn.Module | tuple[str, ...] | None:
-        """A language model, or the adapters that count in it: what was held, else the reference of
-        a model that learns, else None: the model as it is."""
-        if self._text_model is not None or self._text_adapters is not None:
-            return self._text_model if self._text_adapters is None else self._text_adapters
-        if self._frozen_copy is not None:
-            return self._frozen_copy[0]
-        return self.adapters.before if self.adapters.before != self.adapters.active else None
-
-    def merge_adapters(self) -> None:
-        """As every captioner; a text encoder that was held apart gets weights of its own."""
-        if self._text_adapters not in (None, self.adapters.active):
-            self._text_model = self.adapters.merged(
-                self._text_adapters
-            ).model.language_model.requires_grad_(False)
-        self._text_adapters = None
-        super().merge_adapters()
-
-    @contextmanager
-    def as_text_encoder(self) -> Iterator[None]:
-        """In this context the text encoder that is held answers, or the model as it is."""
-        held = self._held_text_encoder()
-        with nullcontext() if held is None else self._as(held):
-            yield
-
-    def _as(self, held: nn.Module | tuple[str, ...]) -> AbstractContextManager:
-        return self.instead(held) if isinstance(held, nn.Module) else self.adapters.only(held)
-
-    def save_text_encoder(self, folder: Path) -> str:
-        """Write what the encoder's own files lack of it; what ``load_text_encoder`` is to be
-        told."""
-        held = self._held_text_encoder()
-        if isinstance(held, nn.Module):
-            save_exactly(held, folder)
-            return "whole"
-        adapter = self.adapters.read(held or ())
-        if adapter is not None:
-            adapter.save(folder / ADAPTER, Path(self.model.name_or_path))
-            return ADAPTER
-        return "encoder" if held is None else "base"
-
-    def load_text_encoder(self, folder: Path, kind: str, dtype: torch.dtype | None) -> None:
-        """What ``save_text_encoder`` wrote there and answered: ``encoder`` as it is, its ``base``,
-        that with an ``adapter`` of its own, or a language model that is ``whole``."""
-        self._text_model = self._text_adapters = None
-        if kind == "whole":
-            model = load_pretrained(Qwen2_5_VLTextModel, folder, dtype)
-            self._text_model = model.eval().requires_grad_(False)
-        elif kind not in ("encoder", "base", ADAPTER):
-            raise ValueError(
-                f"{folder.parent}: expected text_encoder_weights to be encoder, base, {ADAPTER} "
-                f"or whole, got {kind!r}"
-            )
-        elif kind != "encoder":
-            self._text_adapters = self.adapters.lay(
-                Lora.load(folder / ADAPTER) if kind == ADAPTER else None
             )
 
     # --- images and prompts ----------------------------------------------------------------------
@@ -246,17 +175,3 @@ class QwenVL(CausalCaptioner):
         """Token ids of each text in a chat message of role ``generate``, template included (paper
         §3)."""
         return [self.chat([{"role": "generate", "content": text}]) for text in texts]
-
-    def text_states(
-        self, texts: Sequence[str], max_length: int | None = None
-    ) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """Last hidden states of ``text_tokens``; a text of more than ``max_length`` loses its end,
-        not the template's.
-
-        Right-padded; the states of padding are meaningless and masked out.
-        """
-        (empty,) = self.text_tokens([""])
-        rows = [cut_inside(row, empty, max_length) for row in self.text_tokens(texts)]
-        ids, mask = pad(rows, self.pad_id, "right", self.device)
-        output = self.language_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-        return output.last_hidden_state, mask

@@ -1,0 +1,418 @@
+"""What all flow-matching decoders share: text states and start noise to images, as a policy.
+
+    states [N L D] → connector → text embeddings [N T E]
+    text embeddings, noise [N c h w] → ODE or random steps → VAE → images [N 3 H W]
+
+A decoder says its velocity, the shape of its latents, how its VAE scales them, and its files. What
+is between stays here: texts and which of them share a batch, micro-batches, samplers, scoring,
+what learns and its reference.
+
+Latents are ``[N c h w]`` everywhere: a network that takes packed ones packs them in its
+``velocity``. So does a VAE with an axis of time in ``to_latents`` and ``to_pixels``. A network that
+is told the guidance scale instead of running twice overrides ``field``; levels of noise that depend
+on the size of the image, ``sigmas``.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from uae.config import DecodeSettings
+from uae.diffusion.policy import FlowContext, evaluate_path
+from uae.diffusion.sampling import Velocity, extrapolate, guided, sample_ode
+from uae.diffusion.schedule import sampling_sigmas
+from uae.diffusion.stochastic import Stochastic, sample_stochastic
+from uae.diffusion.texts import TextEmbeds, batches_of_texts
+from uae.models.connectors import FOLDER, Connector, Projector
+from uae.models.lora import ADAPTER, Adapters
+from uae.models.storage import save_exactly
+from uae.types import Evaluation, Rollout
+from uae.utils.finite import require_finite
+from uae.utils.progress import phase
+from uae.utils.weights import load_pretrained
+
+ATTENTION = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+)
+"""The projections of joint attention, as diffusers names them in every such transformer."""
+
+
+class Canvas(NamedTuple):
+    """What pictures a decoder can paint."""
+
+    channels: int
+    """Of the latents."""
+    downscale: int
+    """Pixels per latent, along a side."""
+    step: int
+    """Height and width in pixels are multiples of it."""
+    largest: int
+    """Pixels, along a side."""
+
+
+class FlowDecoder(nn.Module, ABC):
+    """Text states and noise to images; all parts are the field's own classes."""
+
+    has_text_mask = False
+    """The transformer passes over padding: texts of any lengths may share a batch."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: Any,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        projector: Connector,
+        text_length: int | None = None,
+    ) -> None:
+        """text_length: tokens of the longest text that it reads; without a text mask all texts are
+        padded by zeros to it. None: texts of any length."""
+        super().__init__()
+        self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
+        self.projector = projector
+        self.text_length = text_length
+        self.adapters = Adapters(transformer)
+        self._frozen_copy: Any = None
+        self.is_whole = False
+        """Trained fully since it was loaded: there is no base to name."""
+
+    # --- what a decoder says of itself -----------------------------------------------------------
+
+    @abstractmethod
+    def velocity(
+        self, latents: Float[Tensor, "N c h w"], sigma: Float[Tensor, " N"], texts: TextEmbeds
+    ) -> Float[Tensor, "N c h w"]:
+        """The transformer's ``v_θ(x_σ, σ, c)`` in fp32, whatever it computes in."""
+
+    @property
+    @abstractmethod
+    def canvas(self) -> Canvas:
+        """The pictures it can paint."""
+
+    @property
+    @abstractmethod
+    def published_decoding(self) -> DecodeSettings:
+        """How it paints where nothing else is said."""
+
+    @abstractmethod
+    def to_latents(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N c h w"]:
+        """Pixels in [-1, 1], in the VAE's dtype, to scaled latents in fp32: the posterior's mean,
+        so the same image has the same latents always."""
+
+    @abstractmethod
+    def to_pixels(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
+        """Scaled latents to pixels about [-1, 1]."""
+
+    def save_extras(self, folder: Path) -> None:
+        """What lies beside its models and scheduler."""
+
+    def sigmas(
+        self, num_steps: int, latent_shape: tuple[int, ...]
+    ) -> Float[Tensor, " steps_plus_1"]:
+        """The levels that latents ``[c, h, w]`` are denoised at."""
+        return sampling_sigmas(self.scheduler, num_steps)
+
+    @staticmethod
+    def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
+        """Both velocities as one."""
+        return extrapolate(unconditional, conditional, guidance_scale)
+
+    def field(
+        self,
+        texts: TextEmbeds,
+        negative: TextEmbeds | None,
+        guidance_scale: float,
+        *,
+        detach_unconditional: bool = False,
+    ) -> Velocity:
+        """The velocity under these texts, led away from the negative one."""
+        return guided(
+            self.velocity,
+            texts,
+            negative,
+            guidance_scale,
+            guide=self.guide,
+            detach_unconditional=detach_unconditional,
+        )
+
+    # --- text ------------------------------------------------------------------------------------
+
+    def condition(self, states: Float[Tensor, "N L D"], mask: Bool[Tensor, "N L"]) -> TextEmbeds:
+        """Each text's connected states, first position first.
+
+        Padding may be on either side; it is never read. Without a text mask, exact zeros follow up
+        to ``text_length``, and are attended to; without ``text_length`` all texts must have one
+        length then (see ``length_groups``).
+        """
+        self._check_lengths(mask)
+        texts = self.projector.connect(states, mask)
+        if self.has_text_mask or self.text_length is None:
+            return texts
+        num_missing = self.text_length - texts.embeds.shape[1]
+        embeds = nn.functional.pad(texts.embeds, (0, 0, 0, num_missing))
+        return TextEmbeds(embeds, torch.ones_like(embeds[..., 0], dtype=torch.bool))
+
+    def _check_lengths(self, mask: Tensor) -> None:
+        lengths = mask.sum(1)
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest == 0:
+            raise ValueError(
+                "expected at least one token in each text, got an empty one; "
+                "a chat template gives some even to an empty caption"
+            )
+        if not self.has_text_mask and self.text_length is None and shortest != longest:
+            raise ValueError(
+                f"expected texts of one length, got {shortest} to {longest} tokens; "
+                f"{type(self).__name__} has no text mask: group them by length_groups, or give it "
+                "a text_length"
+            )
+        if self.text_length is not None and longest > self.text_length:
+            raise ValueError(
+                f"expected texts of at most {self.text_length} tokens (this decoder's "
+                f"text_length), got one of {longest}; cap the caption's new tokens lower"
+            )
+
+    def length_groups(self, mask: Bool[Tensor, "N L"]) -> list[Int[Tensor, " _"]]:
+        """Indices of texts that may share a batch: all of them with a text mask or
+        ``text_length``, else those of each length."""
+        return batches_of_texts(mask.sum(1), self.has_text_mask or self.text_length is not None)
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        noise: Float[Tensor, "M c h w"],
+        num_steps: int,
+        guidance_scale: float = 1.0,
+        negative_states: Float[Tensor, "1 Ln D"] | None = None,
+        micro_batch: int = 64,
+    ) -> Float[Tensor, "M 3 H W"]:
+        """Images in [0, 1] from texts and start noise, ``micro_batch`` at a time.
+
+        M may be a multiple K of N: image ``m`` then shows text ``m // K``, which is connected once.
+        negative_states: one sentence, unpadded, that guidance leads away from. Gradients flow
+        unless disabled.
+        """
+        sigmas = self.sigmas(num_steps, tuple(noise.shape[1:]))
+        negative = self._negative(negative_states, guidance_scale)
+        images, indices = [], []
+        for part, texts in self._batches(states, mask, len(noise), micro_batch):
+            velocity = self.field(texts, negative, guidance_scale)
+            images.append(self.decode_latents(sample_ode(velocity, noise[part], sigmas)))
+            indices.append(part)
+        return torch.cat(images)[torch.cat(indices).argsort()]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        noise: Float[Tensor, "M c h w"],
+        draws: Callable[[Tensor], Tensor],
+        settings: DecodeSettings,
+        negative_states: Float[Tensor, "1 Ln D"] | None = None,
+    ) -> tuple[Float[Tensor, "M 3 H W"], Rollout]:
+        """As ``generate`` by random steps, and these as a rollout; ``draws``: image indices ``[m]``
+        to standard normals ``[m, num_steps, c, h, w]``."""
+        sigmas = self.sigmas(settings.num_steps, tuple(noise.shape[1:]))
+        stochastic, first, end = _random_window(settings, sigmas)
+        negative = self._negative(negative_states, settings.guidance_scale)
+        rows: list[Tensor] = []
+        images, paths, log_probs, indices = [], [], [], []
+        for part, texts in self._batches(states, mask, len(noise), settings.micro_batch):
+            velocity = self.field(texts, negative, settings.guidance_scale)
+            path = sample_stochastic(velocity, noise[part], sigmas, stochastic, draws(part))
+            images.append(self.decode_latents(path.latents[:, -1]))
+            paths.append(path.latents[:, first : end + 1])
+            log_probs.append(path.log_probs[:, first:end])
+            indices.append(part)
+            rows += texts.rows()
+        back = torch.cat(indices).argsort()
+        context = FlowContext(
+            tuple(rows[i] for i in back.tolist()),
+            torch.arange(len(noise)),
+            negative,
+            settings.guidance_scale,
+            sigmas[first : end + 1],
+            stochastic,
+            settings.kl_form,
+            self.has_text_mask,
+        )
+        scored = torch.cat(log_probs)[back]
+        mask_of_steps = torch.ones_like(scored, dtype=torch.bool)
+        rollout = Rollout(torch.cat(paths)[back], scored, mask_of_steps, context)
+        return torch.cat(images)[back], rollout
+
+    def _batches(
+        self, states: Tensor, mask: Tensor, num_images: int, micro_batch: int
+    ) -> Iterator[tuple[Int[Tensor, " m"], TextEmbeds]]:
+        """Indices of images whose texts may share a batch, ``micro_batch`` at a time, and their
+        texts."""
+        per_text = _images_per_text(len(states), num_images)
+        with phase("painting", num_images, "images") as take:
+            for group in self.length_groups(mask):
+                texts = self.condition(states[group], mask[group])
+                of_text = torch.arange(len(group), device=group.device).repeat_interleave(per_text)
+                of_image = torch.arange(per_text, device=group.device)
+                index = (group[:, None] * per_text + of_image).flatten()
+                for part, text in zip(
+                    index.split(micro_batch), of_text.split(micro_batch), strict=True
+                ):
+                    take(len(part))
+                    yield part, texts.select(text)
+            take(0)
+
+    def _negative(
+        self, states: Float[Tensor, "1 Ln D"] | None, guidance_scale: float
+    ) -> TextEmbeds | None:
+        if states is None or guidance_scale == 1:
+            return None
+        return self.condition(states, torch.ones_like(states[..., 0], dtype=torch.bool))
+
+    # --- as a policy -----------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The transformer's, or its LoRA's; none while it is frozen."""
+        return {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
+
+    def learn(self, lora_rank: int) -> None:
+        """From now on, by LoRA, or fully at rank 0."""
+        self.add_lora(lora_rank) if lora_rank else self.train_transformer()
+
+    def train_transformer(self, *, with_reference: bool = True) -> None:
+        """Full fine-tuning of the transformer alone; a frozen copy stays as the reference."""
+        self.adapters.merge()
+        self.transformer.requires_grad_(True)
+        self.is_whole = True
+        frozen = copy.deepcopy(self.transformer).requires_grad_(False) if with_reference else None
+        object.__setattr__(self, "_frozen_copy", frozen)
+
+    def add_lora(self, rank: int) -> None:
+        """LoRA on the attention's projections, alpha twice the rank, Gaussian start (Flow-GRPO's
+        SD3.5 recipe)."""
+        object.__setattr__(self, "_frozen_copy", None)
+        self.adapters.learn(rank, ATTENTION)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """In this context the transformer is as it was before training."""
+        if self._frozen_copy is None:
+            with self.adapters.only(self.adapters.before):
+                yield
+            return
+        now, self.transformer = self.transformer, self._frozen_copy
+        try:
+            yield
+        finally:
+            self.transformer = now
+
+    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
+        """Log-probability of each random denoising step now, and the closed-form KL to the
+        reference."""
+        return evaluate_path(self.field, rollout, self.reference, with_kl=with_kl)
+
+    # --- pixels ----------------------------------------------------------------------------------
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """``(c, h, w)`` of the latents of a ``height x width`` image."""
+        canvas = self.canvas
+        for size in (height, width):
+            if size % canvas.step or not 0 < size <= canvas.largest:
+                raise ValueError(
+                    f"expected height and width in multiples of {canvas.step} up to "
+                    f"{canvas.largest} pixels, got {height}x{width}"
+                )
+        return canvas.channels, height // canvas.downscale, width // canvas.downscale
+
+    def encode_images(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N c h w"]:
+        """Images in [0, 1] to scaled latents."""
+        return self.to_latents((images * 2 - 1).to(self.vae.dtype))
+
+    def decode_latents(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
+        """Scaled latents to images in [0, 1]."""
+        pixels = self.to_pixels(latents)
+        require_finite(pixels, "pixels")
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def round_trip(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+        """Images in [0, 1] to latents and back: the best that any caption could lead to."""
+        return self.decode_latents(self.encode_images(images))
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: Path | str, *, whole: bool = True) -> None:
+        """Subfolders ``transformer vae scheduler projector``, what else the decoder has, and the
+        transformer's adapters, unmerged, in ``adapter``; only these and the projector unless
+        ``whole``."""
+        folder = Path(folder)
+        base = folder / "transformer" if whole else Path(self.transformer.config["_name_or_path"])
+        models: dict[str, Any] = {FOLDER: self.projector}
+        if whole:
+            models |= {"transformer": self.adapters.without(), "vae": self.vae}
+        for name, model in models.items():
+            _forget_folder(model)
+            save_exactly(model, folder / name)
+        if whole:
+            _forget_folder(self.scheduler)
+            self.scheduler.save_pretrained(folder / "scheduler")
+            self.save_extras(folder)
+        self.adapters.save(folder / ADAPTER, base)
+
+    def put_on(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """What ``save_pretrained`` wrote of a decoder on this base. dtype: of the projector; None
+        leaves it as it is stored."""
+        self.projector = load_pretrained(Projector, folder / FOLDER, dtype).to(self.device)
+        self.adapters.load(folder / ADAPTER)
+
+
+def _random_window(settings: DecodeSettings, sigmas: Tensor) -> tuple[Stochastic, int, int]:
+    """How steps are drawn, the first that is random, and the end of those that are."""
+    assert settings.sampler != "ode"
+    stochastic = Stochastic(
+        settings.sampler, settings.noise_level, settings.window_start, settings.window_size
+    )
+    random_steps = stochastic.is_random(sigmas).nonzero()[:, 0]
+    if not len(random_steps):
+        raise ValueError(
+            f"expected at least one random step in {settings.num_steps}, got {stochastic}: nothing "
+            "to learn"
+        )
+    return stochastic, int(random_steps[0]), int(random_steps[-1]) + 1
+
+
+def _images_per_text(num_texts: int, num_images: int) -> int:
+    if num_texts == 0 or num_images == 0 or num_images % num_texts:
+        raise ValueError(
+            f"expected noise for the same number of images of each text, got {num_images} for "
+            f"{num_texts}"
+        )
+    return num_images // num_texts
+
+
+def _forget_folder(part: Any) -> None:
+    """Else the folder that it was once loaded from is written, too."""
+    part.register_to_config(_name_or_path="")
