@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.rl.tiny_run import build_model
 from tests.test_cli import run
@@ -345,6 +346,75 @@ def test_nothing_at_a_time_is_refused(capsys, tmp_path: Path):
 
 
 # --- the benchmark -------------------------------------------------------------------------------
+
+
+def test_bench_goes_on_where_it_was_stopped(capsys, monkeypatch, tmp_path: Path):
+    """Painted again is only what is not there, or no longer as it was; another model or other
+    settings are refused."""
+    monkeypatch.chdir(tmp_path)
+    model = saved(tmp_path / "model", "umm1")
+    for i in range(3):
+        draw(i, tmp_path / f"in/{i}.png")
+    painted = []
+
+    def counted(model, images, *arguments, autoencode=task.autoencode, **options):
+        painted.append(len(images))
+        if painted == [3]:
+            raise KeyboardInterrupt
+        return autoencode(model, images, *arguments, **options)
+
+    monkeypatch.setattr(task, "autoencode", counted)
+    bench = ("bench", "unified", "--images", "in", *SHORT, "--backbones", *TINY, "--model", model)
+    recon = tmp_path / "unified_bench_reconstructions"
+    assert run(capsys, *bench)[0] == 130
+    assert run(capsys, *bench)[0] == 0
+    result = Path("unified_bench.json").read_text()
+    pictures, page = made(recon), (recon / "report.html").read_text()
+    assert painted == [3, 3]
+    code, out, err = run(capsys, *bench)
+    assert code == 0, err
+    assert painted == [3, 3]
+    assert "3 of 3 images" in out
+    assert Path("unified_bench.json").read_text() == result
+    assert (recon / "report.html").read_text() == page
+
+    (recon / "recon_1.png").unlink()
+    (recon / "2.txt").write_text("other words\n")
+    assert run(capsys, *bench)[0] == 0
+    assert painted == [3, 3, 2]
+    for name, picture in made(recon).items():
+        assert_same(picture, pictures[name])
+    draw(7, tmp_path / "in/0.png")
+    assert run(capsys, *bench)[0] == 0
+    assert painted == [3, 3, 2, 1]
+    assert (made(recon)["recon_0.png"] != pictures["recon_0.png"]).any()
+
+    code, _, err = run(capsys, *bench, "--seed", "3")
+    assert code == 2
+    assert "seed: was 0, now 3" in err
+    code, _, err = run(capsys, *bench[:-1], "tiny")
+    assert code == 2
+    assert f"model.source: was {model!r}, now 'tiny'" in err
+    for file in Path(model).rglob("*.safetensors"):
+        weights = load_file(file)
+        save_file({name: weight + 1e-3 for name, weight in weights.items()}, file)
+    code, _, err = run(capsys, *bench)
+    assert code == 2
+    assert "model.weights: was" in err
+    assert painted == [3, 3, 2, 1]
+
+
+def test_the_result_says_which_model_and_versions(capsys, monkeypatch, model: str, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    draw(0, tmp_path / "in/0.png")
+    draw(1, tmp_path / "in/1.png")
+    bench = ("bench", "unified", "--images", "in", *SHORT, "--backbones", *TINY, "--model", model)
+    assert run(capsys, *bench)[0] == 0
+    details = json.loads(Path("unified_bench.json").read_text())["uae"]
+    assert details["model"]["source"] == details["settings"]["model"] == model
+    assert details["model"]["weights"][0].startswith("sha256:")
+    assert details["versions"]["torch"] == torch.__version__
+    assert details["settings"]["captioning"]["max_new_tokens"] == 5
 
 
 def test_bench_of_a_folder_scores_each_image_with_its_own_picture(

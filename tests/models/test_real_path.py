@@ -230,14 +230,14 @@ def test_reconstruct_takes_them_in_bf16_as_published(folders, tmp_path):
     """In detail, with the paper's guidance; a stock decoder's projector is untrained, which is
     said."""
     save_png(tmp_path / "noise.png", torch.rand(3, 70, 50))
+    task = ReconstructImages(
+        (str(tmp_path / "noise.png"),),
+        f"{folders['encoder']}+{folders['decoder']}",
+        tmp_path / "out",
+        CaptionOptions(max_new_tokens=6),
+        DecodeOptions(num_steps=2, height=64, width=64),
+    )
     with pytest.warns(UserWarning, match="starts untrained"):
-        task = ReconstructImages(
-            (str(tmp_path / "noise.png"),),
-            f"{folders['encoder']}+{folders['decoder']}",
-            tmp_path / "out",
-            CaptionOptions(max_new_tokens=6),
-            DecodeOptions(num_steps=2, height=64, width=64),
-        )
         answers = answer_items(task, load_model)
     captioning, decoding = answers.settings["captioning"], answers.settings["decoding"]
     assert captioning["instruction"] == "Describe this image in detail."

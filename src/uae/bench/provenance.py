@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from uae.models.base import UnifiedModel
 from uae.models.origin import SHIPPED, Base, Checkpoint
 from uae.utils.progress import phase
 
 
 @phase("reading which weights the model has")
-def provenance(source: str, model: UnifiedModel) -> dict[str, Any]:
+def provenance(source: str, model: Any) -> dict[str, Any]:
     """The source as it was asked for, the family, and the identity of the weights: of a folder its
     own files, else of each checkpoint that the model was loaded from."""
     folder = SHIPPED.get(source, Path(source).expanduser())

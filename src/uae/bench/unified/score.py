@@ -107,6 +107,24 @@ def score_pairs(
     return score_with(loaders, Pairs(names, sources, reconstructions), settings)
 
 
+def unified_score(
+    sources: Images, reconstructions: Images, backbones: str | None = None, device: str = "cpu"
+) -> float:
+    """The Unified-Score of N reconstructions: the mean of four backbones' cosine to the source, 100
+    for identical images.
+
+    sources, reconstructions: ``[N, 3, h, w]`` in [0, 1], or as many ``[3, h, w]`` of any sizes.
+    backbones: None for the published checkpoints, ``tiny`` for the embedded world's own, which say
+    something of its scenes alone.
+
+    ``score_pairs`` gives the scores of each backbone and image, and intervals.
+    """
+    loaded = {name: load_backbone(name, backbones, device=device) for name in BACKBONES}
+    result = score_pairs(sources, reconstructions, loaded)
+    assert result.unified_score is not None, result.status
+    return result.unified_score
+
+
 def run_folders(
     source_dir: Path,
     recon_dir: Path,
