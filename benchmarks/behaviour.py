@@ -285,7 +285,6 @@ CASES = {
             "generate nowhere.txt",
             "tiny build --only nothing",
             "bench nothing",
-            "quickstart --half nothing",
         )
     ),
 }

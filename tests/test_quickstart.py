@@ -4,6 +4,8 @@ behind."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import build_model
-from uae.commands.quickstart import FAMILIES, Arguments, preset, quickstart
-from uae.presets import PRESETS
+from uae import cli
 from uae.world.imitation import imitate, imitation_loss
+from uae.world.quickstart import FAMILIES, FORMER_NAMES, QuickstartSettings, quickstart
+from uae.world.recipes import RECIPES
 from uae.world.scene import scene_at
 
 BACKBONES = {"clip", "longclip", "dinov2", "dinov3"}
@@ -36,11 +39,10 @@ HEADLINE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
-    quickstart(
-        Arguments(out=tmp_path, family=family, num_steps=2), command="uae quickstart --num-steps 2"
-    )
+    quickstart(QuickstartSettings(tmp_path, family, num_steps=2), "uae quickstart --num-steps 2")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {"family", "seconds", "seed", "command", "versions"} <= set(results)
+    assert {"seconds", "seed", "command", "versions"} <= set(results)
+    assert results["family"] == family  # as the command line calls it
     for column in ("before", "after", "delta", "ceiling"):
         assert set(results[column]) == HEADLINE
         assert all(isinstance(value, float) for value in results[column].values())
@@ -65,9 +67,9 @@ def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
 
 def test_a_half_learns_from_as_many_images():
     for family in FAMILIES:
-        whole = preset(Arguments(family=family)).train
+        whole = QuickstartSettings(family=family).run().train
         for half in ("both", "captions", "images"):
-            run = preset(Arguments(family=family, half=half)).train
+            run = QuickstartSettings(family=family, half=half).run().train
             assert (run.caption_weight > 0, run.image_weight > 0) == (
                 half != "images",
                 half != "captions",
@@ -75,11 +77,11 @@ def test_a_half_learns_from_as_many_images():
             per_image = run.group_size * run.reconstructions_per_caption
             assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
             assert run.reconstructions_per_caption > 1 or half != "images"
-            assert family == "ar" or (run.decoding.sampler == "sde") == (half != "captions")
+            assert family == "umm2" or (run.decoding.sampler == "sde") == (half != "captions")
 
 
 def test_the_control_learns_by_imitation():
-    model, settings = build_model(), PRESETS["tiny"][1].train
+    model, settings = build_model(), RECIPES["tiny"].stage.settings.train
     config = replace(settings, num_steps=12, images_per_step=4, group_size=2, learning_rate=3e-3)
     held_out = [scene_at("validation", i) for i in range(8)]
     with torch.no_grad():
@@ -93,3 +95,39 @@ def test_the_control_learns_by_imitation():
         torch.equal(a, b)
         for a, b in zip(vision, model.encoder.model.model.visual.parameters(), strict=True)
     )
+
+
+def test_families_are_called_as_before_too(monkeypatch, tmp_path: Path):
+    settings = []
+    monkeypatch.setattr("uae.commands.quickstart.quickstart", lambda s, command: settings.append(s))
+    for name in (*FAMILIES, *FORMER_NAMES):
+        with pytest.raises(SystemExit):  # nothing was measured, so there is nothing to show
+            cli.run(["quickstart", "--family", name])
+    assert [each.family for each in settings] == ["umm1", "umm2", "umm1", "umm2"]
+    assert [str(each.folder) for each in settings] == ["quickstart", "quickstart-umm2"] * 2
+
+
+def test_another_familys_quickstart_is_not_replaced(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    kept = tmp_path / "run" / "config.json"
+    kept.write_text('{"model": "tiny-ar"}')
+    with pytest.raises(ValueError, match="quickstart of umm1, it holds one of the model tiny-ar"):
+        quickstart(QuickstartSettings(tmp_path), "uae quickstart")
+    assert kept.exists()
+
+
+def test_two_quickstarts_in_one_folder_are_refused(tmp_path: Path):
+    script = (
+        "import sys; from pathlib import Path; from uae.utils.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout and other.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match=f"in use by process {other.pid}.*another folder"):
+        quickstart(QuickstartSettings(tmp_path), "uae quickstart")
+    other.communicate()

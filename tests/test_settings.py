@@ -9,18 +9,19 @@ from dataclasses import replace
 import pytest
 
 from uae.cli import run
-from uae.commands import quickstart
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings
-from uae.pipelines import PIPELINES
-from uae.presets import PRESETS, RunConfig, learning
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.stages.cold_start import ColdStartConfig
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.stages.long_captions import LongCaptionConfig
+from uae.stages.recipes import RECIPES
+from uae.stages.unified_grpo import RunConfig, learning
+from uae.world import recipes as world
+from uae.world.quickstart import QuickstartSettings
 
 DATA = {"data": ("captions",)}
-RECIPE = {"num_steps": 1, "batch_size": 1, "learning_rate": 1.0}
+FIT = {"num_steps": 1, "batch_size": 1, "learning_rate": 1.0}
 GREEDY = CaptionSettings(temperature=0.0)
 WRONG = [
     (CaptionSettings, {"temperature": -0.1}, "temperature: expected at least 0, got -0.1"),
@@ -142,8 +143,8 @@ WRONG = [
         "caption-dropout: expected at least 0 and below 1, got 1.0",
     ),
     (LongCaptionConfig, {**DATA, "guidance_scale": -2.0}, "guidance-scale: expected at least 0"),
-    (Recipe, {**RECIPE, "ema_decay": 1.0}, "ema-decay: expected at least 0 and below 1"),
-    (Recipe, {**RECIPE, "num_steps": 0}, "num-steps: expected at least 1"),
+    (FitSettings, {**FIT, "ema_decay": 1.0}, "ema-decay: expected at least 0 and below 1"),
+    (FitSettings, {**FIT, "num_steps": 0}, "num-steps: expected at least 1"),
 ]
 
 
@@ -158,8 +159,8 @@ def test_what_cannot_be_meant_is_refused(kind, values, message):
 
 def test_a_quickstart_of_no_steps_is_not_one_of_all():
     with pytest.raises(ValueError, match="num-steps: expected at least 1, got 0"):
-        quickstart.preset(quickstart.Arguments(num_steps=0))
-    assert quickstart.preset(quickstart.Arguments()).train.num_steps == 80
+        QuickstartSettings(num_steps=0).run()
+    assert QuickstartSettings().run().train.num_steps == 80
 
 
 def test_what_looks_odd_and_can_be_meant_is_taken():
@@ -178,7 +179,7 @@ def test_what_looks_odd_and_can_be_meant_is_taken():
 @pytest.mark.parametrize("half", ["both", "captions", "images"])
 @pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
 def test_every_half_of_a_tiny_preset_can_be_meant(name: str, half):
-    settings = learning(PRESETS[name][1].train, half)
+    settings = learning(world.RECIPES[name].stage.settings.train, half)
     assert (
         settings.caption_weight * (half == "images")
         == settings.image_weight * (half == "captions")
@@ -186,10 +187,10 @@ def test_every_half_of_a_tiny_preset_can_be_meant(name: str, half):
     )
 
 
-def test_every_pipeline_can_be_meant():
-    for pipeline in PIPELINES.values():
-        for stage in pipeline.stages.values():
-            assert replace(stage) == stage  # type: ignore[type-var]
+def test_every_recipe_can_be_meant():
+    for recipe in (RECIPES | world.RECIPES).values():
+        for stage in recipe.stages.values():
+            assert replace(stage.settings) == stage.settings
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@
       └──────────── similarity(image, reconstruction) ────────────┘
 
 How close the reconstruction comes measures both halves at once: it is the reward (Unified-GRPO,
-``rl/train.py``) and the benchmark (Unified-Bench, ``bench/unified.py``). Source: arXiv 2509.09666.
+``rl/train.py``) and the benchmark (Unified-Bench, ``bench/unified``). Source: arXiv 2509.09666.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,9 +28,9 @@ class AutoEncoding(NamedTuple):
 
 def autoencode(
     model: UnifiedModel,
-    images: Sequence[Tensor],
-    captioning: CaptionSettings,
-    decoding: DecodeSettings,
+    images: Tensor | Sequence[Tensor],
+    captioning: CaptionSettings | None = None,
+    decoding: DecodeSettings | None = None,
     *,
     captions_per_image: int = 1,
     reconstructions_per_caption: int = 1,
@@ -38,14 +38,20 @@ def autoencode(
     step: int = 0,
     keys: Sequence[int] | None = None,
 ) -> AutoEncoding:
-    """Encode images (``[3, h, w]`` in [0, 1]) to captions and decode these to images again.
+    """Encode images to captions, and decode these to images again.
 
+    images: P images ``[3, h, w]`` of any sizes, values in [0, 1]; a batch ``[P, 3, h, w]`` is taken
+    too. captioning, decoding: by default as the model does by itself.
     keys: what draws are keyed by beside seed and step, one for each image; by default its place.
+
+    Returns P·G captions and ``[P·G·K, 3, H, W]`` reconstructions in [0, 1], those of one image
+    adjacent.
     """
+    draws: dict[str, Any] = {"seed": seed, "step": step, "keys": keys}
     captions = model.caption(
-        images, captioning, group_size=captions_per_image, seed=seed, step=step, keys=keys
+        list(images), captioning or model.captioning, group_size=captions_per_image, **draws
     )
     reconstructions = model.reconstruct(
-        captions, decoding, group_size=reconstructions_per_caption, seed=seed, step=step, keys=keys
+        captions, decoding or model.decoding, group_size=reconstructions_per_caption, **draws
     )
     return AutoEncoding(captions, reconstructions)

@@ -17,11 +17,11 @@ from tests.models.real_runs import assert_resumed_is_uninterrupted
 from uae.config import DecodeSettings
 from uae.models.janus import Janus
 from uae.models.load import load_model
-from uae.presets import PRESETS
 from uae.rewards.base import WeightedSum
 from uae.rewards.reconstruction import ReconstructionReward
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
+from uae.stages.recipes import RECIPES
 from uae.world.data import SceneImages
 
 
@@ -44,7 +44,7 @@ def load(folders: dict[str, Path]) -> Janus:
 
 def run(model: Janus, folders: dict[str, Path], folder: Path, until: int) -> list[dict]:
     """Train as the preset ``janus`` does, on pictures of this model's size; the log so far."""
-    preset = PRESETS["janus"][1].train
+    preset = RECIPES["janus"].stage.settings.train
     config = replace(
         preset,
         num_steps=2,

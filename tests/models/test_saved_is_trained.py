@@ -30,9 +30,9 @@ from tests.models.real_layouts import (
 from tests.rl.tiny_run import config, reward
 from uae.config import DecodeSettings
 from uae.models.load import load_model
-from uae.presets import Half, learning
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
+from uae.stages.unified_grpo import Half, learning
 from uae.world.data import SceneImages
 from uae.world.models import build_captioner, build_decoder, build_llm_diffusion, build_vae
 

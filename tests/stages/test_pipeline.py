@@ -17,16 +17,20 @@ from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.rl.tiny_run import build_model
-from uae import cli
+from uae import catalog, cli
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.load import load_model
-from uae.pipelines import PIPELINES, Pipeline
-from uae.presets import RunConfig
+from uae.report.stages_page import report_stages
 from uae.rl.config import TrainConfig
-from uae.stages import pipeline as command
-from uae.stages.cold_start import ColdStartConfig
-from uae.stages.long_captions import LongCaptionConfig
-from uae.stages.pipeline import PipelineArguments, run_pipeline
+from uae.stages import pipeline as pipelines
+from uae.stages.base import Stage
+from uae.stages.cold_start import ColdStart, ColdStartConfig
+from uae.stages.long_captions import LongCaptionConfig, LongCaptions
+from uae.stages.pipeline import PipelineSettings, run_pipeline
+from uae.stages.recipes import RECIPES, Recipe
+from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.world import recipes as world
+from uae.world.data import SceneImages
 from uae.world.pairs import write_captioned_scenes
 from uae.world.scene import render, scene_at
 
@@ -40,17 +44,23 @@ RL = TrainConfig(
     learning_rate=1e-3,
 )
 STAGES = {
-    "long_captions": LongCaptionConfig((), 2, 2, 1e-3, resolution=48, pool_size=8, num_held_out=2),
-    "cold_start": ColdStartConfig(
-        2, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED
+    "long_captions": LongCaptions(
+        LongCaptionConfig((), 2, 2, 1e-3, resolution=48, pool_size=8, num_held_out=2)
     ),
-    "generation_for_understanding": RunConfig(rewards={"ssim": 1.0}, train=RL),
-    "understanding_for_generation": RunConfig(
-        rewards={"ssim": 1.0},
-        lora_rank=2,
-        train=replace(
-            RL, caption_weight=0.0, decoding=replace(PAINTED, sampler="sde", window_size=1)
-        ),
+    "cold_start": ColdStart(
+        ColdStartConfig(2, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED)
+    ),
+    "generation_for_understanding": UnifiedGRPO(
+        UnifiedGRPOSettings(rewards={"ssim": 1.0}, train=RL)
+    ),
+    "understanding_for_generation": UnifiedGRPO(
+        UnifiedGRPOSettings(
+            rewards={"ssim": 1.0},
+            lora_rank=2,
+            train=replace(
+                RL, caption_weight=0.0, decoding=replace(PAINTED, sampler="sde", window_size=1)
+            ),
+        )
     ),
 }
 
@@ -66,11 +76,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pipeline(files: Path, **changed) -> tuple[Pipeline, PipelineArguments]:
-    args = PipelineArguments(
+def pipeline(files: Path, **changed) -> tuple[Recipe, PipelineSettings]:
+    args = PipelineSettings(
         files / "run", captions=(str(files / "pairs"),), data=(str(files / "images"),), **changed
     )
-    return Pipeline("", str(files / "start"), STAGES), args
+    return Recipe(str(files / "start"), STAGES), args
 
 
 @pytest.mark.slow
@@ -100,11 +110,11 @@ def weights(folder: Path | str) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.slow
 def test_in_the_world_each_stage_is_measured_and_reported(tmp_path: Path):
-    stage = ColdStartConfig(1, 2, 1e-9, 1, captioning=SAID, decoding=PAINTED)
-    records = run_pipeline(
-        Pipeline("", "tiny", {"cold_start": stage}, in_world=True), PipelineArguments(tmp_path)
-    )
-    command.report("uae train x", records, tmp_path)
+    config = ColdStartConfig(1, 2, 1e-9, 1, captioning=SAID, decoding=PAINTED)
+    stages = {"cold_start": ColdStart(config, SceneImages)}
+    recipe = Recipe("tiny", stages, world.measure_model)
+    records = run_pipeline(recipe, PipelineSettings(tmp_path))
+    report_stages("uae train x", records, tmp_path)
     assert [record["stage"] for record in records] == ["start", "cold_start"]
     start, after = (record["measured"]["unified_score"] for record in records)
     assert after == pytest.approx(start, abs=1.0)  # a rate of 1e-9
@@ -127,10 +137,13 @@ def test_a_finished_stage_is_not_run_again_and_one_can_be_redone(files: Path, mo
     stages, args = pipeline(files)
     run_pipeline(stages, args)
     trained = []
-    original = command.train_stage
-    monkeypatch.setattr(
-        command, "train_stage", lambda *a: (trained.append(a[2].name), original(*a))
-    )
+    for kind in (ColdStart, LongCaptions, UnifiedGRPO):
+
+        def run(stage, work, original=kind.run):
+            trained.append(work.folder.name)
+            original(stage, work)
+
+        monkeypatch.setattr(kind, "run", run)
     run_pipeline(stages, args)
     assert trained == []
     run_pipeline(stages, replace(args, only="cold_start", redo=True))
@@ -157,17 +170,19 @@ def test_a_stage_without_a_checkpoint_may_begin_otherwise(files: Path, tmp_path:
     (folder / "stage.json").write_text(
         json.dumps({"name": "long_captions", "source": "elsewhere", "settings": {}})
     )
-    command._check_settings({"name": "long_captions", "source": "here"}, folder)
+    pipelines.record_settings({"name": "long_captions", "source": "here"}, folder)
     assert json.loads((folder / "stage.json").read_text())["source"] == "here"
 
 
 def test_a_run_may_be_moved_and_its_first_stage_shared(files: Path, tmp_path: Path, monkeypatch):
     """Nothing that is recorded says where the run lies."""
-    stage = ColdStartConfig(1, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED)
-    stages = Pipeline("", str(files / "start"), {"cold_start": stage, "again": stage})
-    args = PipelineArguments(tmp_path / "a", data=(str(files / "images"),))
+    stage = ColdStart(
+        ColdStartConfig(1, 2, 1e-3, 1, rewards={"ssim": 1.0}, captioning=SAID, decoding=PAINTED)
+    )
+    stages = Recipe(str(files / "start"), {"cold_start": stage, "again": stage})
+    args = PipelineSettings(tmp_path / "a", data=(str(files / "images"),))
     run_pipeline(stages, args)
-    monkeypatch.setattr(command, "train_stage", lambda *a: pytest.fail("it was finished"))
+    monkeypatch.setattr(ColdStart, "run", lambda *a: pytest.fail("it was finished"))
     monkeypatch.chdir(tmp_path)
     run_pipeline(stages, replace(args, run_dir=Path("a")))
     (tmp_path / "a").rename(tmp_path / "b")
@@ -177,24 +192,45 @@ def test_a_run_may_be_moved_and_its_first_stage_shared(files: Path, tmp_path: Pa
     ]
 
 
-def test_another_start_is_measured_anew(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(command, "measured", lambda source: {"measured": source})
-    assert command._start("tiny", tmp_path)["measured"] == "tiny"
-    assert command._start("other", tmp_path)["measured"] == "other"
+def test_another_start_is_measured_anew(tmp_path: Path):
+    for source in ("tiny", "other", "other"):
+        record = pipelines.measured_start(source, tmp_path, lambda model: {"measured": model})
+        assert record["measured"] == source
+    with pytest.raises(AssertionError, match="again"):
+        pipelines.measured_start("tiny", tmp_path, _fail)
+    assert pipelines.measured_start("other", tmp_path, _fail)["measured"] == "other"
+
+
+def _fail(source: str) -> dict[str, Any]:
+    raise AssertionError("measured again")
+
+
+def test_a_run_from_when_more_was_recorded_goes_on(tmp_path: Path):
+    """A stage's settings once named a model and a folder, which it does not choose."""
+    settings = {"data": [], "train": {"num_steps": 3}}
+    (tmp_path / "checkpoints").mkdir()
+    before = settings | {"model": "tiny", "run_dir": "runs/train", "dry_run": False}
+    (tmp_path / "stage.json").write_text(json.dumps({"name": "rl", "settings": before}))
+    pipelines.record_settings({"name": "rl", "settings": settings}, tmp_path)
+    with pytest.raises(ValueError, match=r"num_steps"):
+        pipelines.record_settings(
+            {"name": "rl", "settings": settings | {"train": {"num_steps": 4}}}, tmp_path
+        )
 
 
 def test_settings_of_stages_are_options(monkeypatch):
     ran = []
     monkeypatch.setattr(
-        command, "run_pipeline", lambda pipeline, args: ran.append((pipeline, args)) or []
+        "uae.commands.train.run_pipeline", lambda recipe, args: ran.append((recipe, args)) or []
     )
-    monkeypatch.setattr(command, "report", lambda *a: None)
+    monkeypatch.setattr("uae.commands.train.report_stages", lambda *a: "")
     cli.run(["train", "v3-tiny", "--long-captions.cache", "kept", "--seed", "3"])
     pipeline, args = ran[0]
-    assert pipeline.stages["long_captions"].cache == "kept" and args.seed == 3
-    assert list(pipeline.stages) == list(PIPELINES["v3-tiny"].stages)
-    with pytest.raises(SystemExit):
-        cli.run(["train", "v3-tiny", "--generation-for-understanding.model", "other"])
+    assert pipeline.stages["long_captions"].settings.cache == "kept" and args.seed == 3
+    assert list(pipeline.stages) == list(world.RECIPES["v3-tiny"].stages)
+    for option in ("model", "run-dir", "dry-run", "self-contained"):  # the whole run's
+        with pytest.raises(SystemExit):
+            cli.run(["train", "v3-tiny", f"--generation-for-understanding.{option}", "other"])
     assert len(ran) == 1
 
 
@@ -224,9 +260,24 @@ def test_what_is_missing_is_said_before_any_work(files: Path):
 
 
 def test_published_versions_have_their_stages():
-    kinds = {name: [type(s).__name__ for s in p.stages.values()] for name, p in PIPELINES.items()}
-    supervised, rl = ["LongCaptionConfig"], ["RunConfig", "RunConfig"]
-    assert kinds["v1"] == kinds["v1-tiny"] == [*supervised, "ColdStartConfig", *rl]
-    assert kinds["v3"] == kinds["v3-tiny"] == [*supervised, *rl]
+    kinds = {
+        name: [type(stage) for stage in recipe.stages.values()]
+        for name, recipe in (RECIPES | world.RECIPES).items()
+    }
+    rl = [UnifiedGRPO, UnifiedGRPO]
+    assert kinds["v1"] == [LongCaptions, ColdStart, *rl]
+    assert kinds["v1-tiny"] == [world.SceneCaptions, ColdStart, *rl]
+    assert kinds["v3"] == [LongCaptions, *rl]
+    assert kinds["v3-tiny"] == [world.SceneCaptions, *rl]
     assert kinds["v3-tiny-ar"] == rl
-    assert kinds["v5"] == kinds["v5-tiny"] == kinds["v5-ar"] == kinds["v5-tiny-ar"] == ["RunConfig"]
+    for one, alone in (("v5", "paper"), ("v5-ar", "janus")):
+        assert RECIPES[one].stage == RECIPES[alone].stage
+    for one, alone in (("v5-tiny", "tiny"), ("v5-tiny-ar", "tiny-ar")):
+        assert world.RECIPES[one].stage == world.RECIPES[alone].stage
+
+
+def test_the_list_names_all_recipes():
+    assert list(catalog.REAL) == list(RECIPES) and list(catalog.TINY) == list(world.RECIPES)
+    assert all(
+        isinstance(s, Stage) for r in (RECIPES | world.RECIPES).values() for s in r.stages.values()
+    )

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from uae import catalog
+from uae.bench.api import BENCHMARKS
 from uae.utils.suggest import did_you_mean
 
 GROUPS = {
-    "bench": {"unified": "Unified-Bench: images, captions, reconstructions and how alike they are"},
+    "bench": {name: benchmark.about for name, benchmark in BENCHMARKS.items()},
     "data": {"longcap": "long captions for folders of images, by an endpoint or a local model"},
     "tiny": {
         "build": "train the tiny models from nothing",
@@ -28,11 +29,13 @@ TRAIN_USAGE = f"""usage: uae train [NAME] [--run-dir DIR] [OPTIONS]        uae t
 Unified-GRPO on the embedded world or a folder of images. The same command resumes a run.
 Without NAME: {DEFAULT_RUN}.
 
-presets, one run each:
-{{presets}}
+real checkpoints, on --data FOLDER:
+{{real}}
 
-pipelines, stage after stage:
-{{pipelines}}
+tiny models, in the embedded world or on --data FOLDER:
+{{tiny}}
+
+v1, v3, v5 and their like run stage after stage, each in a folder of its own.
 
 examples:
   uae train                                              the tiny model, in the embedded world
@@ -65,7 +68,7 @@ def choose(group: str, arguments: Sequence[str]) -> str:
 
 
 def choose_run(arguments: list[str]) -> tuple[str, list[str]]:
-    """The preset or pipeline that is named first, or ``DEFAULT_RUN``, and its options; asked for
+    """The recipe that is named first, or ``DEFAULT_RUN``, and its options; asked for
     help, all are listed.
 
     Raises:
@@ -73,19 +76,16 @@ def choose_run(arguments: list[str]) -> tuple[str, list[str]]:
     """
     if arguments and arguments[0] in HELP:
         print(
-            TRAIN_USAGE.format(
-                presets=_listing(catalog.PRESETS), pipelines=_listing(catalog.PIPELINES)
-            ),
+            TRAIN_USAGE.format(real=_listing(catalog.REAL), tiny=_listing(catalog.TINY)),
             end="",
         )
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         return DEFAULT_RUN, arguments
-    name, known = arguments[0], catalog.PRESETS | catalog.PIPELINES
+    name, known = arguments[0], catalog.RECIPES
     if name not in known:
-        lists = f"presets:\n{_listing(catalog.PRESETS)}\npipelines:\n{_listing(catalog.PIPELINES)}"
         raise ValueError(
-            f"expected a preset or pipeline, got {name!r}{did_you_mean(name, known)}\n\n{lists}"
+            f"expected a recipe, got {name!r}{did_you_mean(name, known)}\n\n{_listing(known)}"
         )
     return name, arguments[1:]
 

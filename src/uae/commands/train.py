@@ -1,17 +1,25 @@
-"""``uae train``: Unified-GRPO on the embedded world or on a folder of images."""
+"""``uae train``: a recipe, on the embedded world or on a folder of images."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import tyro
+from rich.console import Console
 
+from uae import catalog
 from uae.commands.group import choose_run
+from uae.commands.recipes import find_recipe
 from uae.models.footprint import print_footprint
-from uae.pipelines import PIPELINES
-from uae.presets import PRESETS, RunConfig
-from uae.stages.unified_grpo import step_shape, train_model
-from uae.utils.files import appear
+from uae.report.stages_page import report_stages
+from uae.stages.base import Assignment
+from uae.stages.pipeline import PipelineSettings, run_pipeline
+from uae.stages.recipes import ALONE, Recipe
+from uae.stages.unified_grpo import RunConfig, step_shape
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
@@ -21,24 +29,60 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "a run is one process on one GPU, got WORLD_SIZE "
-            f"{os.environ['WORLD_SIZE']}: start runs of different --run-dir, each with its own "
-            "CUDA_VISIBLE_DEVICES, without torchrun"
+            f"a run is one process on one GPU, got WORLD_SIZE {os.environ['WORLD_SIZE']}: start "
+            "runs of different --run-dir, each with its own CUDA_VISIBLE_DEVICES, without torchrun"
         )
     name, options = choose_run(arguments)
-    if name in PIPELINES:
-        from uae.stages import pipeline  # which trains its stages by this module
+    recipe = find_recipe(name)
+    run = _run_alone if ALONE in recipe.stages else _run_stages
+    run(name, recipe, options)
 
-        pipeline.main(name, options)
-        return
-    description, preset = PRESETS[name]
-    config = tyro.cli(
-        RunConfig, default=preset, args=options, prog=f"uae train {name}", description=description
+
+def _run_alone(name: str, recipe: Recipe, options: Sequence[str]) -> None:
+    """One stage, in the run's own folder; its settings are the options."""
+    args = tyro.cli(
+        RunConfig,
+        default=RunConfig.of(recipe.stage.settings, recipe.model),
+        args=options,
+        prog=f"uae train {name}",
+        description=catalog.RECIPES[name],
     )
-    if config.dry_run:
-        print_footprint(step_shape(config))
+    if args.dry_run:
+        print_footprint(step_shape(args.model, args))
         return
-    check_out_folder(config.run_dir)
-    model = train_model(config)
-    appear(config.run_dir / "model", model.save_pretrained)
-    print(f"trained model: {config.run_dir / 'model'}   log: {config.run_dir / 'metrics.jsonl'}")
+    check_out_folder(args.run_dir)
+    stage: Any = replace(recipe.stage, settings=args.stage_settings())  # type: ignore[type-var]
+    stage.check()
+    stage.run(Assignment(args.model, args.run_dir, args.model, args.self_contained))
+    print(f"trained model: {args.run_dir / 'model'}   log: {args.run_dir / 'metrics.jsonl'}")
+
+
+def _run_stages(name: str, recipe: Recipe, options: Sequence[str]) -> None:
+    """Stage after stage; each setting of each stage is an option."""
+    listing = "\n".join(f"  {number}. {stage}" for number, stage in enumerate(recipe.stages, 1))
+    with_stages = make_dataclass(
+        "PipelineSettings",
+        [
+            (stage, type(settings), field(default=settings))
+            for stage, settings in ((n, s.settings) for n, s in recipe.stages.items())
+        ],
+        bases=(PipelineSettings,),
+        frozen=True,
+    )
+    args: Any = tyro.cli(
+        with_stages,
+        default=with_stages(run_dir=Path("runs") / name),
+        args=options,
+        prog=f"uae train {name}",
+        description=f"{catalog.RECIPES[name]}\n\n{listing}",
+    )
+    stages: dict[str, Any] = {
+        name: replace(stage, settings=getattr(args, name))  # type: ignore[type-var]
+        for name, stage in recipe.stages.items()
+    }
+    records = run_pipeline(replace(recipe, stages=stages), args)
+    if recipe.measure is not None:
+        Console().print(report_stages(f"uae train {name}", records, args.run_dir))
+        pages = f"{args.run_dir / 'report.html'}   numbers: {args.run_dir / 'stages.json'}"
+        print(f"report: {pages}")
+    print(f"models: {args.run_dir}/*/model")

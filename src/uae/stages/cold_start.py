@@ -25,13 +25,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uae.config import CaptionSettings, DecodeSettings, RewardWeights, check_reward_weights
-from uae.diffusion.sampling import guided, sample_ode
-from uae.diffusion.schedule import sampling_sigmas
+from uae.data.training import check_same_files
+from uae.diffusion.sampling import sample_ode
 from uae.models.base import check_settings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
-from uae.stages.fit import Recipe
-from uae.stages.long_captions import check_paints_by_diffusion, decoder_learning
+from uae.rewards.build import check_rewards
+from uae.stages.base import Assignment, UserData
+from uae.stages.fit import FitSettings
+from uae.stages.supervised import (
+    check_paints_by_diffusion,
+    decoder_learning,
+    fit_to_model,
+    load_decoder_model,
+)
+from uae.stages.unified_grpo import Endless, check_images, image_source, load_reward
 from uae.types import ImageSource
 from uae.utils.device import autocast
 from uae.utils.files import json_ready
@@ -96,11 +104,40 @@ class ColdStartConfig:
 
 
 @dataclass(frozen=True)
-class ColdStartRecipe(Recipe):
+class ColdStartFit(FitSettings):
     """With the settings that a resumed run must share."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     """All of ``ColdStartConfig``."""
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """The stage."""
+
+    settings: ColdStartConfig
+    endless: Endless | None = None
+    """What is learnt from where the settings name no files."""
+
+    def given(self, user: UserData) -> ColdStart:
+        settings = replace(self.settings, data=user.images or self.settings.data)
+        if user.seed is not None:
+            settings = replace(settings, seed=user.seed)
+        return replace(self, settings=settings)
+
+    def check(self) -> None:
+        check_images(self.settings.data, self.endless)
+        check_rewards(self.settings.rewards, self.settings.backbones)
+
+    def run(self, work: Assignment) -> None:
+        settings = self.settings
+        images = image_source(settings.data, settings.decoding, settings.seed, self.endless)
+        check_same_files(images, work.folder)
+        model = load_decoder_model(work, settings.lora_rank)
+        reward = load_reward(
+            settings.rewards, settings.backbones, model, settings.captioning.instruction
+        )
+        fit_to_model(ColdStartTask(model, reward, images, settings), work)
 
 
 class ColdStartTask:
@@ -114,7 +151,7 @@ class ColdStartTask:
         check_paints_by_diffusion(model, self.name)
         check_settings(model, config.captioning, config.decoding)
         self.model, self.reward, self.images, self.config = model, reward, images, config
-        self.recipe = ColdStartRecipe(
+        self.fit_settings: FitSettings = ColdStartFit(
             config.num_steps,
             config.images_per_step,
             config.learning_rate,
@@ -171,11 +208,11 @@ def paint_differentiably(
         "decode",
         decoder.noise_shape(decoding.height, decoding.width),
     )
-    sigmas, images = sampling_sigmas(decoder.scheduler, decoding.num_steps), []
+    sigmas, images = decoder.sigmas(decoding.num_steps, tuple(noise.shape[1:])), []
     groups = decoder.length_groups(mask)
     for group in groups:
         embeds = decoder.condition(states[group], mask[group])
-        velocity = guided(decoder.velocity, embeds, away, decoding.guidance_scale)
+        velocity = decoder.field(embeds, away, decoding.guidance_scale)
         latents = sample_ode(_recomputed(velocity), noise[group.cpu()].to(states.device), sigmas)
         images.append(_recomputed(decoder.decode_latents)(latents))
     return torch.cat(images)[torch.cat(groups).argsort()]

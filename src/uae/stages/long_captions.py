@@ -18,16 +18,24 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from uae.data.buckets import CaptionBatches, CaptionedImage, aspect_buckets
+from uae.data.captions import check_pyarrow, find_shards
 from uae.data.latents import Encoded, LatentCache, fingerprint
 from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.schedule import add_noise, training_sigmas
 from uae.models.decoders.flow import FlowDecoder
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.stages.fit import Recipe
+from uae.stages.base import Assignment, UserData
+from uae.stages.fit import FitSettings
+from uae.stages.supervised import (
+    check_paints_by_diffusion,
+    decoder_learning,
+    fit_to_model,
+    load_decoder_model,
+)
 from uae.utils.device import autocast
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.seed import normals, uniforms
@@ -79,13 +87,38 @@ class LongCaptionConfig:
 
 
 @dataclass(frozen=True)
-class LongCaptionRecipe(Recipe):
+class LongCaptionFit(FitSettings):
     """With the settings that a resumed run must share beside the data's own."""
 
     caption_dropout: float = 0.1
     """As in ``LongCaptionConfig``."""
     lora_rank: int = 0
     """As in ``LongCaptionConfig``."""
+
+
+@dataclass(frozen=True)
+class LongCaptions:
+    """The stage."""
+
+    settings: LongCaptionConfig
+
+    def given(self, user: UserData) -> LongCaptions:
+        """On the user's captions; the seed stays, so that runs of several seeds may share it."""
+        data = user.captions or self.settings.data
+        return replace(self, settings=replace(self.settings, data=data))
+
+    def check(self) -> None:
+        check_pyarrow()
+        if not self.settings.data:
+            raise ValueError(
+                "expected captioned images for long-caption pretraining: give --captions "
+                "(parquet, tar or a folder with metadata.jsonl); `uae data longcap` makes them"
+            )
+        find_shards(self.settings.data)
+
+    def run(self, work: Assignment) -> None:
+        model = load_decoder_model(work, self.settings.lora_rank)
+        fit_to_model(LongCaptionTask(model, self.settings), work)
 
 
 class LongCaptionTask:
@@ -98,7 +131,7 @@ class LongCaptionTask:
         self.model, self.config = model, config
         if config.guidance_scale is not None:
             model.decoding = replace(model.decoding, guidance_scale=config.guidance_scale)
-        self.recipe = LongCaptionRecipe(
+        self.fit_settings: FitSettings = LongCaptionFit(
             num_steps=config.num_steps,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
@@ -215,34 +248,6 @@ def flow_loss(
             velocity = decoder.velocity(noisy[group], sigmas[group], embeds)
             total = total + len(group) * flow_matching_loss(velocity, latents[group], noise[group])
     return total / len(latents)
-
-
-def check_paints_by_diffusion(model: object, stage: str) -> None:
-    """A ValueError for a UMM-2, whose image tokens have no gradient."""
-    if not isinstance(model, LLMDiffusion):
-        raise ValueError(
-            f"{stage}: expected a model that paints by diffusion (UMM-1), got "
-            f"{type(model).__name__}: image tokens have no gradient; train it by reinforcement "
-            "learning"
-        )
-
-
-def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
-    """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16
-    loses small updates."""
-    model.requires_grad_(False)
-    model.eval()
-    decoder = model.decoder
-    decoder.projector.float().requires_grad_(True)
-    if lora_rank:
-        decoder.add_lora(lora_rank)
-    else:
-        decoder.transformer.float()
-        decoder.train_transformer(with_reference=False)
-    learning = {
-        name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()
-    }
-    return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
 
 
 def _buckets(decoder: FlowDecoder, resolution: int) -> tuple[tuple[int, int], ...]:

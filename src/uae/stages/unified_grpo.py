@@ -1,112 +1,225 @@
-"""Unified-GRPO as a stage: check, load, train."""
+"""Unified-GRPO as a stage: its settings, what is checked before any work, and the run.
+
+Which half learns is a matter of weights: *generation for understanding* is RL of the encoder under
+a frozen decoder, *understanding for generation* that of the decoder (arXiv 2509.09666).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
-
-from uae.config import DecodeSettings
+from uae.config import DecodeSettings, RewardWeights, TextEncoder, check_reward_weights
+from uae.data.folders import list_images
 from uae.data.training import FolderImages, check_same_files
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape
-from uae.models.load import load_model
-from uae.presets import RunConfig
+from uae.models.load import load_to_train
+from uae.rewards.base import WeightedSum
 from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rl.config import TrainConfig
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
+from uae.stages.base import Assignment, UserData
 from uae.types import ImageSource
+from uae.utils.files import appear
 from uae.utils.metrics import check_tensorboard
-from uae.world.data import SceneImages
+from uae.utils.ranges import AT_LEAST_0, check_ranges
 
-UNRECORDED = (
-    "train",
-    "run_dir",
-    "dry_run",
-    "self_contained",
-)  # of a run's settings, beside its data
+Half = Literal["both", "captions", "images"]
+Endless = Callable[[int], ImageSource]
+"""Images without files, by the seed of their order."""
 
 
-def train_model(config: RunConfig, model_name: str | None = None) -> UnifiedModel:
-    """Check everything that can fail early, then train (or resume); the trained model.
+@dataclass(frozen=True)
+class UnifiedGRPOSettings:
+    """What is trained on what, for which reward."""
 
-    model_name: what the run's record calls the model that it starts from, by default as ``config``
-    does.
-    """
-    if config.backbones is None and not config.data:
-        raise ValueError(
-            "expected images to learn from: give --data FOLDER (the world's scenes are for the "
-            "tiny models)"
-        )
-    images = image_source(config.data, config.train.decoding, config.train.seed)
-    check_rewards(config.rewards, config.backbones)
-    check_same_files(images, config.run_dir)
-    if config.train.tensorboard:
-        check_tensorboard()
-    model: Any = load_model(
-        config.model, None if config.lora_rank else torch.float32
-    )  # what learns is fp32
-    model.is_self_contained = config.self_contained
-    prepare_policy(model, config)
-    device, names = model.encoder.device, backbones_of(config.rewards)
-    backbones = {name: load_backbone(name, config.backbones, device=device) for name in names}
-    reward = build_reward(
-        config.rewards, backbones, model.encoder, config.train.captioning.instruction
+    data: tuple[str, ...] = ()
+    """Image files or folders; none means scenes of the embedded world."""
+    rewards: RewardWeights = field(
+        default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
     )
-    recorded = {name: value for name, value in asdict(config).items() if name not in UNRECORDED}
-    recorded["model"] = model_name or config.model
-    train(model, reward, images, config.train, config.run_dir, recorded)
-    return model
+    """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text,
+    caption_likelihood, ssim, objects, ocr, or a function of your own as MODULE:FUNCTION. Weight 0
+    is only logged: a held-out backbone."""
+    backbones: str | None = "tiny"
+    """`tiny` for the world's own backbones, None for the published checkpoints."""
+    lora_rank: int = 0
+    """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains
+    it fully."""
+    text_encoder: TextEncoder | None = None
+    """Who encodes captions for a diffusion decoder: the `policy`, which learns (the paper), or the
+    frozen `reference`, which is saved with the model; None leaves it as the model says."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The run itself."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"lora_rank": AT_LEAST_0})
+        check_reward_weights(self.rewards)
 
 
-def prepare_policy(model: UnifiedModel, config: RunConfig) -> None:
+@dataclass(frozen=True)
+class RunConfig(UnifiedGRPOSettings):
+    """A run of this stage alone: what is trained on what, for which reward."""
+
+    model: str = "tiny"
+    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
+    folder."""
+    self_contained: bool = False
+    """Save the base's weights beside a LoRA run's adapters, where else the folder names its
+    base."""
+    run_dir: Path = Path("runs/train")
+    """Where the run lives; an unfinished run there is resumed."""
+    dry_run: bool = False
+    """Only print what a step would take on one GPU; nothing is loaded. For Qwen2.5-VL-3B +
+    SD3.5."""
+
+    @classmethod
+    def of(cls, settings: UnifiedGRPOSettings, model: str) -> RunConfig:
+        """A run of a stage with these settings, from this model."""
+        return cls(**_fields(settings), model=model)
+
+    def stage_settings(self) -> UnifiedGRPOSettings:
+        """Those of the stage, without the run's own."""
+        return UnifiedGRPOSettings(**_fields(self))
+
+
+def _fields(settings: UnifiedGRPOSettings) -> dict[str, Any]:
+    return {each.name: getattr(settings, each.name) for each in fields(UnifiedGRPOSettings)}
+
+
+@dataclass(frozen=True)
+class UnifiedGRPO:
+    """The stage."""
+
+    settings: UnifiedGRPOSettings
+    endless: Endless | None = None
+    """What is learnt from where the settings name no files."""
+
+    def given(self, user: UserData) -> UnifiedGRPO:
+        settings = replace(self.settings, data=user.images or self.settings.data)
+        if user.seed is not None:
+            settings = replace(settings, train=replace(settings.train, seed=user.seed))
+        return replace(self, settings=settings)
+
+    def check(self) -> None:
+        check_images(self.settings.data, self.endless)
+        check_rewards(self.settings.rewards, self.settings.backbones)
+        if self.settings.train.tensorboard:
+            check_tensorboard()
+
+    def run(self, work: Assignment) -> None:
+        settings, run = self.settings, self.settings.train
+        images = image_source(settings.data, run.decoding, run.seed, self.endless)
+        check_same_files(images, work.folder)
+        model: Any = load_to_train(work.source, settings.lora_rank)
+        model.is_self_contained = work.is_self_contained
+        prepare_policy(model, settings)
+        reward = load_reward(
+            settings.rewards, settings.backbones, model, run.captioning.instruction
+        )
+        train(model, reward, images, run, work.folder, record(settings, work.recorded_source))
+        appear(work.folder / "model", model.save_pretrained)
+
+
+def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
+    """What a run notes beside its ``TrainConfig``: it is resumed under the same alone."""
+    values = {name: value for name, value in asdict(settings).items() if name != "train"}
+    return {"model": source, **values}
+
+
+def prepare_policy(model: UnifiedModel, settings: UnifiedGRPOSettings) -> None:
     """Choose what learns, by the weights of the two halves: vision tower and codec never do."""
-    if config.text_encoder is not None:
+    if settings.text_encoder is not None:
         if not hasattr(model, "text_encoder"):
             raise ValueError(
                 "--text-encoder: expected a model that paints by diffusion, got "
                 f"{type(model).__name__}, whose captions need none; leave it out"
             )
-        model.text_encoder = config.text_encoder  # type: ignore[attr-defined]
-    run = config.train
+        model.text_encoder = settings.text_encoder  # type: ignore[attr-defined]
+    run = settings.train
     decoding = run.decoding if run.image_weight else None
-    model.begin_training(config.lora_rank, captions=run.caption_weight > 0, decoding=decoding)
+    model.begin_training(settings.lora_rank, captions=run.caption_weight > 0, decoding=decoding)
 
 
-def step_shape(config: RunConfig) -> StepShape:
-    """What decides the memory of a step, from a run's settings."""
-    decoders = [
-        size for size in ("large", "medium") if f"stable-diffusion-3.5-{size}" in config.model
-    ]
-    if len(decoders) != 1 or "Qwen2.5-VL-3B" not in config.model:
+def load_reward(
+    weights: RewardWeights, source: str | None, model: UnifiedModel, instruction: str
+) -> WeightedSum:
+    """The rewards with the backbones that they need, where the model is.
+
+    source: of the backbones. instruction: what the model is asked where it judges itself.
+    """
+    device = model.encoder.device
+    backbones = {n: load_backbone(n, source, device=device) for n in backbones_of(weights)}
+    return build_reward(weights, backbones, model.encoder, instruction)
+
+
+def check_images(data: tuple[str, ...], endless: Endless | None) -> None:
+    """There is something to learn from."""
+    if data:
+        list_images(data)
+    elif endless is None:
         raise ValueError(
-            "--dry-run knows Qwen2.5-VL-3B-Instruct with stable-diffusion-3.5-large or -medium, "
-            f"got {config.model}; try `uae train paper --dry-run`"
+            "expected images to learn from: give --data FOLDER (the world's scenes are for the "
+            "tiny models)"
         )
-    run = config.train
+
+
+def image_source(
+    data: tuple[str, ...], decoding: DecodeSettings, seed: int, endless: Endless | None = None
+) -> ImageSource:
+    """The user's files at the size that is painted, or images without files."""
+    if not data:
+        assert endless is not None, "check_images"
+        return endless(seed)
+    return FolderImages(data, (decoding.height, decoding.width), seed)
+
+
+def learning(train: TrainConfig, half: Half) -> TrainConfig:
+    """The settings under which this half of the model learns, from as many images as before.
+
+    Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two
+    noisy steps.
+    """
+    if half != "captions":
+        train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
+    if half == "images":
+        return replace(
+            train,
+            group_size=1,
+            reconstructions_per_caption=train.group_size,
+            caption_weight=0.0,
+        )
+    return replace(train, image_weight=train.image_weight * (half != "captions"))
+
+
+def step_shape(model: str, settings: UnifiedGRPOSettings) -> StepShape:
+    """What decides the memory of a step, from a run's settings."""
+    decoders = [size for size in ("large", "medium") if f"stable-diffusion-3.5-{size}" in model]
+    if len(decoders) != 1 or "Qwen2.5-VL-3B" not in model:
+        raise ValueError(
+            "--dry-run knows Qwen2.5-VL-3B-Instruct with stable-diffusion-3.5-large or "
+            f"-medium, got {model}; try `uae train paper --dry-run`"
+        )
+    run = settings.train
     if run.decoding.sampler != "ode":
         raise ValueError(
-            "--dry-run knows the memory of training the captioner alone: expected sampler ode, got "
-            f"{run.decoding.sampler}"
+            "--dry-run knows the memory of training the captioner alone: expected sampler "
+            f"ode, got {run.decoding.sampler}"
         )
     num_captions = run.images_per_step * run.group_size
+    num_images = num_captions * run.reconstructions_per_caption
     return StepShape(
         decoder=decoders[0],
-        lora_rank=config.lora_rank,
+        lora_rank=settings.lora_rank,
         num_captions=num_captions,
         caption_tokens=run.captioning.max_new_tokens,
         image_height=run.decoding.height,
         image_width=run.decoding.width,
         score_batch=min(run.micro_batch, num_captions),
-        decode_batch=min(run.decoding.micro_batch, num_captions * run.reconstructions_per_caption),
+        decode_batch=min(run.decoding.micro_batch, num_images),
         guidance=run.decoding.guidance_scale != 1,
     )
-
-
-def image_source(data: Sequence[str], decoding: DecodeSettings, seed: int) -> ImageSource:
-    """Scenes, or the user's files at the size that is painted."""
-    if not data:
-        return SceneImages(seed)
-    return FolderImages(data, (decoding.height, decoding.width), seed)

@@ -46,6 +46,7 @@ LESS_MEMORY = {
     "generate": "lower --decoding.micro-batch or --images-per-prompt",
     "bench": "lower --decoding.micro-batch, or give --device cpu",
 }
+WORLD = "uae.world"  # can be left out of an installation
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
 
 
@@ -58,24 +59,23 @@ class Failure(NamedTuple):
 
 def failure_of(error: BaseException, command: str) -> Failure:
     """The failure that this exception of ``uae COMMAND`` is to the user."""
-    while isinstance(
-        error, BaseExceptionGroup
-    ):  # of tasks that ran at once: the first tells enough
+    while isinstance(error, BaseExceptionGroup):  # of tasks that ran at once: one tells enough
         error = error.exceptions[0]
     if _is_out_of_memory(error):
         advice = LESS_MEMORY.get(command, "close other programs, or take a smaller model")
         return Failure(f"out of memory: {_text(error)}\n{advice}", 2)
+    if isinstance(error, ImportError) and (error.name or "").startswith(WORLD):
+        return Failure(
+            f"expected the embedded world of the tiny models, the package {WORLD}, which this "
+            "installation lacks; install unified-autoencoder whole",
+            2,
+        )
     if isinstance(error, ImportError) and not (error.name or "").startswith("uae"):
         return Failure(_missing_package(error), 2)
     if _is_from_outside(error):
         return Failure(f"{_text(error)}\n(UAE_DEBUG=1 shows where)", 2)
-    return Failure(
-        (
-            f"{_named(error)}\nThis was not foreseen: a mistake in uae, or a file that is "
-            f"broken.{_kept(error)}"
-        ),
-        1,
-    )
+    unforeseen = "This was not foreseen: a mistake in uae, or a file that is broken."
+    return Failure(f"{_with_class(error)}\n{unforeseen}{_keep_traceback(error)}", 1)
 
 
 def _is_from_outside(error: BaseException) -> bool:
@@ -95,32 +95,31 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _missing_package(error: ImportError) -> str:
     package = (error.name or "").partition(".")[0]
-    wanted = f"'unified-autoencoder[{EXTRAS[package]}]'" if package in EXTRAS else package
-    advice = f"\npip install {wanted}" if isinstance(error, ModuleNotFoundError) and package else ""
+    extra = f"'unified-autoencoder[{EXTRAS[package]}]'" if package in EXTRAS else package
+    advice = f"\npip install {extra}" if isinstance(error, ModuleNotFoundError) and package else ""
     return f"{_text(error)}{advice}\n(UAE_DEBUG=1 shows where)"
 
 
 def _text(error: BaseException) -> str:
     """Its message, where that is written for people."""
-    is_telling = (
-        isinstance(error, ValueError | OSError | RuntimeError | ImportError) and str(error).strip()
-    )
-    return _said(error) if is_telling else _named(error)
+    is_for_people = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+    message = _message(error)
+    return message if is_for_people and message else _with_class(error)
 
 
-def _named(error: BaseException) -> str:
-    return ": ".join(part for part in (type(error).__name__, _said(error)) if part)
+def _with_class(error: BaseException) -> str:
+    return ": ".join(part for part in (type(error).__name__, _message(error)) if part)
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """Its message; of one that quotes another process's traceback, the last line, which says what
     happened."""
     text = str(error).strip()
     return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 
 
-def _kept(error: BaseException) -> str:
-    """Where the traceback is."""
+def _keep_traceback(error: BaseException) -> str:
+    """Write it to a file, and say where that is."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="uae-", suffix=".txt", delete=False, encoding="utf-8"

@@ -13,9 +13,9 @@ from torch import Tensor
 from uae.models.encoders.causal import CausalCaptioner
 from uae.models.encoders.tokens import pad
 from uae.rl.config import TrainConfig
-from uae.rl.run import learning_rate_factor
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import TrainProgress
+from uae.utils.optim import clipped_update
 from uae.world.build.captioner import token_errors
 from uae.world.data import pictures, train_scenes
 from uae.world.language import exhaustive_caption
@@ -30,19 +30,16 @@ def imitate(captioner: CausalCaptioner, config: TrainConfig) -> None:
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay
     )
     num_captions = config.images_per_step * config.group_size
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, config)
-    )
     with TrainProgress("imitation", config.num_steps, 0) as progress:
         for step in range(config.num_steps):
+            optimizer.param_groups[0]["lr"] = config.learning_rate * config.schedule.factor(step)
             scenes = train_scenes(step, num_captions, seed=config.seed)
             with autocast(captioner.device, config.use_bf16), attention_to_train(captioner.device):
                 loss = imitation_loss(captioner, scenes, config.captioning.instruction)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            clipped_update(
+                optimizer, parameters, config.max_grad_norm, "Imitation needs a lower learning rate"
+            )
             progress.update(step + 1, loss=loss.item())
 
 

@@ -117,11 +117,15 @@ def unified_score(
     backbones: None for the published checkpoints, ``tiny`` for the embedded world's own, which say
     something of its scenes alone.
 
+    Raises:
+        ValueError: when a backbone cannot be loaded or fails, or numbers of images differ.
+
     ``score_pairs`` gives the scores of each backbone and image, and intervals.
     """
     loaded = {name: load_backbone(name, backbones, device=device) for name in BACKBONES}
     result = score_pairs(sources, reconstructions, loaded)
-    assert result.unified_score is not None, result.status
+    if result.unified_score is None:
+        raise ValueError(f"expected all four backbones to answer, the result is {result.status}")
     return result.unified_score
 
 

@@ -44,7 +44,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPModel
 
 from uae.similarity.preprocess import parse_preprocess
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.world.backbones import (
     build_clip,
     build_clip_tokenizer,
@@ -53,10 +53,10 @@ from uae.world.backbones import (
     processor_config,
     stretch_positions,
 )
-from uae.world.build.quality import measure_retrieval, measure_similarity
 from uae.world.data import pictures
 from uae.world.edits import EDIT_KINDS, wrong_scene
 from uae.world.language import LEVELS, caption
+from uae.world.quality import measure_retrieval, measure_similarity
 from uae.world.scene import Scene, pick, scene_at, split_of
 
 NUM_VARIANTS = 4  # scenes in a group of near-duplicates
@@ -144,11 +144,11 @@ class ContrastiveTask:
     def __init__(
         self,
         name: str,
-        recipe: Recipe,
+        fit_settings: FitSettings,
         model: CLIPModel,
         write: Callable[[Scene, random.Random], str],
     ) -> None:
-        self.name, self.recipe, self.write = name, recipe, write
+        self.name, self.fit_settings, self.write = name, fit_settings, write
         self.model: Any = model
         self.modules: dict[str, nn.Module] = {name: model}
         self.tokenizer = build_clip_tokenizer()
@@ -156,8 +156,8 @@ class ContrastiveTask:
         _use_eager_attention(model)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = scene_groups(step, self.recipe.batch_size, seed=self.recipe.seed)
-        rng = random.Random(f"uae captions {self.recipe.seed} {step}")
+        scenes = scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
+        rng = random.Random(f"uae captions {self.fit_settings.seed} {step}")
         texts = [self.write(scene, rng) for scene in scenes]
         images = pictures(scenes)
         views = torch.cat([degrade(images), degrade(crop_views(images))])
@@ -218,15 +218,15 @@ def contrast(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
 class SelfDistillationTask:
     """A DINO backbone on pixels alone; the student's averaged weights are the result."""
 
-    def __init__(self, name: str, recipe: Recipe, model: nn.Module) -> None:
-        self.name, self.recipe, self.model = name, recipe, model
+    def __init__(self, name: str, fit_settings: FitSettings, model: nn.Module) -> None:
+        self.name, self.fit_settings, self.model = name, fit_settings, model
         _use_eager_attention(model)
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.modules: dict[str, nn.Module] = {name: model, "teacher": self.teacher}
         self.preprocess = parse_preprocess(processor_config(name))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        images = pictures(scene_groups(step, self.recipe.batch_size, seed=self.recipe.seed))
+        images = pictures(scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed))
         views = torch.cat([degrade(crop_views(images)) for _ in range(2)])
         with torch.autocast("cpu", torch.bfloat16):
             student = self.embed(views)
@@ -282,35 +282,35 @@ def _use_eager_attention(model: Any) -> None:
 
 def clip_task() -> ContrastiveTask:
     """CLIP from nothing."""
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=700, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99
     )
-    torch.manual_seed(recipe.seed)
-    return ContrastiveTask("clip", recipe, build_clip(), short_caption)
+    torch.manual_seed(fit_settings.seed)
+    return ContrastiveTask("clip", fit_settings, build_clip(), short_caption)
 
 
 def longclip_task(clip_folder: Path) -> ContrastiveTask:
     """LongCLIP, tuned from an exported CLIP."""
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=150, batch_size=64, learning_rate=5e-4, warmup_steps=20, ema_decay=0.99, seed=2
     )
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32, local_files_only=True)
-    return ContrastiveTask("longclip", recipe, stretch_positions(clip), long_caption)
+    return ContrastiveTask("longclip", fit_settings, stretch_positions(clip), long_caption)
 
 
 def dinov2_task() -> SelfDistillationTask:
     """DINOv2 from nothing."""
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=800, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99
     )
-    torch.manual_seed(recipe.seed)
-    return SelfDistillationTask("dinov2", recipe, build_dinov2())
+    torch.manual_seed(fit_settings.seed)
+    return SelfDistillationTask("dinov2", fit_settings, build_dinov2())
 
 
 def dinov3_task() -> SelfDistillationTask:
     """DINOv3 from nothing."""
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=600, batch_size=64, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, seed=1
     )
-    torch.manual_seed(recipe.seed)
-    return SelfDistillationTask("dinov3", recipe, build_dinov3())
+    torch.manual_seed(fit_settings.seed)
+    return SelfDistillationTask("dinov3", fit_settings, build_dinov3())

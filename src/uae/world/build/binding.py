@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.world.build.vision import HEADS, NOTHING, ReadOut
 from uae.world.data import train_scenes
@@ -35,12 +35,12 @@ class BindingTask:
     captioner's own loss."""
 
     name = "binding"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=1_600, batch_size=32, num_parallel=2, learning_rate=1e-3, ema_decay=0.997
     )
 
     def __init__(self, joint_folder: Path) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.model = LLMDiffusion.from_pretrained(joint_folder)
         self.encoder = self.model.encoder
         self.encoder.model.model.visual.requires_grad_(False)
@@ -48,7 +48,7 @@ class BindingTask:
         self.modules: dict[str, nn.Module] = {"captioner": self.encoder.model, "heads": self.heads}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size, seed=2)
+        scenes = train_scenes(step, self.fit_settings.batch_size, seed=2)
         rng = random.Random(f"binding {step}")
         with torch.autocast("cpu", torch.bfloat16):
             logits, labels = self._read(scenes, rng)

@@ -20,7 +20,7 @@ from uae.models.encoders.causal import CaptionContext, CausalCaptioner
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.encoders.tokens import pad
 from uae.models.janus import Janus
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.world import measure as world
 from uae.world.data import pictures, train_scenes
 from uae.world.language import (
@@ -52,19 +52,19 @@ class CaptionerTask:
     """Cross-entropy of caption tokens plus that of answer tokens."""
 
     name = "captioner"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=2_000, batch_size=32, learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998
     )
 
     def __init__(self, vision_folder: Path) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.captioner = build_captioner()
         seeing = QwenVL.from_pretrained(vision_folder).model.model.visual
         self.captioner.model.model.visual.load_state_dict(seeing.state_dict())
         self.modules: dict[str, nn.Module] = {"captioner": self.captioner.model}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size)
+        scenes = train_scenes(step, self.fit_settings.batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             return caption_and_answer_loss(
                 self.captioner, scenes, random.Random(f"captioner {step}")

@@ -21,7 +21,7 @@ from uae.diffusion.schedule import add_noise, training_sigmas
 from uae.models.base import UnifiedModel
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.utils.device import can_compile
 from uae.utils.seed import normals
 from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
@@ -39,13 +39,13 @@ class JointTask:
     learns."""
 
     name = "joint"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=2_000, batch_size=32, num_parallel=2, learning_rate=1.2e-3, ema_decay=0.998
     )
     exhaustive_share = 0.6
 
     def __init__(self, vae_folder: Path, captioner_folder: Path, compiled: bool = True) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         vae = AutoencoderKL.from_pretrained(vae_folder)
         self.model = build_llm_diffusion(
             QwenVL.from_pretrained(captioner_folder), build_decoder(vae)
@@ -53,7 +53,7 @@ class JointTask:
         self.modules = {"captioner": self.model.encoder.model, **_learning(self.model, compiled)}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size)
+        scenes = train_scenes(step, self.fit_settings.batch_size)
         rng = random.Random(f"joint {step}")
         with torch.autocast("cpu", torch.bfloat16):
             flow = flow_loss(self.model, scenes, self.exhaustive_share, rng, step)
@@ -82,7 +82,7 @@ class DecoderTask:
     """Flow matching alone, on the states of the LLM as ``BindingTask`` left it."""
 
     name = "decoder"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=3_200,
         batch_size=32,
         num_parallel=2,
@@ -99,7 +99,7 @@ class DecoderTask:
         self.modules = _learning(self.model, compiled)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
+        scenes = train_scenes(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
         with torch.autocast("cpu", torch.bfloat16):
             rng = random.Random(f"decoder {step}")
             return flow_loss(self.model, scenes, self.exhaustive_share, rng, step), {}

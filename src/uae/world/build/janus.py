@@ -19,7 +19,7 @@ from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.encoders.tokens import pad
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.utils.device import can_compile
 from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
 from uae.world.build.decoder import objects_exact
@@ -53,7 +53,7 @@ class JanusTask:
     cells show; the VQ model is frozen."""
 
     name = "janus"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=2_700,
         batch_size=32,
         num_parallel=2,
@@ -64,7 +64,7 @@ class JanusTask:
     exhaustive_share = 0.65
 
     def __init__(self, vision_folder: Path, umm1_folder: Path, compiled: bool = True) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.model = Janus.from_pretrained(vision_folder)
         inherit_language_model(self.model, LLMDiffusion.from_pretrained(umm1_folder).encoder)
         self.model.model.requires_grad_(True)
@@ -74,7 +74,7 @@ class JanusTask:
         self.read = torch.compile(_read, dynamic=False) if compiled and can_compile() else _read
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size, seed=self.recipe.seed)
+        scenes = train_scenes(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
         rng = random.Random(f"janus {step}")
         with torch.autocast("cpu", torch.bfloat16):
             painted, bound = self.paint_losses(scenes, rng)

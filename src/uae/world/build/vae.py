@@ -10,7 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.world.data import pictures, train_scenes
 from uae.world.fidelity import fidelity, psnr
 from uae.world.models import build_vae
@@ -27,17 +27,17 @@ class VaeTask:
     """Absolute plus squared error, more of it where objects are small, and a light KL."""
 
     name = "vae"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=19_000, batch_size=16, learning_rate=2e-3, warmup_steps=200, ema_decay=0.998
     )
 
     def __init__(self) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.vae = build_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.modules: dict[str, nn.Module] = {"vae": self.vae}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size)
+        scenes = train_scenes(step, self.fit_settings.batch_size)
         images = pictures(scenes).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(step < ENCODER_STEPS):

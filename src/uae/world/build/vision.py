@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from uae.models.encoders.causal import CausalCaptioner
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.world.data import pictures, train_scenes
 from uae.world.models import LLM_WIDTH, build_captioner
 from uae.world.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, scene_at
@@ -53,14 +53,14 @@ class VisionTask:
     """Cross-entropy of each cell's attributes, those that it has."""
 
     name = "vision"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=600, batch_size=64, learning_rate=2e-3, warmup_steps=60, ema_decay=0.98
     )
 
     captioner: CausalCaptioner
 
     def __init__(self) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.captioner = build_captioner()
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {
@@ -69,7 +69,7 @@ class VisionTask:
         }
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = train_scenes(step, self.recipe.batch_size)
+        scenes = train_scenes(step, self.fit_settings.batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = self._tokens(scenes)
             logits, labels = self.heads.read(by_cell(tokens)), cell_labels(scenes)
@@ -115,7 +115,7 @@ class JanusVisionTask(VisionTask):
     like that one, for the language model that reads them begins as UMM-1's."""
 
     name = "janus_vision"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=1_500,
         batch_size=32,
         num_parallel=2,
@@ -125,7 +125,7 @@ class JanusVisionTask(VisionTask):
     )  # shapes take longest: they lie across its tokens
 
     def __init__(self, vq_folder: Path, umm1_folder: Path) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.teacher = LLMDiffusion.from_pretrained(umm1_folder).encoder.requires_grad_(False)
         self.captioner = Janus.from_pretrained(vq_folder)
         self.heads = ReadOut(LLM_WIDTH, HEADS)

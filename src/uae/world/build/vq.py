@@ -17,7 +17,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from uae.models.janus import Janus
-from uae.stages.fit import Recipe
+from uae.stages.fit import FitSettings
 from uae.utils.device import can_compile
 from uae.world.build.vae import compare_round_trip, weighted_error
 from uae.world.data import pictures
@@ -43,12 +43,12 @@ class VqTask:
     """
 
     name = "vq"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=8_000, batch_size=16, num_parallel=2, learning_rate=2e-3, ema_decay=0.998
     )
 
     def __init__(self, compiled: bool = True) -> None:
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.fit_settings.seed)
         self.janus = build_janus()
         self.vq: Any = self.janus.model.model.vqmodel
         codes = self.vq.quantize.embedding.weight
@@ -59,7 +59,7 @@ class VqTask:
             self.vq.decoder.compile(dynamic=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        pairs = training_pairs(step, self.recipe)
+        pairs = training_pairs(step, self.fit_settings)
         scenes = [scene for pair in pairs for scene in pair]
         images = pictures(scenes)
         encoded = self._encode(images)
@@ -80,8 +80,8 @@ class VqTask:
         places."""
         codes = self.vq.quantize.embedding.weight
         codes.copy_(nn.functional.normalize(codes, dim=-1))
-        if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.recipe.num_steps:
-            batches = [training_scenes(4 * step + i, self.recipe, seed=1) for i in range(4)]
+        if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.fit_settings.num_steps:
+            batches = [training_scenes(4 * step + i, self.fit_settings, seed=1) for i in range(4)]
             encoded = torch.cat([self._encode(pictures(scenes)) for scenes in batches])
             dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
             places = encoded.permute(0, 2, 3, 1).flatten(0, 2)
@@ -105,7 +105,7 @@ class VqDecoderTask:
     that paints them."""
 
     name = "vq_decoder"
-    recipe = Recipe(
+    fit_settings = FitSettings(
         num_steps=1_900, batch_size=16, num_parallel=2, learning_rate=1e-3, ema_decay=0.998, seed=1
     )
 
@@ -124,7 +124,7 @@ class VqDecoderTask:
             self.vq.decoder.compile(dynamic=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = training_scenes(step, self.recipe)
+        scenes = training_scenes(step, self.fit_settings)
         images = pictures(scenes)
         with torch.no_grad():
             tokens = self.janus.image_tokens(images)
@@ -142,18 +142,18 @@ class VqDecoderTask:
         pass
 
 
-def training_scenes(step: int, recipe: Recipe, seed: int | None = None) -> list[Scene]:
+def training_scenes(step: int, fit_settings: FitSettings, seed: int | None = None) -> list[Scene]:
     """One of four as it is, the others crowded: objects and words are what there is to learn, not
     backgrounds."""
-    seed = recipe.seed if seed is None else seed
-    places = range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+    seed = fit_settings.seed if seed is None else seed
+    places = range(step * fit_settings.batch_size, (step + 1) * fit_settings.batch_size)
     return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in places]
 
 
-def training_pairs(step: int, recipe: Recipe) -> list[tuple[Scene, Scene]]:
+def training_pairs(step: int, fit_settings: FitSettings) -> list[tuple[Scene, Scene]]:
     """A micro-batch in pairs that share cells."""
-    scenes = training_scenes(step, recipe)[::2]
-    return [(scene, partner(scene, step * recipe.batch_size + i)) for i, scene in enumerate(scenes)]
+    scenes = training_scenes(step, fit_settings)[::2]
+    return [(scene, partner(scene, step * fit_settings.batch_size + i)) for i, scene in enumerate(scenes)]
 
 
 def partner(scene: Scene, index: int) -> Scene:

@@ -1,0 +1,235 @@
+"""The whole idea in one go: measure a shipped model, post-train it with Unified-GRPO on its own
+reconstructions, measure it again; ``results.json``, ``report.html`` and the trained model."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from torch import Tensor
+
+from uae.config import CaptionSettings
+from uae.models.base import UnifiedModel
+from uae.models.load import load_model
+from uae.report.run_page import Frame, RunReport, write_report
+from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rl.train import train
+from uae.similarity.backbones import Backbone, load_backbone
+from uae.stages.unified_grpo import Half, RunConfig, learning, prepare_policy
+from uae.utils.files import appear, atomic_write_json
+from uae.utils.lock import locked
+from uae.utils.metrics import read_metrics
+from uae.utils.outputs import check_out_folder
+from uae.utils.suggest import did_you_mean
+from uae.world.data import SceneImages, pictures
+from uae.world.imitation import imitate
+from uae.world.language import INSTRUCTIONS
+from uae.world.measure import WorldResult, delta, measure, measure_ceiling, split_gain
+from uae.world.recipes import RECIPES
+from uae.world.scene import scene_at
+
+Control = Literal["none", "prompted", "supervised"]
+FAMILIES = {"umm1": "tiny", "umm2": "tiny-ar"}  # and their recipes
+FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
+STRIP_SCENE = 7  # of the test split: three objects, one of them small
+
+
+def _family(words: list[str]) -> str:
+    name = FORMER_NAMES.get(words[0], words[0])
+    if name not in FAMILIES:
+        hint = did_you_mean(name, FAMILIES)
+        raise ValueError(f"expected {' or '.join(FAMILIES)}, got {name!r}{hint}")
+    return name
+
+
+Family = Annotated[
+    str,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{umm1,umm2}",
+        instance_from_str=_family,
+        is_instance=lambda value: value in FAMILIES,
+        str_from_instance=lambda value: [value],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """Post-train a shipped tiny model with Unified-GRPO and compare it before and after."""
+
+    out: Path | None = None
+    """Folder for results.json, report.html, the run and the trained model; by default `quickstart`,
+    and `quickstart-umm2` of that family."""
+    family: Family = "umm1"
+    """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive
+    model."""
+    half: Half | None = None
+    """What learns; by default what the recipe says: captions in UMM-1, both in UMM-2."""
+    seed: int = 0
+    """Of the training data and all draws."""
+    num_steps: int | None = None
+    """Unified-GRPO steps; by default the recipe's."""
+    control: Control = "none"
+    """What stands in for Unified-GRPO: the shipped model asked for detail, or taught as many
+    exhaustive captions."""
+    resume: bool = False
+    """Continue the unfinished run in `out` instead of starting anew."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes: one for each family, as a run of the other would replace it."""
+        return self.out or Path("quickstart" if self.family == "umm1" else "quickstart-umm2")
+
+    def run(self) -> RunConfig:
+        """The family's recipe with this seed, length and learning half."""
+        recipe = RECIPES[FAMILIES[self.family]]
+        config = RunConfig.of(recipe.stage.settings, recipe.model)
+        num_steps = config.train.num_steps if self.num_steps is None else self.num_steps
+        train = replace(config.train, seed=self.seed, num_steps=num_steps)
+        return replace(config, train=train if self.half is None else learning(train, self.half))
+
+
+def quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
+    """Measure, train, measure; the results as written to ``results.json``."""
+    check_out_folder(settings.folder)
+    with locked(settings.folder):
+        check_family(settings.folder, settings.family)
+        return _quickstart(settings, command)
+
+
+def _quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
+    began, config, installed = time.monotonic(), settings.run(), versions()
+    out, run_dir = settings.folder, settings.folder / "run"
+    check_rewards(config.rewards, config.backbones)
+    model: Any = load_model(config.model)
+    backbones = {n: load_backbone(n, config.backbones) for n in backbones_of(config.rewards)}
+    if not settings.resume:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    print(
+        "measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive "
+        "true captions"
+    )
+    before = measure(model, backbones)
+    ceiling = measure_ceiling(model, backbones)
+    captioning, frames = model.captioning, []
+    if settings.control == "none":
+        frames = train_with_frames(model, backbones, config, run_dir)
+    else:
+        captioning = run_control(model, config, settings.control)
+    print("measuring the trained model")
+    after = measure(model, backbones, captioning=captioning)
+    appear(out / "model", model.save_pretrained)
+    results = {
+        **compare(before, after, ceiling),
+        "family": model.family,
+        "seconds": time.monotonic() - began,
+        "seed": settings.seed,
+        "command": command,
+        "control": settings.control,
+        "versions": installed,
+        "details": {
+            "before": before.details,
+            "after": after.details,
+            "ceiling": ceiling.details,
+        },
+        "config": asdict(config),
+    }
+    atomic_write_json(out / "results.json", results)
+    report = RunReport(
+        results,
+        read_metrics(run_dir / "metrics.jsonl") if settings.control == "none" else [],
+        before=before.samples,
+        after=after.samples,
+        strip=frames,
+        strip_source=strip_image(),
+        reward_backbones=reward_backbones(config),
+    )
+    write_report(out / "report.html", report)
+    return results
+
+
+def check_family(folder: Path, family: str) -> None:
+    """Another family's quickstart is not replaced.
+
+    Raises:
+        ValueError: where the folder holds one.
+    """
+    path = folder / "run" / "config.json"
+    model = json.loads(path.read_text()).get("model") if path.is_file() else None
+    if model not in (None, FAMILIES[family]):
+        raise ValueError(
+            f"--out {folder}: expected a new folder or one of a quickstart of {family}, it holds "
+            f"one of the model {model}; name another"
+        )
+
+
+def train_with_frames(
+    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
+) -> list[Frame]:
+    """Train, and look at one image at the start, after a quarter, half and all of the steps."""
+    settings = config.stage_settings()
+    prepare_policy(model, settings)
+    instruction, last = config.train.captioning.instruction, config.train.num_steps
+    reward = build_reward(config.rewards, backbones, model.encoder, instruction)
+    images = SceneImages(config.train.seed)
+    frames = [frame(model, 0)]
+    for until in sorted({max(1, last // 4), max(1, last // 2), last}):
+        train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
+        frames.append(frame(model, until))
+    return frames
+
+
+def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSettings:
+    """What is held against Unified-GRPO; how the model is to caption afterwards."""
+    if control == "prompted":
+        return replace(model.captioning, instruction=INSTRUCTIONS["detailed"])
+    prepare_policy(model, config.stage_settings())
+    imitate(model.encoder, config.train)
+    return model.captioning
+
+
+def frame(model: UnifiedModel, step: int) -> Frame:
+    """The strip's image, captioned and painted by the model as it is."""
+    captions = model.caption([strip_image()], model.captioning)
+    reconstruction = model.reconstruct(captions, model.decoding).images[0]
+    return Frame(step, captions.texts[0], reconstruction)
+
+
+def strip_image() -> Tensor:
+    return pictures([scene_at("test", STRIP_SCENE)])[0]
+
+
+def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> dict[str, Any]:
+    """The headline numbers side by side."""
+    return {
+        "before": before.numbers,
+        "after": after.numbers,
+        "delta": delta(before.numbers, after.numbers),
+        "ceiling": ceiling.numbers,
+        "gain": split_gain(before.numbers, after.numbers),
+    }
+
+
+def reward_backbones(config: RunConfig) -> list[str]:
+    """Backbones that were the reward, as against those held out."""
+    return [name for name, weight in config.rewards.items() if weight]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that could change a number."""
+    names = ("unified-autoencoder", "torch", "transformers", "diffusers", "peft", "numpy")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        **{name: version(name) for name in names},
+    }

@@ -1,0 +1,146 @@
+"""Training runs of the tiny models: the recipes of ``stages/recipes.py`` in the embedded world,
+which hands in what they learn from and what is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from uae.bench.unified import BACKBONES
+from uae.config import DecodeSettings
+from uae.data.captions import check_pyarrow
+from uae.models.load import load_model
+from uae.report.stages_page import sample_to_json
+from uae.rl.config import TrainConfig
+from uae.rl.losses import Objective
+from uae.similarity.backbones import load_backbone
+from uae.stages.base import Assignment, UserData
+from uae.stages.cold_start import ColdStart, ColdStartConfig
+from uae.stages.long_captions import LongCaptionConfig, LongCaptions
+from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
+from uae.stages.unified_grpo import Half, UnifiedGRPO, UnifiedGRPOSettings, learning
+from uae.utils.files import appear
+from uae.world.data import SceneImages
+from uae.world.language import INSTRUCTIONS
+from uae.world.measure import measure
+from uae.world.pairs import write_captioned_scenes
+
+PAIRS, NUM_PAIRS = "captioned_scenes", 50_000
+"""Folder in a run's, and number, of the captioned scenes that long captions are learnt from."""
+
+
+@dataclass(frozen=True)
+class SceneCaptions(LongCaptions):
+    """Long-caption pretraining on captioned scenes, drawn where the user gives no captions."""
+
+    def given(self, user: UserData) -> LongCaptions:
+        stage = super().given(user)
+        if stage.settings.data:
+            return stage
+        return replace(stage, settings=replace(stage.settings, data=(str(user.run_dir / PAIRS),)))
+
+    def check(self) -> None:
+        check_pyarrow()
+
+    def run(self, work: Assignment) -> None:
+        drawn = work.folder.parent / PAIRS
+        if self.settings.data == (str(drawn),) and not drawn.exists():
+            appear(drawn, lambda unfinished: write_captioned_scenes(unfinished, NUM_PAIRS))
+        super().run(work)
+
+
+def measure_model(source: str) -> dict[str, Any]:
+    """The world's numbers of a model, as it is loaded again, and what it makes of some pictures."""
+    model: Any = load_model(source)
+    result = measure(model, {name: load_backbone(name, "tiny") for name in BACKBONES})
+    samples = [sample_to_json(sample) for sample in result.samples]
+    return {"measured": result.to_json(), "samples": samples}
+
+
+def _grpo(settings: UnifiedGRPOSettings) -> UnifiedGRPO:
+    return UnifiedGRPO(settings, SceneImages)
+
+
+def _with(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:
+    return replace(settings, train=replace(settings.train, **train))
+
+
+def _half(settings: UnifiedGRPOSettings, half: Half) -> UnifiedGRPOSettings:
+    return replace(settings, train=learning(settings.train, half))
+
+
+_TINY = UnifiedGRPOSettings(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear"))
+_TINY_AR = UnifiedGRPOSettings(
+    train=TrainConfig(
+        num_steps=40,
+        decoding=DecodeSettings(temperature=0.5),
+        caption_weight=10.0,  # there are ten times as many image tokens
+        image_kl_coef=0.1,
+        learning_rate=3e-4,
+        lr_scheduler_type="linear",
+    ),
+)
+_PAINTING = _half(_TINY, "images")
+_NOISY = _PAINTING.train.decoding
+_DECODER_RL = _with(
+    _PAINTING,
+    num_steps=40,
+    decoding=replace(_NOISY, guidance_scale=3.0),
+    objective=Objective(kl_coef=0.0),
+    learning_rate=1e-4,
+)
+_DECODER_ALONE = replace(
+    _with(
+        _DECODER_RL,
+        num_steps=100,
+        instructions=tuple(INSTRUCTIONS[length] for length in ("brief", "default", "detailed")),
+        decoding=_NOISY,
+        learning_rate=1.5e-3,
+    ),
+    rewards={"caption_likelihood": 1.0, "clip": 0.0, "dinov2": 0.0},
+    lora_rank=16,
+)
+_JOINT = _with(
+    _TINY,
+    images_per_step=4,
+    group_size=4,
+    reconstructions_per_caption=4,
+    decoding=_NOISY,
+    image_kl_coef=0.0,
+    decoder_learning_rate=1e-4,
+)
+_LONG_CAPTIONS = SceneCaptions(
+    LongCaptionConfig(
+        data=(),
+        num_steps=1500,
+        batch_size=32,
+        learning_rate=5e-4,
+        resolution=48,
+        num_held_out=128,
+        guidance_scale=3.0,
+    )
+)
+_COLD_START = ColdStart(
+    ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=2e-5), SceneImages
+)
+_RL = {UNDERSTANDING: _grpo(_TINY), GENERATION: _grpo(_DECODER_RL)}
+_AR_RL = {
+    UNDERSTANDING: _grpo(_half(_TINY_AR, "captions")),
+    GENERATION: _grpo(_with(_half(_TINY_AR, "images"), learning_rate=5e-5)),
+}
+
+RECIPES = {
+    "tiny": Recipe("tiny", {ALONE: _grpo(_TINY)}),
+    "tiny-ar": Recipe("tiny-ar", {ALONE: _grpo(_TINY_AR)}),
+    "v1-tiny": Recipe(
+        "tiny",
+        {"long_captions": _LONG_CAPTIONS, "cold_start": _COLD_START, **_RL},
+        measure_model,
+    ),
+    "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_model),
+    "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_model),
+    "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_DECODER_ALONE)}, measure_model),
+    "joint-tiny": Recipe("tiny", {"joint": _grpo(_JOINT)}, measure_model),
+    "v5-tiny-ar": Recipe("tiny-ar", {"unified_grpo": _grpo(_TINY_AR)}, measure_model),
+    "v3-tiny-ar": Recipe("tiny-ar", _AR_RL, measure_model),
+}
