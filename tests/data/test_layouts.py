@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tests.data.test_captions import batches, pairs, png, write_parquet, write_shards, write_tar
 from uae.data.captions import CaptionStream
 from uae.data.inventory import WHEN_TO_MEND
-from uae.stages.fit import Recipe, fit
+from uae.stages.fit import FitSettings, fit
 
 SAID = ['plain words, "quoted" \u2028 é 12', " 5", "null"]  # what a converter would change
 
@@ -451,7 +451,7 @@ class Levels:
 
     def __init__(self, path: Path, stop_at: int | None = None) -> None:
         torch.manual_seed(0)
-        self.recipe = Recipe(num_steps=8, batch_size=2, learning_rate=0.1, warmup_steps=1)
+        self.fit_settings = FitSettings(num_steps=8, batch_size=2, learning_rate=0.1, warmup_steps=1)
         self.modules: dict[str, nn.Module] = {"level": nn.Linear(1, 1)}
         self.data = batches(path, pool_size=5)
         self.stop_at = stop_at

@@ -11,7 +11,7 @@ from tests.rl.tiny_run import build_model, config, reward
 from uae.config import DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rl.config import TrainConfig
-from uae.rl.run import Run
+from uae.rl.run import PolicyRun
 from uae.rl.train import train
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
@@ -97,10 +97,10 @@ def averaged_run(
 ):
     """A weight at the start and after each step, and as the run left it; the average is updated
     every two steps."""
-    seen, finish_step = [], Run.finish_step
+    trace, finish_step = [], PolicyRun.finish_step
 
     def watched(self, metrics):
-        seen.append(value(self.parameters))
+        trace.append(value(self.parameters))
         finish_step(self, metrics)
 
     def value(parameters) -> torch.Tensor:
@@ -112,9 +112,9 @@ def averaged_run(
 
     start = value(build_model().encoder.named_trainable_parameters())
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish_step", watched)
+        patch.setattr(PolicyRun, "finish_step", watched)
         model = run(folder, config(num_steps, ema_decay=0.9, ema_every=2, probe_every=100), until)
-    return [start, *seen], value(model.encoder.named_trainable_parameters())
+    return [start, *trace], value(model.encoder.named_trainable_parameters())
 
 
 def test_a_run_shorter_than_the_averages_interval_leaves_its_last_weights(tmp_path, monkeypatch):
@@ -153,11 +153,8 @@ def test_an_average_in_pieces_is_the_average_in_one(tmp_path, monkeypatch):
 
 
 def test_the_averages_decay_is_reached():
-    settings = config(1, ema_decay=0.9)
-    model = build_model()
-    decays = [
-        Run(Path(), model, settings, {})._average_decay(index) for index in (0, 1, 79, 80, 81, 1000)
-    ]
+    run = PolicyRun(Path(), build_model(), config(1, ema_decay=0.9), {})
+    decays = [run.average.decay_at(number) for number in (0, 1, 79, 80, 81, 1000)]
     assert decays == pytest.approx([0.1, 2 / 11, 80 / 89, 0.9, 0.9, 0.9])
 
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-import uae.rl.run
 import uae.rl.train
+import uae.utils.run
 from tests.models.real_layouts import JANUS_SIDE, write_janus
 from tests.rl.tiny_run import build_model, config, likeness
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.hacking import HeldOutAlarm
-from uae.rl.run import Probe, Run
+from uae.rl.diagnostics import HeldOutAlarm
+from uae.rl.run import PolicyRun, Probe
 from uae.rl.train import train
 from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import MetricsLogger, TrainProgress, read_metrics
@@ -50,11 +50,11 @@ IN_A_STEP: dict[str, tuple[Any, str, int, int]] = {
     "probe": (Probe, "measure", 1, 0),
     "probe's reward": (WeightedSum, "__call__", 2, 1),
     "log": (MetricsLogger, "log", 1, 0),
-    "step counted": (Run, "finish_step", 1, 0),
+    "step counted": (PolicyRun, "finish_step", 1, 0),
 }
 # What follows a step: failing there, the step is finished.
 AFTER_IT: dict[str, tuple[Any, str, int, int]] = {
-    "regular save": (uae.rl.run, "save_checkpoint", 1, 0),
+    "regular save": (uae.utils.run, "save_checkpoint", 1, 0),
     "alarm": (HeldOutAlarm, "observe", 1, 0),
     "display": (TrainProgress, "update", 1, 0),
 }
@@ -189,7 +189,7 @@ def test_a_disk_that_stays_full_leaves_the_last_checkpoint(
         with pytest.raises(Injected):
             run(umm1, tmp_path, settings)
     with monkeypatch.context() as patch:
-        patch.setattr(uae.rl.run, "save_checkpoint", full)
+        patch.setattr(uae.utils.run, "save_checkpoint", full)
         patch.setattr(MetricsLogger, "log", failing_at(1, MetricsLogger.log, Injected))
         with (
             pytest.warns(UserWarning, match="steps after 1 were not saved.*No space left"),
@@ -206,7 +206,9 @@ def test_taking_back_that_is_itself_interrupted_saves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", failing_at(1, torch.optim.AdamW.step, Injected))
         patch.setattr(
-            uae.rl.run.Snapshot, "put_back", failing_at(0, lambda snapshot: None, KeyboardInterrupt)
+            uae.utils.run.Snapshot,
+            "put_back",
+            failing_at(0, lambda snapshot: None, KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             run(umm1, tmp_path, settings)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from uae.stages.fit import Recipe, fit, in_processes, learning_rate_factor
+from uae.stages.fit import FitSettings, fit
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
+from uae.utils.optim import Schedule
+from uae.utils.processes import in_processes
 from uae.world.build.captioner import CaptionerTask
 from uae.world.build.vae import VaeTask
 from uae.world.build.vision import NOTHING, VisionTask, cell_labels
@@ -25,7 +27,7 @@ class Line:
     name = "line"
 
     def __init__(self, num_steps: int = 60, num_parallel: int = 1) -> None:
-        self.recipe = Recipe(
+        self.fit_settings = FitSettings(
             num_steps, 8, 0.1, num_parallel=num_parallel, warmup_steps=5, ema_decay=0.9
         )
         torch.manual_seed(0)
@@ -135,19 +137,19 @@ def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
     assert measured["slope"] == pytest.approx(average, rel=1e-5)
 
 
-def test_another_recipe_is_refused(tmp_path: Path):
+def test_other_settings_are_refused(tmp_path: Path):
     fit(Line(10), tmp_path, save_every=5)
     changed = Line(10)
-    changed.recipe = replace(changed.recipe, learning_rate=0.5)
+    changed.fit_settings = replace(changed.fit_settings, learning_rate=0.5)
     with pytest.raises(ValueError, match="learning_rate"):
         fit(changed, tmp_path)
 
 
 def test_learning_rate_by_hand():
-    recipe = Recipe(110, 1, 1.0, warmup_steps=10)
-    assert learning_rate_factor(0, recipe) == pytest.approx(0.1)
-    assert learning_rate_factor(9, recipe) == pytest.approx(1.0)
-    assert learning_rate_factor(60, recipe) == pytest.approx(0.02 + 0.98 * 0.5, abs=1e-6)
+    schedule = Schedule(110, 10, "cosine")
+    assert schedule.factor(0) == pytest.approx(0.1)
+    assert schedule.factor(9) == pytest.approx(1.0)
+    assert schedule.factor(60) == pytest.approx(0.02 + 0.98 * 0.5, abs=1e-6)
 
 
 def test_cell_labels_by_hand():
@@ -175,7 +177,9 @@ def test_the_real_tasks_learn_and_resume(tmp_path: Path):
 
         def short(make=make):
             task = make()
-            task.recipe = replace(task.recipe, num_steps=6, batch_size=4, warmup_steps=1)
+            task.fit_settings = replace(
+                task.fit_settings, num_steps=6, batch_size=4, warmup_steps=1
+            )
             task.evaluate = dict
             return task
 

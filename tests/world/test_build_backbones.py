@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from uae.similarity.backbones import ARCHITECTURES, load_backbone
 from uae.similarity.preprocess import parse_preprocess
-from uae.stages.fit import Recipe, fit
+from uae.stages.fit import FitSettings, fit
 from uae.utils.assets import ASSETS
 from uae.utils.weights import STEM, weight_files
 from uae.world.backbones import (
@@ -134,11 +134,11 @@ class Killed(Exception):
 
 def _small(name: str):
     torch.manual_seed(0)
-    recipe = Recipe(num_steps=6, batch_size=8, learning_rate=1e-3, warmup_steps=2, ema_decay=0.5)
+    fit_settings = FitSettings(num_steps=6, batch_size=8, learning_rate=1e-3, warmup_steps=2, ema_decay=0.5)
     if name == "dinov2":
-        task = backbones.SelfDistillationTask(name, recipe, build_dinov2())
+        task = backbones.SelfDistillationTask(name, fit_settings, build_dinov2())
     else:
-        task = backbones.ContrastiveTask(name, recipe, build_clip(), backbones.short_caption)
+        task = backbones.ContrastiveTask(name, fit_settings, build_clip(), backbones.short_caption)
     task.evaluate = dict
     return task
 

@@ -34,7 +34,7 @@ def losses_on_one_batch(task: Task, num_steps: int, learning_rate: float) -> lis
 
 def test_the_vq_model_learns():
     task = VqTask(compiled=False)
-    task.recipe = replace(task.recipe, batch_size=2)
+    task.fit_settings = replace(task.fit_settings, batch_size=2)
     losses = losses_on_one_batch(task, 15, 2e-3)
     assert losses[-1] < 0.6 * losses[0]
 
@@ -43,8 +43,8 @@ def test_its_decoder_learns_while_tokens_stay(tmp_path: Path):
     torch.manual_seed(0)
     build_janus().save_pretrained(tmp_path)
     task = VqDecoderTask(tmp_path, compiled=False)
-    task.recipe = replace(task.recipe, batch_size=2)
-    images = pictures(training_scenes(0, task.recipe))
+    task.fit_settings = replace(task.fit_settings, batch_size=2)
+    images = pictures(training_scenes(0, task.fit_settings))
     tokens = task.janus.image_tokens(images)
     losses = losses_on_one_batch(task, 15, 2e-3)
     assert losses[-1] < 0.8 * losses[0]
@@ -55,7 +55,7 @@ def test_its_decoder_learns_while_tokens_stay(tmp_path: Path):
 
 def test_dead_codes_are_put_to_use():
     task = VqTask(compiled=False)
-    task.recipe = replace(task.recipe, batch_size=4)
+    task.fit_settings = replace(task.fit_settings, batch_size=4)
     codes = task.vq.quantize.embedding.weight
     with torch.no_grad():
         codes.copy_(
@@ -63,7 +63,7 @@ def test_dead_codes_are_put_to_use():
                 torch.ones_like(codes) + 1e-3 * torch.randn_like(codes), dim=-1
             )
         )
-    scenes = training_scenes(7, task.recipe)
+    scenes = training_scenes(7, task.fit_settings)
     before = measure_vq(task.janus, scenes)["codebook_used"]
     task.after_step(REVIVE_EVERY - 2)
     assert measure_vq(task.janus, scenes)["codebook_used"] == before
@@ -93,7 +93,7 @@ def test_captions_answers_and_pictures_are_learnt_together(tmp_path: Path):
     build_janus().save_pretrained(tmp_path / "umm2")
     build_model().save_pretrained(tmp_path / "umm1")
     task = JanusTask(tmp_path / "umm2", tmp_path / "umm1", compiled=False)
-    task.recipe = replace(task.recipe, batch_size=2)
+    task.fit_settings = replace(task.fit_settings, batch_size=2)
     vq = {name: p.clone() for name, p in task.model.model.model.vqmodel.named_parameters()}
     _, start = task.loss(0)
     losses_on_one_batch(task, 12, 2e-3)

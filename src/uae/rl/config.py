@@ -7,6 +7,7 @@ from typing import Literal
 
 from uae.config import CaptionSettings, DecodeSettings
 from uae.rl.losses import Objective
+from uae.utils.optim import Schedule
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges, refuse_if
 
 COUNTS = (
@@ -18,6 +19,7 @@ COUNTS = (
     "num_updates",
     "micro_batch",
     "save_every",
+    "keep_checkpoints",
     "probe_every",
 )
 WEIGHTS = ("caption_weight", "image_weight", "image_kl_coef", "warmup_steps", "weight_decay")
@@ -84,11 +86,18 @@ class TrainConfig:
     """Of data order and draws."""
     save_every: int = 10
     """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints stay; the older ones are removed."""
     probe_every: int = 10
     """Steps between measurements of drift: the reward of fixed captions under the text encoder as
     it is."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, to ``tensorboard/`` in the run's folder."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate of each step."""
+        return Schedule(self.num_steps, self.warmup_steps, self.lr_scheduler_type)
 
     def captioning_at(self, step: int) -> CaptionSettings:
         """How captions are sampled in this step."""

@@ -1,9 +1,7 @@
-"""A training run on disk: opened or resumed, logged, checkpointed, probed. The loop itself is
-``rl/train.py``.
+"""A run of reinforcement learning: what learns of a model, what is recorded, and how far the model
+drifts. The loop is ``rl/train.py``; what all runs have in common is ``utils/run.py``.
 
-A run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``probe.json``. Data and draws
-are functions of the step number, so the weights that are trained, the optimiser and the step are
-all there is to save.
+    RUN/config.json  RUN/metrics.jsonl  RUN/checkpoints/  RUN/probe.json
 
 A step is whole or it was not: whatever fails in it, its updates are taken back, and the steps
 before it are saved.
@@ -12,9 +10,7 @@ before it are saved.
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,157 +21,84 @@ from torch import Tensor, nn
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.snapshot import Snapshot
 from uae.types import ImageSource, Policy
-from uae.utils.checkpoint import (
-    Checkpoint,
-    capture_rng,
-    check_same_config,
-    load_latest,
-    restore_rng,
-    save_checkpoint,
-)
+from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_rng
 from uae.utils.device import autocast
 from uae.utils.files import atomic_write_json, json_ready
-from uae.utils.metrics import MetricsLogger
-
-MAY_CHANGE = (
-    "train.num_steps",
-    "train.save_every",
-    "train.micro_batch",
-    "train.decoding.micro_batch",
-    "train.tensorboard",
-)
+from uae.utils.optim import Average, assign
+from uae.utils.run import Run
 
 
-class Run:
-    """Optimiser, step number and log of one run."""
+class PolicyRun(Run):
+    """A model's policies in training."""
+
+    may_change = (
+        "train.num_steps",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.micro_batch",
+        "train.decoding.micro_batch",
+        "train.tensorboard",
+    )
+    takes_back = True
 
     def __init__(
-        self, folder: Path, model: UnifiedModel, config: TrainConfig, settings: dict[str, Any]
+        self, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]
     ) -> None:
-        self.folder, self.config, self.settings = folder, config, settings
-        spoken, painted = trainable_parameters(model)
-        self.parameters = spoken | painted
-        rate = (
-            config.learning_rate
-            if config.decoder_learning_rate is None
-            else config.decoder_learning_rate
+        """recorded: what must be the same on resume, beside ``config``."""
+        encoder, decoder = trainable_parameters(model)
+        parameters = encoder | decoder
+        super().__init__(
+            folder,
+            parameters,
+            _optimizer(encoder, decoder, config),
+            config.schedule,
+            Average(parameters if config.ema_decay else {}, config.ema_decay),
         )
-        groups = [(list(spoken.values()), config.learning_rate), (list(painted.values()), rate)]
-        self.rates = [rate for parameters, rate in groups if parameters]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters],
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.999),
-        )
-        self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
-        self.average = (
-            {name: p.detach().clone() for name, p in self.parameters.items()}
-            if config.ema_decay
-            else {}
-        )
-        self.step = self._saved_step = 0
-        self._before = Snapshot([*self.parameters.values(), *self.average.values()], self.optimizer)
-        self._is_between_steps = True
-        self.logger: MetricsLogger
+        self.config = config
+        self.settings = json_ready({"train": asdict(config), **recorded})
+        self.defaults = {"train": defaults_of(config)}
+        self.save_every, self.keep_checkpoints = config.save_every, config.keep_checkpoints
+        self.use_tensorboard = config.tensorboard
 
-    @classmethod
-    def open(
-        cls, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]
-    ) -> Run:
-        """A new run, or the one in ``folder`` as its last checkpoint left it.
+    def resume(self) -> None:
+        super().resume()
+        if self.step == 0:
+            atomic_write_json(self.folder / "config.json", self.settings)
 
-        Raises:
-            ValueError: when the folder holds a run with other settings, naming each; or only
-                damaged checkpoints.
-        """
-        run = cls(folder, model, config, json_ready({"train": asdict(config), **recorded}))
-        checkpoint = load_latest(folder / "checkpoints")
-        if checkpoint is None:
-            atomic_write_json(folder / "config.json", run.settings)
-        else:
-            check_same_config(checkpoint.state["settings"], run.settings, MAY_CHANGE)
-            if checkpoint.step > config.num_steps:
-                raise ValueError(
-                    f"--train.num-steps: expected at least {checkpoint.step}, as the run in "
-                    f"{folder} has done so many, got {config.num_steps}"
-                )
-            run._restore(checkpoint)
-        run.logger = MetricsLogger(
-            folder, last_step=run.step - 1, use_tensorboard=config.tensorboard
-        )
-        return run
-
-    @contextmanager
-    def whole_step(self) -> Iterator[None]:
-        """What is done in this context is done wholly, or taken back: weights, optimiser, average
-        and generators are then those of the step's beginning, bit for bit."""
-        self._set_learning_rates()
-        self._before.take()
-        step, self._is_between_steps = self.step, False
-        try:
-            yield
-        except BaseException:
-            self._before.put_back()
-            self.step, self._is_between_steps = step, True
-            raise
-        self._is_between_steps = True
-
-    def finish_step(self, metrics: dict[str, float]) -> None:
-        """Log the step and count it; the last thing that is done in it."""
-        self.logger.log(self.step, metrics)
-        self.step += 1
-        if self.average and self.step % self.config.ema_every == 0:
-            decay = self._average_decay(self.step // self.config.ema_every - 1)
-            for name, value in self.average.items():
-                value.lerp_(self.parameters[name].detach(), 1 - decay)
-
-    def save_if_due(self) -> None:
-        """A checkpoint every so many steps, and of the last."""
-        if self.step % self.config.save_every == 0 or self.step == self.config.num_steps:
-            self.save()
-
-    @contextmanager
-    def kept_on_failure(self) -> Iterator[None]:
-        """Whatever ends the run, Ctrl-C too, the steps that are finished are saved first."""
-        try:
-            yield
-        except BaseException:
-            if self._is_between_steps and self.step > self._saved_step:
-                try:
-                    self.save()
-                except (
-                    Exception
-                ) as error:  # the disk's, say; what ended the run is the one to raise
-                    warnings.warn(
-                        f"the steps after {self._saved_step} were not saved: {error}", stacklevel=2
-                    )
-            with suppress(OSError):
-                self.logger.close()
-            raise
-
-    def save(self) -> None:
-        """Write a checkpoint, atomically; the log is on disk first."""
-        self.logger.sync()
-        weights = {"policy": {name: p.detach() for name, p in self.parameters.items()}}
-        if self.average:
-            weights["average"] = self.average
+    def contents(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        weights: dict[str, Mapping[str, Tensor]] = {
+            "policy": {name: p.detach() for name, p in self.parameters.items()}
+        }
+        if self.average.values:
+            weights["average"] = self.average.values
         state = {
             "settings": self.settings,
             "optimizer": self.optimizer.state_dict(),
             "rng": capture_rng(),
         }
-        save_checkpoint(self.folder / "checkpoints", self.step, weights, state)
-        self._saved_step = self.step
+        return weights, state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.step > self.config.num_steps:
+            raise ValueError(
+                f"--train.num-steps: expected at least {checkpoint.step}, as the run in "
+                f"{self.folder} has done so many, got {self.config.num_steps}"
+            )
+        assign(self.parameters, checkpoint.weights["policy"])
+        self.average.restore(checkpoint.weights.get("average", {}))
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        restore_rng(checkpoint.state["rng"])
+
+    def finish_step(self, metrics: Mapping[str, float] | None = None) -> None:
+        super().finish_step(metrics)
+        if self.step % self.config.ema_every == 0:
+            self.average.update(self.step // self.config.ema_every - 1)
 
     def close(self) -> None:
-        """End here, saving what the last regular checkpoint lacks; the model is left with the
-        average, if there is one."""
-        if self.step > self._saved_step:
-            self.save()
-        self.logger.close()
-        self._assign(self.averaged())
+        """End here; the model is left with the average, if there is one."""
+        super().close()
+        assign(self.parameters, self.averaged())
 
     def averaged(self) -> dict[str, Tensor]:
         """The average with the last weights in it, which are its next update where the last step
@@ -183,46 +106,8 @@ class Run:
         has learnt."""
         num_updates, num_since = divmod(self.step, self.config.ema_every)
         if not num_updates or not num_since:
-            return self.average if num_updates else {}
-        share = 1 - self._average_decay(num_updates)
-        return {
-            name: value.lerp(self.parameters[name].detach(), share)
-            for name, value in self.average.items()
-        }
-
-    def _average_decay(self, index: int) -> float:
-        """Of an update of the average, by its number from 0: what was before the run is soon
-        forgotten."""
-        return min(self.config.ema_decay, (1 + index) / (10 + index))
-
-    def _set_learning_rates(self) -> None:
-        """From the settings and the step alone, so that a run may be made longer."""
-        factor = learning_rate_factor(self.step, self.config)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self._assign(checkpoint.weights["policy"])
-        for name, value in self.average.items():
-            value.copy_(checkpoint.weights["average"][name])
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        self.step = self._saved_step = checkpoint.step
-        restore_rng(checkpoint.state["rng"])
-
-    @torch.no_grad()
-    def _assign(self, weights: dict[str, Tensor]) -> None:
-        for name, value in weights.items():
-            self.parameters[name].copy_(value)
-
-
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then what ``lr_scheduler_type`` says, as a share of the learning rate."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return (
-        warmup * max(0.0, 1 - step / config.num_steps)
-        if config.lr_scheduler_type == "linear"
-        else warmup
-    )
+            return self.average.values if num_updates else {}
+        return self.average.updated(num_updates)
 
 
 def trainable_parameters(
@@ -234,18 +119,32 @@ def trainable_parameters(
     Raises:
         ValueError: when there is nothing.
     """
-    spoken = model.encoder.named_trainable_parameters()
-    shared = {id(p) for p in spoken.values()}
-    painting = (
+    encoder = model.encoder.named_trainable_parameters()
+    shared = {id(p) for p in encoder.values()}
+    all_of_decoder = (
         model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
     )
-    painted = {f"decoder.{name}": p for name, p in painting.items() if id(p) not in shared}
-    if not spoken and not painted:
+    decoder = {f"decoder.{name}": p for name, p in all_of_decoder.items() if id(p) not in shared}
+    if not encoder and not decoder:
         raise ValueError(
             "expected something to learn, but every weight is frozen: set caption_weight above "
             "0, or image_weight and a sampler other than ode"
         )
-    return spoken, painted
+    return encoder, decoder
+
+
+def _optimizer(
+    encoder: dict[str, nn.Parameter], decoder: dict[str, nn.Parameter], config: TrainConfig
+) -> torch.optim.Optimizer:
+    """A rate for each half, which may have no weights of its own."""
+    decoder_rate = config.decoder_learning_rate
+    rates = config.learning_rate, config.learning_rate if decoder_rate is None else decoder_rate
+    groups = [
+        {"params": list(half.values()), "lr": rate}
+        for half, rate in zip((encoder, decoder), rates, strict=True)
+        if half
+    ]
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999))
 
 
 class Probe:
@@ -278,6 +177,6 @@ class Probe:
         """``reward/fixed_captions``: their mean reward now."""
         decoding = replace(self.config.decoding, sampler="ode")
         with autocast(self.model.encoder.device, self.config.use_bf16):
-            painted = self.model.generate(self.texts, decoding, seed=self.config.seed).images
-        values = self.reward(self.images, list(self.texts), painted)
-        return {"reward/fixed_captions": values.mean().item()}
+            images = self.model.generate(self.texts, decoding, seed=self.config.seed).images
+        rewards = self.reward(self.images, list(self.texts), images)
+        return {"reward/fixed_captions": rewards.mean().item()}

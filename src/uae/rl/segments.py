@@ -49,41 +49,32 @@ def trained_segments(
 ) -> list[Segment]:
     """What is learnt from a rollout. At K = 1 reconstructions are compared as trajectories, within
     the G of an image; else within the K of their caption."""
-    objective, per_caption = config.objective, reconstructions.group_size
-    said = captions.rollout if config.caption_weight else None
-    painted = reconstructions.rollout if config.image_weight else None
-    said_B, painted_B = _lengths(said, rewards_PGK[..., 0]), _lengths(painted, rewards_PGK)
-    max_length = config.captioning.max_new_tokens if said is not None else 0
-    max_length += painted.mask.shape[1] if painted is not None else 0
+    objective, num_per_caption = config.objective, reconstructions.group_size
+    text = captions.rollout if config.caption_weight else None
+    image = reconstructions.rollout if config.image_weight else None
+    text_lengths, image_lengths = _lengths(text, rewards_PGK[..., 0]), _lengths(image, rewards_PGK)
+    max_length = config.captioning.max_new_tokens if text is not None else 0
+    max_length += image.mask.shape[1] if image is not None else 0
+    scaling = objective.scale_rewards, objective.advantage_clamp
     segments = []
-    if said is not None:
-        advantages = caption_advantages(
-            rewards_PGK, objective.scale_rewards, objective.advantage_clamp
-        ).flatten()
-        lengths_B = said_B + rearrange(painted_B, "(b k) -> b k", k=per_caption).mean(1)
-        counts = _counts(said, lengths_B, max_length)
-        weight = config.caption_weight
+    if text is not None:
+        advantages = caption_advantages(rewards_PGK, *scaling).flatten()
+        lengths_B = text_lengths + rearrange(image_lengths, "(b k) -> b k", k=num_per_caption).mean(
+            1
+        )
+        counts, weight = _counts(text, lengths_B, max_length), config.caption_weight
         segments.append(
-            Segment("rl", model.encoder, said, advantages, lengths_B, weight, objective, counts)
+            Segment("rl", model.encoder, text, advantages, lengths_B, weight, objective, counts)
         )
-    if painted is not None:
-        advantages = reconstruction_advantages(
-            rewards_PGK, objective.scale_rewards, objective.advantage_clamp
-        )
-        lengths_B = painted_B + said_B.repeat_interleave(per_caption)
-        counts = _counts(painted, lengths_B, max_length)
-        kl_coef = objective.kl_coef if config.image_kl_coef is None else config.image_kl_coef
-        objective, weight = replace(objective, kl_coef=kl_coef), config.image_weight
+    if image is not None:
+        if config.image_kl_coef is not None:
+            objective = replace(objective, kl_coef=config.image_kl_coef)
+        advantages = reconstruction_advantages(rewards_PGK, *scaling).flatten()
+        lengths_B = image_lengths + text_lengths.repeat_interleave(num_per_caption)
+        counts, weight = _counts(image, lengths_B, max_length), config.image_weight
         segments.append(
             Segment(
-                "rl_image",
-                model.decoder,
-                painted,
-                advantages.flatten(),
-                lengths_B,
-                weight,
-                objective,
-                counts,
+                "rl_image", model.decoder, image, advantages, lengths_B, weight, objective, counts
             )
         )
     return segments

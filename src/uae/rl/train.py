@@ -23,14 +23,20 @@ from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.hacking import HeldOutAlarm, image_signs
+from uae.rl.diagnostics import (
+    HeldOutAlarm,
+    caption_metrics,
+    image_signs,
+    reward_metrics,
+    time_metrics,
+)
 from uae.rl.losses import combine_metrics, grpo_loss
-from uae.rl.run import Probe, Run
+from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import Segment, trained_segments
-from uae.rl.statistics import caption_metrics, reward_metrics, time_metrics
 from uae.types import ImageSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
+from uae.utils.optim import clipped_update
 from uae.utils.progress import track
 
 
@@ -50,26 +56,22 @@ def train(
     """
     check_settings(model, config.captioning, config.decoding)
     until = min(until or config.num_steps, config.num_steps)
-    run = Run.open(run_dir, model, config, recorded)
-    probe = Probe(run_dir, model, reward, images, config)
-    alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
-    with (
-        run.kept_on_failure(),
-        TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress,
-    ):
-        for step in range(run.step, until):
-            with run.whole_step():
-                batch = images.batch(step, config.images_per_step)
-                metrics = train_step(model, reward, batch, config, run.optimizer, step)
-                if step % config.probe_every == 0 or step + 1 == config.num_steps:
-                    metrics |= probe.measure()
-                run.finish_step(metrics)
-            run.save_if_due()
-            alarm.observe(metrics)
-            progress.update(
-                step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"]
-            )
-    run.close()
+    with PolicyRun(run_dir, model, config, recorded).opened() as run:
+        probe = Probe(run_dir, model, reward, images, config)
+        alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
+        with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
+            for step in range(run.step, until):
+                with run.whole_step():
+                    batch = images.batch(step, config.images_per_step)
+                    metrics = train_step(model, reward, batch, config, run.optimizer, step)
+                    if step % config.probe_every == 0 or step + 1 == config.num_steps:
+                        metrics |= probe.measure()
+                    run.finish_step(metrics)
+                run.save_if_due()
+                alarm.observe(metrics)
+                progress.update(
+                    step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"]
+                )
 
 
 def train_step(
@@ -110,77 +112,61 @@ def update(
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
     micro-batches."""
     updates = []
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     old = [_score(segment, config) if config.num_updates > 1 else None for segment in segments]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
-        for segment, old_log_probs in zip(segments, old, strict=True):
-            found = _backward(segment, old_log_probs, config)
-            metrics |= {f"{segment.name}/{name}": value for name, value in found.items()}
-        metrics |= {
-            "rl/lr": optimizer.param_groups[0]["lr"],
-            "rl/grad_norm": _step(optimizer, config.max_grad_norm),
-        }
+        for segment, old_log_probs_BT in zip(segments, old, strict=True):
+            metrics |= _backward(segment, old_log_probs_BT, config)
+        metrics["rl/lr"] = optimizer.param_groups[0]["lr"]
+        metrics["rl/grad_norm"] = clipped_update(
+            optimizer,
+            parameters,
+            config.max_grad_norm,
+            "Begin another run with a lower learning rate, or with use_bf16 off",
+        )
         updates.append(metrics)
     return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
 
 
 def _backward(
-    segment: Segment, old_log_probs: Tensor | None, config: TrainConfig
+    segment: Segment, old_log_probs_BT: Tensor | None, config: TrainConfig
 ) -> dict[str, float]:
-    """Add the gradient of one segment's loss; its metrics."""
+    """Add the gradient of one segment's loss, micro-batch by micro-batch; its metrics."""
     collected = []
-    with autocast(
-        segment.policy.device, config.use_bf16
-    ):  # anew for each update: it keeps its casts of the weights
-        for part in track(
-            torch.arange(len(segment.rollout)).split(config.micro_batch),
-            "updating",
-            "micro-batches",
-        ):
-            actions = segment.rollout.select(part)
-            evaluation = segment.policy.evaluate(actions, with_kl=segment.objective.kl_coef > 0)
-            old = evaluation.log_probs.detach() if old_log_probs is None else old_log_probs[part]
+    # The context is entered anew for each update, as it keeps its casts of the weights.
+    with autocast(segment.policy.device, config.use_bf16):
+        for rows in track(_micro_batches(segment, config), "updating", "micro-batches"):
+            rollout = segment.rollout.select(rows)
+            evaluation = segment.policy.evaluate(rollout, with_kl=segment.objective.kl_coef > 0)
+            log_probs_BT = evaluation.log_probs.detach()
             loss, metrics = grpo_loss(
                 evaluation,
-                old,
-                segment.advantages_B[part],
-                actions.mask,
+                log_probs_BT if old_log_probs_BT is None else old_log_probs_BT[rows],
+                segment.advantages_B[rows],
+                rollout.mask,
                 segment.objective,
                 segment.counts,
-                segment.lengths_B[part],
+                segment.lengths_B[rows],
             )
             (segment.weight * loss).backward()
-            gap = (evaluation.log_probs.detach() - actions.log_probs).abs()[actions.mask]
-            collected.append(
-                metrics | {"log_prob_gap": gap.sum().item() / max(segment.counts.num_actions, 1)}
-            )
-    return combine_metrics(collected)
+            gap = (log_probs_BT - rollout.log_probs).abs()[rollout.mask].sum().item()
+            collected.append(metrics | {"log_prob_gap": gap / max(segment.counts.num_actions, 1)})
+    return {f"{segment.name}/{name}": v for name, v in combine_metrics(collected).items()}
 
 
 @torch.no_grad()
 def _score(segment: Segment, config: TrainConfig) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    parts = track(
-        torch.arange(len(segment.rollout)).split(config.micro_batch), "scoring", "micro-batches"
-    )
     with autocast(segment.policy.device, config.use_bf16):
         return torch.cat(
             [
-                segment.policy.evaluate(segment.rollout.select(p), with_kl=False).log_probs
-                for p in parts
+                segment.policy.evaluate(segment.rollout.select(rows), with_kl=False).log_probs
+                for rows in track(_micro_batches(segment, config), "scoring", "micro-batches")
             ]
         )
 
 
-def _step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-    norm = torch.nn.utils.clip_grad_norm_(
-        [p for g in optimizer.param_groups for p in g["params"]], max_grad_norm
-    )
-    if not torch.isfinite(norm):
-        raise ValueError(
-            f"expected a finite gradient, got norm {norm.item()}; nothing was updated. Begin "
-            "another run with a lower learning rate, or with use_bf16 off"
-        )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()
+def _micro_batches(segment: Segment, config: TrainConfig) -> Sequence[Tensor]:
+    """The numbers of the sequences that are evaluated together."""
+    return torch.arange(len(segment.rollout)).split(config.micro_batch)

@@ -2,34 +2,32 @@
 kept beside.
 
 Everything random in a step is drawn after seeding with ``(seed, step)``, and a step's data is a
-function of its number, so model, optimiser, average and step number are the whole state. Only where
-data is streamed does its place in the stream belong to it too.
+function of its number, so model, optimiser, average and step number are the whole state
+(``utils/run.py``). Only where data is streamed does its place in the stream belong to it too.
 """
 
 from __future__ import annotations
 
-import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
-from uae.utils.checkpoint import check_same_config, load_latest, save_checkpoint
+from uae.utils.checkpoint import Checkpoint
 from uae.utils.device import attention_to_train
-from uae.utils.metrics import MetricsLogger, TrainProgress
+from uae.utils.metrics import TrainProgress
+from uae.utils.optim import Average, Schedule, clipped_update
+from uae.utils.processes import num_processes, process_rank, sum_over_processes
 from uae.utils.progress import phase, track
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
+from uae.utils.run import Run
 from uae.utils.seed import seed_everything
 
+LOG_EVERY = 20  # steps; measured ones are logged as well
 RANGES = {
     **dict.fromkeys(("num_steps", "batch_size"), AT_LEAST_1),
     **dict.fromkeys(("learning_rate", "max_grad_norm"), ABOVE_0),
@@ -39,7 +37,7 @@ RANGES = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FitSettings:
     """How one model is trained; tasks carry theirs as a default."""
 
     num_steps: int
@@ -78,7 +76,7 @@ class Task(Protocol):
     """
 
     name: str
-    recipe: Recipe
+    fit_settings: FitSettings
     modules: dict[str, nn.Module]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -107,191 +105,127 @@ def fit(
     measurements, empty where the run was finished before.
 
     Raises:
-        ValueError: when ``run_dir`` was begun with another recipe.
+        ValueError: when ``run_dir`` was begun with other settings, or is in use.
     """
-    recipe, parameters, is_first = task.recipe, _named_parameters(task.modules), _rank() == 0
-    optimizer = _optimizer(parameters, recipe)
-    optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
-    average = {name: p.detach().clone() for name, p in parameters.items()}
-    start = _resume(task, run_dir, optimizer, average)
-    if not is_first:
-        for step in range(start, recipe.num_steps):
-            _train_step(task, step, optimizer, parameters, average)
+    run, num_steps = TaskRun(task, run_dir, save_every), task.fit_settings.num_steps
+    if process_rank() > 0:
+        run.resume()
+        for step in range(run.step, num_steps):
+            with run.whole_step():
+                train_step(run, step)
+                run.finish_step()
         return {}
-    logger = MetricsLogger(run_dir, last_step=start - 1)
     results: dict[str, float] = {}
-    with TrainProgress(task.name, recipe.num_steps, start) as progress:
-        for step in range(start, recipe.num_steps):
-            began = time.monotonic()
-            metrics = _train_step(task, step, optimizer, parameters, average)
-            metrics["time/step_sec"] = time.monotonic() - began
-            done = step + 1
-            is_measured = done % eval_every == 0 or done == recipe.num_steps
-            if is_measured:
-                with swapped(parameters, average), phase("measuring"):
-                    results = task.evaluate()
-                    task.export(run_dir / "export")
-                metrics |= {f"eval/{name}": value for name, value in results.items()}
-                shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
-                print(f"{task.name} step {done}: {shown}", flush=True)
-            if done % 20 == 0 or is_measured:
-                logger.log(step, metrics)
-            if done % save_every == 0 or done == recipe.num_steps:
-                logger.sync()
-                _save(task, run_dir, done, optimizer, average)
-            progress.update(done, loss=metrics["loss"])
-    logger.close()
+    with run.opened(), TrainProgress(task.name, num_steps, run.step) as progress:
+        for step in range(run.step, num_steps):
+            with run.whole_step():
+                began = time.monotonic()
+                metrics = train_step(run, step)
+                metrics["time/step_sec"] = time.monotonic() - began
+                is_measured = (step + 1) % eval_every == 0 or step + 1 == num_steps
+                if is_measured:
+                    results = _measure(run, step + 1)
+                    metrics |= {f"eval/{name}": value for name, value in results.items()}
+                is_logged = is_measured or (step + 1) % LOG_EVERY == 0
+                run.finish_step(metrics if is_logged else None)
+            run.save_if_due()
+            progress.update(step + 1, loss=metrics["loss"])
     return results
 
 
-def in_processes(number: int, function: Callable, *arguments: Any) -> None:
-    """``function(*arguments)`` in ``number`` processes whose ``fit`` calls train one model
-    together."""
-    if number == 1:
-        function(*arguments)
-        return
-    with tempfile.TemporaryDirectory() as meeting_point:
-        spawn(_join, (number, meeting_point, function, arguments), nprocs=number)
+class TaskRun(Run):
+    """A task in training. Its model may be large and its data a stream, so a step that fails is not
+    taken back: the run goes on from the last checkpoint."""
 
+    settings_key = "recipe"
 
-def _join(rank: int, number: int, meeting_point: str, function: Callable, arguments: tuple) -> None:
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # it tells that the parent died; nohup had it ignored
-    dist.init_process_group(
-        "gloo",
-        f"file://{meeting_point}/store",
-        timeout=timedelta(hours=1),
-        world_size=number,
-        rank=rank,
-    )
-    function(*arguments)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _train_step(
-    task: Task, step: int, optimizer: torch.optim.Optimizer, parameters: dict, average: dict
-) -> dict:
-    recipe = task.recipe
-    seed_everything(recipe.seed * 1_000_003 + step)
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
-    metrics = _accumulate(task, step, list(parameters.values()))
-    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_grad_norm)
-    if not torch.isfinite(norm):
-        raise ValueError(
-            f"{task.name}: the gradient of step {step} is not finite (loss {metrics['loss']})"
+    def __init__(self, task: Task, folder: Path, save_every: int) -> None:
+        settings = task.fit_settings
+        parameters = {
+            f"{module_name}.{name}": p
+            for module_name, module in task.modules.items()
+            for name, p in module.named_parameters()
+            if p.requires_grad
+        }
+        super().__init__(
+            folder,
+            parameters,
+            _optimizer(parameters, settings),
+            Schedule(settings.num_steps, settings.warmup_steps, "cosine"),
+            Average(parameters, settings.ema_decay),
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    decay = min(recipe.ema_decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for name, value in average.items():
-            value.lerp_(parameters[name], 1 - decay)
+        self.task, self.settings, self.save_every = task, asdict(settings), save_every
+
+    def contents(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        weights: dict[str, Mapping[str, Tensor]] = {
+            name: module.state_dict() for name, module in self.task.modules.items()
+        }
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+            "recipe": self.settings,
+        }
+        if (data := getattr(self.task, "data", None)) is not None:
+            state["data"] = data.state_dict()
+        return weights, state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        for name, module in self.task.modules.items():
+            module.load_state_dict(checkpoint.weights[name])
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        self.average.restore(checkpoint.state["average"])
+        if (data := getattr(self.task, "data", None)) is not None:
+            data.load_state_dict(checkpoint.state["data"])
+        print(f"{self.task.name}: resumed from step {checkpoint.step}", flush=True)
+
+
+def train_step(run: TaskRun, step: int) -> dict[str, float]:
+    """One update of the weights and of their average; the metrics of the step."""
+    task, settings, parameters = run.task, run.task.fit_settings, list(run.parameters.values())
+    seed_everything(settings.seed * 1_000_003 + step)
+    metrics = _backward(task, step, parameters)
+    metrics["grad_norm"] = clipped_update(
+        run.optimizer,
+        parameters,
+        settings.max_grad_norm,
+        f"It was step {step} of {task.name}, of loss {metrics['loss']}; begin another run with a "
+        "lower learning rate",
+    )
+    run.average.update(step)
     task.after_step(step)
-    return {**metrics, "grad_norm": norm.item()}
+    return metrics
 
 
-def _accumulate(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
+def _backward(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
     """Gradients of the step's mean loss; mean metrics."""
-    num, processes = task.recipe.num_parallel, dist.get_world_size() if dist.is_initialized() else 1
+    num, processes = task.fit_settings.num_parallel, num_processes()
     if num % processes:
         raise ValueError(f"expected 1 or {num} processes for {task.name}, got {processes}")
     total: dict[str, float] = {}
     with attention_to_train(parameters[0].device):
-        for part in track(range(_rank(), num, processes), "updating", "micro-batches"):
+        for part in track(range(process_rank(), num, processes), "updating", "micro-batches"):
             loss, metrics = task.loss(step * num + part)
             (loss / num).backward()
             for name, value in {"loss": loss.item(), **metrics}.items():
                 total[name] = total.get(name, 0.0) + value / num
-    return _sum_over_processes(parameters, total) if processes > 1 else total
+    return sum_over_processes(parameters, total) if processes > 1 else total
 
 
-@torch.no_grad()
-def _sum_over_processes(
-    parameters: list[nn.Parameter], metrics: dict[str, float]
-) -> dict[str, float]:
-    """Gradients, in place, and metrics."""
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([*(g.flatten() for g in grads), torch.tensor(list(metrics.values()))])
-    dist.all_reduce(flat)
-    for parameter, part in zip(
-        parameters, flat.split([g.numel() for g in grads] + [len(metrics)]), strict=False
-    ):
-        parameter.grad = part.view_as(parameter)
-    return dict(zip(metrics, flat[len(flat) - len(metrics) :].tolist(), strict=True))
+def _measure(run: TaskRun, num_done: int) -> dict[str, float]:
+    """The averaged weights, measured and exported."""
+    with run.average.in_place(), phase("measuring"):
+        results = run.task.evaluate()
+        run.task.export(run.folder / "export")
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+    print(f"{run.task.name} step {num_done}: {shown}", flush=True)
+    return results
 
 
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a half cosine to 2 % of the peak."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
-
-
-@contextmanager
-def swapped(parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> Iterator[None]:
-    """The averaged weights in the modules' place, for as long as the context lasts."""
-    current = {name: p.detach().clone() for name, p in parameters.items()}
-    _assign(parameters, average)
-    try:
-        yield
-    finally:
-        _assign(parameters, current)
-
-
-@torch.no_grad()
-def _assign(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])
-
-
-def _named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
-    return {
-        f"{m}.{n}": p
-        for m, module in modules.items()
-        for n, p in module.named_parameters()
-        if p.requires_grad
-    }
-
-
-def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(parameters: dict[str, nn.Parameter], settings: FitSettings) -> torch.optim.Optimizer:
     matrices = [p for p in parameters.values() if p.ndim >= 2]
-    rest = [p for p in parameters.values() if p.ndim < 2]
+    others = [p for p in parameters.values() if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def _save(
-    task: Task, run_dir: Path, step: int, optimizer: torch.optim.Optimizer, average: dict
-) -> None:
-    weights = {name: module.state_dict() for name, module in task.modules.items()}
-    state = {"optimizer": optimizer.state_dict(), "average": average, "recipe": asdict(task.recipe)}
-    if (data := getattr(task, "data", None)) is not None:
-        state["data"] = data.state_dict()
-    save_checkpoint(run_dir / "checkpoints", step, weights, state)
-
-
-def _resume(task: Task, run_dir: Path, optimizer: torch.optim.Optimizer, average: dict) -> int:
-    checkpoint = load_latest(run_dir / "checkpoints")
-    if checkpoint is None:
-        return 0
-    check_same_config(checkpoint.state["recipe"], asdict(task.recipe))
-    for name, module in task.modules.items():
-        module.load_state_dict(checkpoint.weights[name])
-    optimizer.load_state_dict(checkpoint.state["optimizer"])
-    for name, value in checkpoint.state["average"].items():
-        average[name].copy_(value)
-    if (data := getattr(task, "data", None)) is not None:
-        data.load_state_dict(checkpoint.state["data"])
-    print(f"{task.name}: resumed from step {checkpoint.step}", flush=True)
-    return checkpoint.step
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)

@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _PLAIN_TYPES = (bool, int, float, str, bytes, type(None), torch.dtype, torch.dev
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What ``load_latest`` found; all tensors are on the CPU."""
+    """A complete checkpoint, read; all tensors are on the CPU."""
 
     step: int
     path: Path
@@ -147,22 +147,28 @@ def restore_rng(saved: Mapping[str, Any], **generators: torch.Generator) -> None
 
 
 def check_same_config(
-    saved: Mapping[str, Any], current: Mapping[str, Any], may_change: Collection[str] = ()
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    may_change: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """A ValueError naming every setting that differs from the run being resumed. A run of an
-    earlier release lacks later settings: those are as they were then while they are None or False.
+    earlier release lacks later settings: those are as they were then while they are None, False or
+    at their default.
 
-    may_change: dotted paths that may differ, e.g. ``{"num_steps", "save_every"}``.
+    may_change: dotted paths that may differ, e.g. ``{"num_steps", "save_every"}``. defaults: of
+    settings, nested as in ``current``; see ``defaults_of``.
     """
-    before, now = _flatten(saved), _flatten(current)
-    paths = sorted((before.keys() | now.keys()) - set(may_change))
+    before, now, default = _flatten(saved), _flatten(current), _flatten(defaults or {})
     unset = {
-        path for path in now if path not in before and (now[path] is None or now[path] is False)
+        path
+        for path in now.keys() - before.keys()
+        if now[path] is None or now[path] is False or now[path] == default.get(path)
     }
     differing = [
-        p
-        for p in paths
-        if p not in unset and (p not in before or p not in now or before[p] != now[p])
+        path
+        for path in sorted((before.keys() | now.keys()) - set(may_change) - unset)
+        if path not in before or path not in now or before[path] != now[path]
     ]
     if differing:
         lines = [
@@ -173,6 +179,20 @@ def check_same_config(
             "Give the settings it was started with, or another output folder for a new run."
             + (f" Free to change: {', '.join(sorted(may_change))}." if may_change else "")
         )
+
+
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """The defaults of a dataclass's fields, nested as ``asdict`` has them; fields without one are
+    left out."""
+    values = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(settings)
+    }
+    return {
+        name: asdict(value) if is_dataclass(value) else value
+        for name, value in values.items()
+        if value is not MISSING
+    }
 
 
 def _write_files(

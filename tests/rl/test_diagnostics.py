@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from uae.rl.hacking import WINDOW, HeldOutAlarm, caption_signs, image_signs
+from uae.rl.diagnostics import WINDOW, HeldOutAlarm, caption_signs, image_signs
 
 
 def test_captions_that_repeat_or_transcribe():
@@ -15,8 +15,8 @@ def test_captions_that_repeat_or_transcribe():
         "caption/repeated_frac": 0.0,
         "caption/transcribed_frac": 0.0,
     }
-    said = caption_signs(["a b c a b c a b c"])  # seven trigrams, three of them different
-    assert said["caption/repeated_frac"] == pytest.approx(4 / 7)
+    signs = caption_signs(["a b c a b c a b c"])  # seven trigrams, three of them different
+    assert signs["caption/repeated_frac"] == pytest.approx(4 / 7)
     assert caption_signs(['"STOP" it'])["caption/transcribed_frac"] == pytest.approx(6 / 9)
     assert caption_signs(["the word sun left"])["caption/transcribed_frac"] == pytest.approx(8 / 17)
 

@@ -1,5 +1,5 @@
-"""Signs that a reward is being gamed: numbers that are always logged, and a warning where held-out
-rewards fall.
+"""What is logged of a rollout, and the alarm when a reward is being gamed. Names are explained in
+``docs/metrics.md``.
 
 A policy that games its reward is seen in what was not asked for: captions that repeat themselves or
 copy text out of the image, pictures that fill with edges or lose their colours, and backbones that
@@ -18,28 +18,58 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.types import Captions, Reconstructions
+
 NGRAM = 3
-TRANSCRIBED = re.compile(
-    r"[\"“][^\"”]+[\"”]|\bwords? \w+"
-)  # quoted, or as the embedded world's captions say it
+TRANSCRIBED = re.compile(r"[\"“][^\"”]+[\"”]|\bwords? \w+")
+"""Text of the image: quoted, or as the embedded world's captions name it."""
 EDGE = 0.1  # of [0, 1], between neighbouring pixels
 COLOR_LEVELS = 8  # per channel
 WINDOW = 20  # steps compared with as many before them
+
+
+def reward_metrics(
+    rewards_PGK: Float[Tensor, "P G K"], breakdown: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Mean total, its spread within groups, the share of groups without any, and each component's
+    mean."""
+    per_caption_PG = rewards_PGK.mean(-1)
+    spread_P = per_caption_PG.std(1) if per_caption_PG.shape[1] > 1 else rewards_PGK[:, 0].std(1)
+    return {
+        "reward/total": rewards_PGK.mean().item(),
+        "reward/group_std": spread_P.mean().item(),
+        "reward/tied_frac": (spread_P == 0).float().mean().item(),
+        **{f"reward/{name}": values.mean().item() for name, values in breakdown.items()},
+    }
+
+
+def caption_metrics(captions: Captions) -> dict[str, float]:
+    """Length in tokens (end token included); shares cut at the cap, empty, and distinct within
+    their group; signs of gaming."""
+    lengths = captions.rollout.mask.sum(1).float()
+    texts, group = captions.texts, captions.group_size
+    distinct = [len(set(texts[i : i + group])) for i in range(0, len(texts), group)]
+    return {
+        "caption/tokens": lengths.mean().item(),
+        "caption/truncated_frac": captions.truncated.float().mean().item(),
+        "caption/empty_frac": sum(not text for text in texts) / len(texts),
+        "caption/distinct_frac": sum(distinct) / len(texts),
+        **caption_signs(texts),
+    }
 
 
 def caption_signs(texts: Sequence[str]) -> dict[str, float]:
     """Means over captions: share of n-grams that the caption had before, and of characters that
     transcribe text."""
     return {
-        "caption/repeated_frac": _mean(map(repeated_share, texts)),
+        "caption/repeated_frac": _mean(map(_repeated_ngram_share, texts)),
         "caption/transcribed_frac": _mean(
-            sum(map(len, TRANSCRIBED.findall(t))) / max(len(t), 1) for t in texts
+            sum(map(len, TRANSCRIBED.findall(text))) / max(len(text), 1) for text in texts
         ),
     }
 
 
-def repeated_share(text: str) -> float:
-    """Of a text's n-grams, those that occurred before in it."""
+def _repeated_ngram_share(text: str) -> float:
     words = text.split()
     grams = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
@@ -49,14 +79,26 @@ def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
     """Share of neighbouring pixels that differ visibly, and the entropy of each image's colours in
     bits (at most 9)."""
     images = images.detach().float().cpu()
-    steps = torch.cat(
-        [images.diff(dim=-1).abs().amax(1).flatten(), images.diff(dim=-2).abs().amax(1).flatten()]
-    )
+    contrasts = torch.cat([images.diff(dim=dim).abs().amax(1).flatten() for dim in (-1, -2)])
     levels = (images * COLOR_LEVELS).long().clamp(0, COLOR_LEVELS - 1)
     colors = (levels[:, 0] * COLOR_LEVELS + levels[:, 1]) * COLOR_LEVELS + levels[:, 2]
     return {
-        "image/edge_density": (steps > EDGE).float().mean().item(),
+        "image/edge_density": (contrasts > EDGE).float().mean().item(),
         "image/color_entropy": _mean(map(_entropy, colors.flatten(1).tolist())),
+    }
+
+
+def time_metrics(
+    captions: Captions, reconstructions: Reconstructions, phases: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds of the phases and of the whole step; caption tokens and reconstructions per second of
+    it."""
+    step_sec = sum(phases.values())
+    return {
+        **phases,
+        "time/step": step_sec,
+        "time/tokens_per_sec": captions.rollout.mask.sum().item() / step_sec,
+        "time/images_per_sec": len(reconstructions.images) / step_sec,
     }
 
 
@@ -66,13 +108,13 @@ class HeldOutAlarm:
 
     def __init__(self, held_out: Iterable[str], past: Sequence[Mapping[str, Any]] = ()) -> None:
         self.names = [f"reward/{name}" for name in held_out]
-        self.seen: deque[Mapping[str, Any]] = deque(past, maxlen=2 * WINDOW)
+        self.history: deque[Mapping[str, Any]] = deque(past, maxlen=2 * WINDOW)
         self.warned: set[str] = set()
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
         """One step's metrics."""
-        self.seen.append(metrics)
-        if len(self.seen) < 2 * WINDOW or self._trend("reward/total") < 2:
+        self.history.append(metrics)
+        if len(self.history) < 2 * WINDOW or self._trend("reward/total") < 2:
             return
         for name in self.names:
             if name not in self.warned and self._trend(name) < -2:
@@ -88,7 +130,7 @@ class HeldOutAlarm:
 
     def _trend(self, name: str) -> float:
         """The change, in standard errors."""
-        values = torch.tensor([metrics[name] for metrics in self.seen], dtype=torch.float64)
+        values = torch.tensor([metrics[name] for metrics in self.history], dtype=torch.float64)
         before, now = values.chunk(2)
         error = ((before.var() + now.var()) / WINDOW).sqrt()
         return ((now.mean() - before.mean()) / error.clamp(min=1e-12)).item()
