@@ -15,10 +15,8 @@ on the size of the image, ``sigmas``.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,24 +34,13 @@ from uae.diffusion.schedule import sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
 from uae.diffusion.texts import TextEmbeds, batches_of_texts
 from uae.models.connectors import FOLDER, Connector, Projector
-from uae.models.lora import ADAPTER, Adapters
+from uae.models.decoders.learner import TransformerLearner
+from uae.models.lora import ADAPTER
 from uae.models.storage import save_exactly
 from uae.types import Evaluation, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import phase
 from uae.utils.weights import load_pretrained
-
-ATTENTION = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "add_q_proj",
-    "add_k_proj",
-    "add_v_proj",
-    "to_add_out",
-)
-"""The projections of joint attention, as diffusers names them in every such transformer."""
 
 
 class Canvas(NamedTuple):
@@ -69,7 +56,7 @@ class Canvas(NamedTuple):
     """Pixels, along a side."""
 
 
-class FlowDecoder(nn.Module, ABC):
+class FlowDecoder(TransformerLearner, ABC):
     """Text states and noise to images; all parts are the field's own classes."""
 
     has_text_mask = False
@@ -85,14 +72,9 @@ class FlowDecoder(nn.Module, ABC):
     ) -> None:
         """text_length: tokens of the longest text that it reads; without a text mask all texts are
         padded by zeros to it. None: texts of any length."""
-        super().__init__()
-        self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
-        self.projector = projector
+        super().__init__(transformer)
+        self.vae, self.scheduler, self.projector = vae, scheduler, projector
         self.text_length = text_length
-        self.adapters = Adapters(transformer)
-        self._frozen_copy: Any = None
-        self.is_whole = False
-        """Trained fully since it was loaded: there is no base to name."""
 
     # --- what a decoder says of itself -----------------------------------------------------------
 
@@ -290,45 +272,6 @@ class FlowDecoder(nn.Module, ABC):
         return self.condition(states, torch.ones_like(states[..., 0], dtype=torch.bool))
 
     # --- as a policy -----------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
-
-    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The transformer's, or its LoRA's; none while it is frozen."""
-        return {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
-
-    def learn(self, lora_rank: int) -> None:
-        """From now on, by LoRA, or fully at rank 0."""
-        self.add_lora(lora_rank) if lora_rank else self.train_transformer()
-
-    def train_transformer(self, *, with_reference: bool = True) -> None:
-        """Full fine-tuning of the transformer alone; a frozen copy stays as the reference."""
-        self.adapters.merge()
-        self.transformer.requires_grad_(True)
-        self.is_whole = True
-        frozen = copy.deepcopy(self.transformer).requires_grad_(False) if with_reference else None
-        object.__setattr__(self, "_frozen_copy", frozen)
-
-    def add_lora(self, rank: int) -> None:
-        """LoRA on the attention's projections, alpha twice the rank, Gaussian start (Flow-GRPO's
-        SD3.5 recipe)."""
-        object.__setattr__(self, "_frozen_copy", None)
-        self.adapters.learn(rank, ATTENTION)
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """In this context the transformer is as it was before training."""
-        if self._frozen_copy is None:
-            with self.adapters.only(self.adapters.before):
-                yield
-            return
-        now, self.transformer = self.transformer, self._frozen_copy
-        try:
-            yield
-        finally:
-            self.transformer = now
 
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Log-probability of each random denoising step now, and the closed-form KL to the
