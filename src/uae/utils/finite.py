@@ -15,15 +15,15 @@ def is_finite(tensor: Tensor) -> bool:
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
 
 
-def require_finite(computed: Tensor, what: str) -> None:
-    """Stop at NaN or infinity in what a model computed.
+def require_finite(values: Tensor, name: str) -> None:
+    """Stop at NaN or infinity in values that a model computed.
 
     Raises:
         ValueError: naming it, and what it comes of.
     """
-    if not is_finite(computed):
+    if not is_finite(values):
         raise ValueError(
-            f"expected finite {what}, the model computed NaN or infinity from finite weights; "
+            f"expected finite {name}, the model computed NaN or infinity from finite weights; "
             "fp16 overflows, so compute in bf16 or fp32; after training, take an earlier "
             "checkpoint and a lower rate"
         )

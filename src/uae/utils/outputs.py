@@ -21,22 +21,23 @@ def check_out_file(path: Path) -> None:
 def check_out_folder(path: Path) -> None:
     """A ValueError where no folder can be made, or nothing be written to the one that is there."""
     try:
-        there = next(folder for folder in (path, *path.absolute().parents) if _is_there(folder))
+        folder = next(folder for folder in (path, *path.absolute().parents) if _exists(folder))
     except OSError as error:
         raise ValueError(
             f"{path}: expected a folder to write to: {error.strerror}; give another place"
         ) from error
-    if not os.path.isdir(there):
+    if not os.path.isdir(folder):
         raise ValueError(
-            f"{path}: expected a folder to write to, {there} is a file; give another place"
+            f"{path}: expected a folder to write to, {folder} is a file; give another place"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(
-            f"{path}: expected a folder to write to, {there} may not be written; give another place"
+            f"{path}: expected a folder to write to, {folder} may not be written; give another "
+            "place"
         )
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

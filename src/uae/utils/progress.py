@@ -37,7 +37,7 @@ class Phase:
     name: str
     total: int | None
     unit: str
-    began: float
+    start: float
     done: int = 0
     in_hand: int = 0
     """Units that are worked on at once, and done at once."""
@@ -71,21 +71,21 @@ class Display:
         self._erase()
 
     def begin(self, name: str, total: int | None, unit: str) -> Phase:
-        entered = Phase(name, total, unit, time.monotonic())
-        self._phases.append(entered)
-        return entered
+        phase = Phase(name, total, unit, time.monotonic())
+        self._phases.append(phase)
+        return phase
 
-    def take(self, entered: Phase, num_units: int) -> None:
+    def take(self, phase: Phase, num_units: int) -> None:
         """What was in hand is done, and so many units are next."""
-        entered.done, entered.in_hand = entered.done + entered.in_hand, num_units
+        phase.done, phase.in_hand = phase.done + phase.in_hand, num_units
         if not self.is_live:
             self._speak_if_due()
 
-    def end(self, entered: Phase) -> None:
+    def end(self, phase: Phase) -> None:
         """The phase is over, and with it those within it that were left by an exception."""
         with self._speaking:
-            if entered in self._phases:
-                del self._phases[self._phases.index(entered) :]
+            if phase in self._phases:
+                del self._phases[self._phases.index(phase) :]
         if not self._phases and not self._bars:
             self._erase()
 
@@ -115,10 +115,9 @@ class Display:
         from rich.console import Group
         from rich.text import Text
 
-        text = self.text()
-        return Group(
-            *self._bars, *([Text(text, overflow="ellipsis", no_wrap=True)] if text else [])
-        )
+        line = self.text()
+        lines = [Text(line, overflow="ellipsis", no_wrap=True)] if line else []
+        return Group(*self._bars, *lines)
 
     def _speak_if_due(self) -> None:
         with self._speaking:
@@ -130,16 +129,13 @@ class Display:
         while not self._over.wait(LIVE_AFTER_SEC / 2 if self.is_live else 1.0):
             try:
                 self._draw_if_due() if self.is_live else self._speak_if_due()
-            except (
-                OSError,
-                ValueError,
-            ):  # nobody reads any more; the command notices at its own next line
+            except (OSError, ValueError):  # nobody reads any more; the command's next line fails
                 return
 
     def _draw_if_due(self) -> None:
         with self._drawing:
             phases = self._phases[:]
-            if phases and time.monotonic() - phases[0].began >= LIVE_AFTER_SEC:
+            if phases and time.monotonic() - phases[0].start >= LIVE_AFTER_SEC:
                 self._draw()
 
     def _draw(self) -> None:
@@ -161,7 +157,7 @@ _display: ContextVar[Display | None] = ContextVar("display", default=None)
 @contextmanager
 def show_phases(console: Any = None) -> Iterator[Display]:
     """Show phases for as long as the context lasts; inside another one, that one is the display."""
-    if (outer := _shown()) is not None:
+    if (outer := _current_display()) is not None:
         yield outer
         return
     if console is None:
@@ -182,15 +178,15 @@ def show_phases(console: Any = None) -> Iterator[Display]:
 def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
     """A part of the work that may take long. Before the next of its ``total`` units, what it yields
     is called with their number; those before are done then."""
-    display = _shown()
+    display = _current_display()
     if display is None:
-        yield _nothing
+        yield lambda num_units: None
         return
-    entered = display.begin(name, total, unit)
+    current = display.begin(name, total, unit)
     try:
-        yield partial(display.take, entered)
+        yield partial(display.take, current)
     finally:
-        display.end(entered)
+        display.end(current)
 
 
 def track(
@@ -212,14 +208,10 @@ def clock(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def _shown() -> Display | None:
+def _current_display() -> Display | None:
     """The display of this process; a forked one has no part in its parent's."""
     display = _display.get()
     return display if display is not None and display.process == os.getpid() else None
-
-
-def _nothing(num_units: int) -> None:
-    pass
 
 
 def _described(phases: list[Phase], now: float) -> str:
@@ -234,8 +226,8 @@ def _time_left(phases: list[Phase], now: float) -> str:
     counted = [i for i, p in enumerate(phases) if p.total]
     share = _share_done(phases[counted[0] :]) if counted else 0.0
     if not share:
-        return clock(now - phases[0].began)
-    return f"ETA {clock((now - phases[counted[0]].began) * (1 - share) / share)}"
+        return clock(now - phases[0].start)
+    return f"ETA {clock((now - phases[counted[0]].start) * (1 - share) / share)}"
 
 
 def _share_done(phases: list[Phase]) -> float:

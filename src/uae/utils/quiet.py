@@ -29,11 +29,8 @@ LIBRARIES = {
 }
 CHATTER = (FutureWarning, DeprecationWarning, PendingDeprecationWarning, UserWarning)
 NEWS = ("torch.cuda", "torch.backends")  # no chatter: that a GPU can't be used, say
-MACHINERY = (
-    "warnings",
-    "_py_warnings",
-    "typing_extensions",
-)  # between one who warns and what is shown
+# between one who warns and what is shown
+MACHINERY = ("warnings", "_py_warnings", "typing_extensions")
 
 
 @contextmanager
@@ -45,10 +42,8 @@ def quiet() -> Iterator[None]:
 
     libraries = _loggers().values()
     levels = [library.get_verbosity() for library in libraries]
-    had_bars, hub_had_none = (
-        of_diffusers.is_progress_bar_enabled(),
-        of_hub.are_progress_bars_disabled(),
-    )
+    had_bars = of_diffusers.is_progress_bar_enabled()
+    hub_had_none = of_hub.are_progress_bars_disabled()
     hook = of_transformers.set_tqdm_hook(None)
     with without_chatter(warnings.showwarning):
         quiet_libraries()
@@ -93,9 +88,8 @@ def without_chatter(show: Callable[..., None]) -> Iterator[None]:
     with warnings.catch_warnings():
 
         def shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if sys.warnoptions or not (
-                issubclass(category, CHATTER) and _is_by_library(str(message))
-            ):
+            is_chatter = issubclass(category, CHATTER) and _is_by_library(str(message))
+            if sys.warnoptions or not is_chatter:
                 show(message, category, *place)
 
         warnings.showwarning = shown

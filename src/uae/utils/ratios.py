@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # nats; exp overflows at 88
-ALMOST_LARGEST_K3 = 0.99 * math.exp(
-    MAX_LOG_RATIO
-)  # more is only found where the log-ratio was bounded
+# a larger k3 is only found where the log-ratio was bounded
+ALMOST_LARGEST_K3 = 0.99 * math.exp(MAX_LOG_RATIO)
 
 
 def bounded(log_ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:

@@ -40,12 +40,12 @@ class UserText:
     def hide(self, text: str) -> str:
         """The text with stand-ins for control tokens' names; halves of characters, which are none,
         are replaced."""
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self._cut.sub(lambda found: self._stand_in[found[0]], whole)
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._cut.sub(lambda match: self._stand_in[match[0]], text)
 
     def show(self, text: str) -> str:
         """The text as it was before ``hide``."""
-        return self._shown.sub(lambda found: self._name.get(found[0], found[0]), text)
+        return self._shown.sub(lambda match: self._name.get(match[0], match[0]), text)
 
     def encode(self, filled: str, *, begins: bool = False) -> list[int]:
         """Token ids of a template with hidden text in it; begins: put before it what the tokenizer
@@ -70,8 +70,7 @@ class UserText:
         content["added_tokens"] = []
         model = content["model"]
         if isinstance(model["vocab"], dict):
-            kept = model.get("unk_token")
-            unused = {name for name in self._control if name != kept}
+            unused = self._control.keys() - {model.get("unk_token")}
             model["vocab"] = {
                 token: i for token, i in model["vocab"].items() if token not in unused
             }

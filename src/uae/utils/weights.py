@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uae.utils.finite import is_finite
+from uae.utils.messages import first_line
 from uae.utils.progress import phase
 
 CONFIG, INDEX = "config.json", ".index.json"
@@ -104,12 +106,10 @@ def stored_dtype(folder: Path) -> torch.dtype:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 part = tensors.get_slice(name)
-                sizes[part.get_dtype()] = max(
-                    sizes.get(part.get_dtype(), 0), math.prod(part.get_shape())
-                )
-    return (
-        torch.float32 if sizes and max(sizes, key=sizes.__getitem__) in SINGLE else torch.bfloat16
-    )
+                dtype, size = part.get_dtype(), math.prod(part.get_shape())
+                sizes[dtype] = max(sizes.get(dtype, 0), size)
+    largest = max(sizes, key=sizes.__getitem__, default="")
+    return torch.float32 if largest in SINGLE else torch.bfloat16
 
 
 def check_size(model_class: Any, folder: Path, files: list[Path]) -> None:
@@ -120,10 +120,8 @@ def check_size(model_class: Any, folder: Path, files: list[Path]) -> None:
     """
     with torch.device("meta"):
         model = model_class(model_class.config_class.from_pretrained(folder, local_files_only=True))
-    described, stored = (
-        sum(p.numel() for p in model.parameters()),
-        sum(file.stat().st_size for file in files),
-    )
+    described = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(file.stat().st_size for file in files)
     if described > stored:  # a byte a weight is less than any file has
         raise ModelFileError(
             f"{folder / CONFIG}: expected the configuration of the {stored:,} bytes of weights "
@@ -136,29 +134,28 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
 
     Weights beside the model, as a head for classification, are passed over.
     """
-    what = type(model).__name__
+    name = type(model).__name__
     if mismatched := sorted(set(info["mismatched_keys"])):
         shapes = [
-            f"{name} {tuple(stored)} in place of {tuple(wanted)}"
-            for name, stored, wanted in mismatched
+            f"{weight} {tuple(stored)} in place of {tuple(expected)}"
+            for weight, stored, expected in mismatched
         ]
         raise ModelFileError(
-            f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(shapes)} have "
+            f"{folder}: expected the weights of a {name} of its {CONFIG}, {len(shapes)} have "
             f"another shape ({_some(shapes)}); take both from one model"
         )
-    unread = (
-        name for name, tensor in model.state_dict().items() if tensor.is_meta
-    )  # in an index but in no file
-    if missing := sorted({*info["missing_keys"], *unread}):
+    weights = model.state_dict().items()
+    in_no_file = (weight for weight, tensor in weights if tensor.is_meta)  # but in an index
+    if missing := sorted({*info["missing_keys"], *in_no_file}):
         raise ModelFileError(
-            f"{folder}: expected all weights of {what}, {len(missing)} are missing "
+            f"{folder}: expected all weights of {name}, {len(missing)} are missing "
             f"({_some(missing)}); take weights and {CONFIG} from one model, whole"
         )
-    own = {name for name, _ in model.named_children()}
-    extra = sorted(name for name in info["unexpected_keys"] if name.partition(".")[0] in own)
-    if extra := [name for name in extra if name.rpartition(".")[2] not in NOT_WEIGHTS]:
+    parts = {part for part, _ in model.named_children()}
+    extra = sorted(key for key in info["unexpected_keys"] if key.partition(".")[0] in parts)
+    if extra := [key for key in extra if key.rpartition(".")[2] not in NOT_WEIGHTS]:
         raise ModelFileError(
-            f"{folder}: expected the weights of a {what} of its {CONFIG}, {len(extra)} belong to "
+            f"{folder}: expected the weights of a {name} of its {CONFIG}, {len(extra)} belong to "
             f"no part of it ({_some(extra)}); take both from one model"
         )
 
@@ -221,7 +218,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     unpickled."""
     check_is_file(file)
     try:
-        tensors = load_file(file) if file.suffix == ".safetensors" else _load_torch(file)
+        tensors = _load_tensors(file)
     except Exception as error:  # of several libraries; each means that the file can't be read
         raise ModelFileError(
             f"{file} is cut short or not what its name says ({_reason(error)}); {AGAIN}"
@@ -236,22 +233,20 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_torch(file: Path) -> Any:
+def _load_tensors(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        return load_file(file)
     return torch.load(file, weights_only=True, map_location="cpu")
 
 
 def check_is_file(file: Path) -> None:
-    if not file.is_file():
-        is_there = (
-            "a folder"
-            if file.is_dir()
-            else "a link to nothing"
-            if file.is_symlink()
-            else "nothing there"
-        )
-        raise ModelFileError(
-            f"{file}: expected a file, found {is_there}{variants_of(file)}; {AGAIN}"
-        )
+    if file.is_file():
+        return
+    if file.is_dir():
+        kind = "a folder"
+    else:
+        kind = "a link to nothing" if file.is_symlink() else "nothing there"
+    raise ModelFileError(f"{file}: expected a file, found {kind}{variants_of(file)}; {AGAIN}")
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
@@ -265,8 +260,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         names = (whole, index, "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
     else:
         names = (index, whole, f"{stem}.bin")
-    found = next(iter(_present(folder, names)), folder / whole)
-    return shards_of(found) if found.name.endswith(INDEX) else [found]
+    file = next(iter(_present(folder, names)), folder / whole)
+    return shards_of(file) if file.name.endswith(INDEX) else [file]
 
 
 def variants_of(file: Path) -> str:
@@ -330,9 +325,7 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
         yield
     except (ModelFileError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # of several libraries; every one means that the folder can't be read
+    except Exception as error:  # of several libraries; each means that the folder can't be read
         for file in sorted(folder.iterdir()):
             check_any(file)
         raise ModelFileError(
@@ -342,9 +335,7 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[Path]:
-    return [
-        folder / name for name in names if (folder / name).exists() or (folder / name).is_symlink()
-    ]
+    return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
 def check_any(file: Path) -> None:
@@ -370,9 +361,7 @@ def read_text(file: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what was raised."""
-    said = str(error).strip()
-    return said.splitlines()[0].rstrip(".:") if said else type(error).__name__
+    return first_line(error).rstrip(".:")
 
 
 def hub_revision(folder: Path) -> str | None:
