@@ -10,7 +10,7 @@ help: ## list the targets
 setup: ## make .venv from the lock (done by the targets below)
 	@sh scripts/setup.sh
 
-quickstart: setup ## post-train the tiny model and report before and after (FAMILY=ar, ARGS="--flags")
+quickstart: setup ## post-train the tiny model and report before and after (FAMILY=umm2, ARGS="--flags")
 	.venv/bin/uae quickstart $(if $(FAMILY),--family $(FAMILY)) $(ARGS)
 
 test: setup ## run the fast tests, then the slow ones (ARGS="pytest flags")
