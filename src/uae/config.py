@@ -41,7 +41,7 @@ RewardWeights = Annotated[
         nargs="*",
         metavar="NAME WEIGHT …",
         instance_from_str=_weights,
-        is_instance=lambda found: isinstance(found, dict),
+        is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda weights: [str(word) for pair in weights.items() for word in pair],
     ),
 ]

@@ -44,21 +44,21 @@ def main(arguments: list[str]) -> None:
             f"expected a new folder to export to, {args.out} is not empty; name another"
         )
     check_out_folder(args.out)
-    found = export(args.model, args.out, DTYPES[args.dtype])
-    if found is None:
+    survival = export(args.model, args.out, DTYPES[args.dtype])
+    if survival is None:
         print(f"{args.model} names no base: how much of what was learnt survives is not known")
     else:
-        show(found, args.dtype)
+        show(survival, args.dtype)
     print(f"model: {args.out}")
 
 
-def show(found: dict[str, Survival], dtype: str) -> None:
+def show(parts: dict[str, Survival], dtype: str) -> None:
     """A row for each part that learnt, and a warning where too little is left."""
     table = Table("part", "weights moved", f"of the update in {dtype}", title="What survives")
-    for part, survival in found.items():
+    for part, survival in parts.items():
         table.add_row(part, f"{survival.num_moved:,}", f"{100 * survival.share:.1f} %")
     Console().print(table)
-    worst: Any = min((survival.share for survival in found.values()), default=1.0)
+    worst: Any = min((survival.share for survival in parts.values()), default=1.0)
     if worst < WANTED:
         print(
             (

@@ -93,13 +93,13 @@ class ColdStartConfig:
             raise ValueError(
                 f"decoding.sampler: cold start learns through the ode, got {self.decoding.sampler}"
             )
-        without = [
+        no_gradient = [
             name for name, weight in self.rewards.items() if weight and name not in DIFFERENTIABLE
         ]
-        if without:
+        if no_gradient:
             raise ValueError(
                 f"cold start: expected rewards with a gradient ({', '.join(DIFFERENTIABLE)}), got "
-                f"{', '.join(without)}; train on these by reinforcement learning"
+                f"{', '.join(no_gradient)}; train on these by reinforcement learning"
             )
 
 
@@ -171,10 +171,10 @@ class ColdStartTask:
         with autocast(self.model.encoder.device, self.config.use_bf16):
             with torch.no_grad():
                 texts = self.model.caption(images, captioning, seed=seed, step=step).texts
-            painted = paint_differentiably(
+            reconstructions = paint_differentiably(
                 self.model, texts, self.config.decoding, seed=seed, step=step
             )
-        return (1 - self.reward(images, texts, painted)).mean()
+        return (1 - self.reward(images, texts, reconstructions)).mean()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -199,8 +199,8 @@ def paint_differentiably(
     decoder = model.decoder
     with torch.no_grad():
         states, mask = model.text_states(texts)
-        negative, seen = model.text_states([model.negative_prompt])
-    away = decoder.condition(negative, seen) if decoding.guidance_scale != 1 else None
+        states_of_negative = model.text_states([model.negative_prompt])
+    negative = decoder.condition(*states_of_negative) if decoding.guidance_scale != 1 else None
     noise = normals(
         seed,
         step,
@@ -212,7 +212,7 @@ def paint_differentiably(
     groups = decoder.length_groups(mask)
     for group in groups:
         embeds = decoder.condition(states[group], mask[group])
-        velocity = decoder.field(embeds, away, decoding.guidance_scale)
+        velocity = decoder.field(embeds, negative, decoding.guidance_scale)
         latents = sample_ode(_recomputed(velocity), noise[group.cpu()].to(states.device), sigmas)
         images.append(_recomputed(decoder.decode_latents)(latents))
     return torch.cat(images)[torch.cat(groups).argsort()]
