@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +11,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.text import Text
 
+from tests.rl.tiny_run import build_model
 from uae.bench.api import BENCHMARKS, Answers, Benchmark, Result, Task, find_benchmark
 from uae.bench.generate import PromptImages
 from uae.bench.provenance import provenance
 from uae.bench.reconstruct import ReconstructImages
+from uae.bench.result import Share, versions
 from uae.bench.run import answer_items, run_benchmark
 from uae.commands.group import GROUPS
+from uae.images.read import read_image
 from uae.models.origin import SHIPPED, checksum
+from uae.types import Reconstructions
+from uae.utils.outputs import check_out_file
 
 
 @dataclass
@@ -116,6 +123,13 @@ def test_another_model_or_setting_in_the_folder_is_refused_by_name(tmp_path: Pat
         answer_items(Doubling(tmp_path), named("tripler"))
 
 
+def test_a_damaged_record_is_named(tmp_path: Path):
+    answer_items(Doubling(tmp_path), named())
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings\.json: expected the settings .* no JSON"):
+        answer_items(Doubling(tmp_path), named())
+
+
 def test_what_is_left_out_has_its_reason_and_none_at_all_is_an_error(tmp_path: Path):
     answers = answer_items(Doubling(tmp_path, [12, 13, 14]), named())
     assert answers.in_order() == [12, 14]
@@ -161,6 +175,40 @@ def test_each_benchmark_that_is_listed_is_there(name: str):
 def test_an_unknown_benchmark_names_the_nearest():
     with pytest.raises(ValueError, match=r"'unfied': expected unified.*did you mean 'unified'"):
         find_benchmark("unfied")
+
+
+def test_the_benchmark_of_the_docs(monkeypatch, tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs/add_a_benchmark.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {
+        "dataclass": dataclass,
+        "Path": Path,
+        "torch": torch,
+        "PromptImages": PromptImages,
+        "Share": Share,
+        "versions": versions,
+        "read_image": read_image,
+        "check_out_file": check_out_file,
+        "__name__": __name__,
+    }
+    exec(code, names)
+    (tmp_path / "prompts.txt").write_text("a red circle\nred, too\n")
+    colors = torch.eye(3)[[0, 0, 0, 2]].reshape(2, 2, 3, 1, 1).expand(-1, -1, -1, 4, 4)
+
+    def generate(texts: list[str], settings: Any, **draws: int) -> Reconstructions:
+        return Reconstructions(colors[draws["step"]], draws["group_size"])
+
+    model = build_model()
+    monkeypatch.setattr(model, "generate", generate)
+    benchmark = names["Red"](
+        tmp_path / "prompts.txt", images=tmp_path / "red", out=tmp_path / "red.json"
+    )
+    assert isinstance(benchmark, Benchmark)
+    result = run_benchmark(benchmark, lambda source: model, lambda *shown: None)
+    assert benchmark.table(result) == "75.0 % of the pictures are red"
+    written = json.loads((tmp_path / "red.json").read_text())
+    assert (written["right"], written["total"]) == (3, 4)
+    assert written["settings"]["prompts"] == ["a red circle", "red, too"]
 
 
 # --- provenance ----------------------------------------------------------------------------------

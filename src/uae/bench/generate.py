@@ -90,7 +90,7 @@ class PromptImages:
         return [item.folder]
 
     def is_answered(self, item: Prompt) -> bool:
-        return all(file.exists() for file in (*self._images(item), self._metadata(item)))
+        return all(file.exists() for file in (*self.images_of(item), self._metadata(item)))
 
     def answer(
         self, model: UnifiedModel, items: Sequence[Prompt]
@@ -106,7 +106,7 @@ class PromptImages:
         return {}
 
     def _paint(self, model: UnifiedModel, prompt: Prompt) -> None:
-        files = self._images(prompt)
+        files = self.images_of(prompt)
         files[0].parent.mkdir(parents=True, exist_ok=True)
         decoding = changed(model.decoding, self.decoding)
         painted = model.generate(
@@ -126,7 +126,8 @@ class PromptImages:
         line = json.dumps(prompt.row, ensure_ascii=False)
         atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete
 
-    def _images(self, prompt: Prompt) -> list[Path]:
+    def images_of(self, prompt: Prompt) -> list[Path]:
+        """The files of its images."""
         samples = self.out / prompt.folder / "samples"
         return [samples / f"{k:05}.png" for k in range(self.images_per_prompt)]
 

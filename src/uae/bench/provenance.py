@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from uae.models.origin import SHIPPED, Base, Checkpoint
+from uae.models.origin import SHIPPED, Base, checksum
 from uae.utils.progress import phase
 
 
@@ -14,6 +14,8 @@ def provenance(source: str, model: Any) -> dict[str, Any]:
     """The source as it was asked for, the family, and the identity of the weights: of a folder its
     own files, else of each checkpoint that the model was loaded from."""
     folder = SHIPPED.get(source, Path(source).expanduser())
-    checkpoints = [Checkpoint(source, folder)] if folder.is_dir() else getattr(model, "origin", ())
-    weights = [Base.of(checkpoint, Path()).weights for checkpoint in checkpoints]
+    if folder.is_dir():
+        weights = [checksum(folder)]
+    else:
+        weights = [Base.of(origin, Path()).weights for origin in model.origin]
     return {"source": source, "family": model.family, "weights": weights}

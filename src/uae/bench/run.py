@@ -83,7 +83,14 @@ def answer_open(task: Task[Item], model: Any, answers: Answers[Item]) -> None:
 
 def check_record(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings down, or hold them against those that the folder was begun with."""
-    if path.exists():
-        check_same_config(json.loads(path.read_text()), json_ready(settings), MAY_CHANGE)
-    else:
+    if not path.exists():
         atomic_write_json(path, settings)
+        return
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected the settings that its folder was begun with, got no JSON; give "
+            "another folder"
+        ) from error
+    check_same_config(recorded, json_ready(settings), MAY_CHANGE)
