@@ -22,9 +22,9 @@ from tests.data.test_longcap import (
     server,
     sha,
 )
-from uae.data.longcap.annotators import decoded
 from uae.data.longcap.answers import Answer, AnsweredError, NoAnswer, caption_of, read_completion
 from uae.data.longcap.filters import Filters, why_rejected
+from uae.data.longcap.local import decoded
 
 __all__ = ["photos", "server"]  # fixtures
 USAGE = {"prompt_tokens": 100, "completion_tokens": 300}
@@ -281,7 +281,7 @@ def test_one_answer_of_each_odd_form_costs_no_run(
     tmp_path: Path,
 ):
     """Through the client library, which parses bodies by itself unless it is told not to."""
-    monkeypatch.setattr("uae.data.longcap.annotators.MAX_RETRIES", 0)
+    monkeypatch.setattr("uae.data.longcap.endpoint.MAX_RETRIES", 0)
     odd = [
         said([text(LONG[:50]), text(LONG[50:])]),
         said(5),

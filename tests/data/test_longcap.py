@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from uae import cli
-from uae.data.longcap.annotators import Pace, data_url
 from uae.data.longcap.answers import Answer
+from uae.data.longcap.endpoint import Pace, data_url
 from uae.data.longcap.filters import Filters, repeated_run_share, why_rejected
 from uae.data.longcap.pictures import Picture, find_duplicates, look
 
@@ -239,7 +239,7 @@ def test_an_image_without_answer_waits_for_the_next_run(
     photos: Path,
     tmp_path: Path,
 ):
-    monkeypatch.setattr("uae.data.longcap.annotators.MAX_RETRIES", 1)
+    monkeypatch.setattr("uae.data.longcap.endpoint.MAX_RETRIES", 1)
     out, unlucky = tmp_path / "out", sha(photos / "2.jpg")
     server.replies[unlucky] = [failure(500, "oops")]
     code, printed, _ = run(capsys, *options(server, photos, out))

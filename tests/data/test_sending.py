@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from uae.data.longcap.annotators import data_url
+from uae.data.longcap.endpoint import data_url
 
 
 def sent(file) -> tuple[str, bytes]:

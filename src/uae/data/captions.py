@@ -248,19 +248,19 @@ def read_row(example: dict[str, Any], shard: Path, name: str = "") -> StoredPair
         ImageError: when there is no column of images or of captions, no caption that says anything,
             or no image that can be read.
     """
-    nested, where = example.get(NESTED), name or str(shard)
+    nested, name = example.get(NESTED), name or str(shard)
     parts = [example, nested] if isinstance(nested, dict) else [example]
     fields = [(key.lower(), value) for part in parts for key, value in part.items()]
     images = [value for column in IMAGE_COLUMNS for key, value in fields if key == column]
     captions = [value for column in CAPTION_COLUMNS for key, value in fields if key == column]
     if not images or not captions:
-        raise ImageError(f"{where}: {no_columns(dict.fromkeys(key for key, _ in fields))}")
-    caption = _caption(captions, where)
-    image = _image_content(images, shard, where)
-    return StoredPair(image, caption, image_size(image, where))
+        raise ImageError(f"{name}: {no_columns(dict.fromkeys(key for key, _ in fields))}")
+    caption = _caption(captions, name)
+    image = _image_content(images, shard, name)
+    return StoredPair(image, caption, image_size(image, name))
 
 
-def _caption(values: list[Any], where: str) -> str:
+def _caption(values: list[Any], name: str) -> str:
     """The first that says anything."""
     problems = []
     for value in values:
@@ -269,7 +269,7 @@ def _caption(values: list[Any], where: str) -> str:
             return text
         problems.append(problem)
     raise ImageError(
-        f"{where}: expected a text as caption, got {problems[0]}; give it one or remove the row"
+        f"{name}: expected a text as caption, got {problems[0]}; give it one or remove the row"
     )
 
 
@@ -289,7 +289,7 @@ def _text(value: Any) -> tuple[str, str]:
     return text, "one that is empty or blank" if is_blank else ""
 
 
-def _image_content(images: list[Any], shard: Path, where: str) -> bytes:
+def _image_content(images: list[Any], shard: Path, name: str) -> bytes:
     """Of the first column that holds an image's bytes, ``{bytes, path}``, or else the path of a
     file beside the shard.
 
@@ -308,10 +308,10 @@ def _image_content(images: list[Any], shard: Path, where: str) -> bytes:
             if file.is_file():
                 return file.read_bytes()
     except (OSError, ValueError) as error:  # a name too long, or with a null
-        raise ImageError(f"{where}: cannot read an image's file: {one_line(error):.200}") from error
+        raise ImageError(f"{name}: cannot read an image's file: {one_line(error):.200}") from error
     shown = ", ".join(f"{value!r:.80}" for value in values)
     raise ImageError(
-        f"{where}: expected an image's content or the path of a file, got {shown:.200}; put it "
+        f"{name}: expected an image's content or the path of a file, got {shown:.200}; put it "
         "there or remove the row"
     )
 

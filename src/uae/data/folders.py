@@ -143,13 +143,11 @@ class Search:
 def natural_key(path: Path) -> tuple[list[list[tuple[bool, int, str]]], str]:
     """Sorts numbers inside names by value; digits of other scripts than ours have none."""
     parts = [re.split(r"([0-9]+)", name.lower()) for name in path.parts]
-    return [
-        [_rank(part, place % 2 == 1) for place, part in enumerate(name)] for name in parts
-    ], str(path)
-
-
-def _rank(part: str, is_number: bool) -> tuple[bool, int, str]:
-    return not is_number, int(part) if is_number else 0, part
+    key = [
+        [(i % 2 == 0, int(part) if i % 2 else 0, part) for i, part in enumerate(name)]
+        for name in parts
+    ]
+    return key, str(path)
 
 
 # --- outputs -------------------------------------------------------------------------------------

@@ -63,25 +63,25 @@ class Inventory:
             raise ValueError("expected a line for each file, got none")
         return cls({name: FileState(*state) for name, *state in rows})
 
-    def check(self, before: Inventory, what: str) -> None:
+    def check(self, before: Inventory, kind: str) -> None:
         """A ValueError that names the files of a run's start, ``before``, that are others now."""
         then, now = before.states, self.states
         changed = [name for name in now if name in then and _differs(then[name], now[name])]
-        kinds = {
+        changes = {
             "added": [name for name in now if name not in then],
             "removed": [name for name in then if name not in now],
             "changed": changed,
         }
-        if any(kinds.values()):
-            changes = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+        if any(changes.values()):
+            parts = (f"{change}: {_some(names)}" for change, names in changes.items() if names)
             raise ValueError(
-                f"cannot resume, the {what} are not those that the run was started with. "
-                f"{changes}. Put them back as they were, or give another output folder for a new "
-                "run"
+                f"cannot resume, the {kind} are not those that the run was started with. "
+                f"{'; '.join(parts)}. Put them back as they were, or give another output folder "
+                "for a new run"
             )
 
 
-def check_unchanged(folder: Path, inventory: Inventory, what: str) -> None:
+def check_unchanged(folder: Path, inventory: Inventory, kind: str) -> None:
     """Keep the inventory with a new run in ``folder``; compare it with that of a run to be resumed.
 
     A run that was begun before inventories were kept has none, and goes on.
@@ -89,7 +89,7 @@ def check_unchanged(folder: Path, inventory: Inventory, what: str) -> None:
     path = folder / FILE_NAME
     is_resumed = any(folder.glob("checkpoints/step_*"))
     if is_resumed and path.exists():
-        inventory.check(_read(path), what)
+        inventory.check(_read(path), kind)
     elif not is_resumed:
         _write(path, inventory)
 

@@ -306,15 +306,15 @@ def check_weight_file(file: Path) -> None:
 
 
 @contextmanager
-def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
-    """Whatever a library raises as it reads ``what`` from a folder becomes one line with the name
+def naming_files(folder: Path, part: str, *files: str) -> Iterator[None]:
+    """Whatever a library raises as it reads ``part`` from a folder becomes one line with the name
     of the file.
 
     files: what it is read from; one of them at least must be there.
     """
     if not any((folder / file).exists() for file in files):
         raise ModelFileError(
-            f"{folder}: expected {' or '.join(files)} of {what}, found none; {AGAIN}"
+            f"{folder}: expected {' or '.join(files)} of {part}, found none; {AGAIN}"
         )
     for file in _present(folder, CONFIGS):
         if not read_json(file) and file.name not in MAY_BE_EMPTY:
@@ -329,7 +329,7 @@ def naming_files(folder: Path, what: str, *files: str) -> Iterator[None]:
         for file in sorted(folder.iterdir()):
             check_any(file)
         raise ModelFileError(
-            f"{folder}: {' or '.join(files)} can't be read as {what} ({_reason(error)}); "
+            f"{folder}: {' or '.join(files)} can't be read as {part} ({_reason(error)}); "
             "take all files from one checkpoint"
         ) from error
 

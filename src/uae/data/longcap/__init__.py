@@ -4,7 +4,7 @@ long-caption pretraining.
 The paper (arXiv 2509.09666) has 700k images captioned by a vision-language model of 78B parameters.
 Here any such model can be asked.
 
-annotators.py   who is asked: an endpoint or a local model
+annotators.py   who is asked: endpoint.py or local.py
 answers.py      what of an answer is the caption
 filters.py      which captions are accepted
 journal.py      every answer, on the disk at once

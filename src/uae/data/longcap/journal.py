@@ -130,7 +130,7 @@ def answer_of(line: dict[str, Any]) -> Answer:
 
 
 @dataclass
-class Record:
+class ImageRecord:
     """What the journal holds of one image."""
 
     num_answers: int = 0
@@ -162,7 +162,7 @@ class Journal:
     def __init__(
         self, folder: Path, model: str, prompt: str, filters: Filters, attempts: int
     ) -> None:
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, ImageRecord] = {}
         self.usage = Usage()
         self.num_captions = 0
         self.filters, self.attempts = filters, attempts
@@ -182,11 +182,11 @@ class Journal:
 
     def should_ask(self, sha256: str) -> bool:
         """Neither captioned nor failed, and asked less often than allowed."""
-        record = self.records.get(sha256, Record())
+        record = self.records.get(sha256, ImageRecord())
         return record.caption_at < 0 and not record.failed and record.num_answers < self.attempts
 
     def num_answers(self, sha256: str) -> int:
-        return self.records.get(sha256, Record()).num_answers
+        return self.records.get(sha256, ImageRecord()).num_answers
 
     def add_answer(self, sha256: str, answer: Answer) -> None:
         self._keep_answer(sha256, answer, self._append({"sha256": sha256, **asdict(answer)}))
@@ -233,5 +233,5 @@ class Journal:
             record.caption_at, record.num_words = start, count_words(caption_of(answer.text))
             self.num_captions += 1
 
-    def _record(self, sha256: str) -> Record:
-        return self.records.setdefault(sha256, Record())
+    def _record(self, sha256: str) -> ImageRecord:
+        return self.records.setdefault(sha256, ImageRecord())

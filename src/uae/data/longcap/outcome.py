@@ -10,7 +10,7 @@ from statistics import median
 
 from rich.table import Table
 
-from uae.data.longcap.journal import Journal, Record
+from uae.data.longcap.journal import ImageRecord, Journal
 from uae.data.longcap.pictures import Duplicates, Picture, Survey
 from uae.utils.files import atomic_write_text
 
@@ -37,7 +37,7 @@ def outcome_of(
     }
     captioned = []
     for picture in survey.pictures:
-        record = journal.records.get(picture.sha256, Record())
+        record = journal.records.get(picture.sha256, ImageRecord())
         if picture.file in left_out:
             continue
         if record.caption_at >= 0:

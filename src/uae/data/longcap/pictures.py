@@ -103,14 +103,14 @@ def look(file: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
         state = {"path": path, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns}
         if path in known and state.items() <= known[path].items():
             return known[path]
-        return state | measure(file)
+        return state | properties(file)
     except ImageError as error:
         return state | {"error": one_line(error).removeprefix(f"{file}: ")}
     except OSError as error:  # may pass: looked at again by the next run
         return {"path": path, "error": one_line(error)}
 
 
-def measure(file: Path) -> dict[str, Any]:
+def properties(file: Path) -> dict[str, Any]:
     check_file(file)
     with open(file, "rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()

@@ -13,15 +13,12 @@ import tyro
 from rich.console import Console
 
 from uae.data.folders import list_images
-from uae.data.longcap.annotators import (
-    Annotator,
-    endpoint_annotator,
-    local_annotator,
-    require_library,
-)
+from uae.data.longcap.annotators import Annotator, require_library
 from uae.data.longcap.ask import Asking
+from uae.data.longcap.endpoint import endpoint_annotator
 from uae.data.longcap.filters import Filters
 from uae.data.longcap.journal import Journal
+from uae.data.longcap.local import local_annotator
 from uae.data.longcap.outcome import outcome_of, outcome_table, write_left_out
 from uae.data.longcap.pictures import Picture, find_duplicates, survey
 from uae.data.longcap.shards import write_shards
