@@ -18,10 +18,12 @@ import pytest
 import torch
 
 from tests.rl.tiny_run import build_model, config, reward
+from tests.utils.holder import held_elsewhere
 from uae.config import DecodeSettings
 from uae.rewards.base import RewardError, WeightedSum
 from uae.rl.train import train, train_step
-from uae.utils.checkpoint import load_latest
+from uae.utils.checkpoint import load_latest, save_checkpoint
+from uae.utils.lock import FILE_NAME
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages
 
@@ -221,6 +223,54 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path):
         3, micro_batch=1, decoding=DecodeSettings(num_steps=1, micro_batch=1)
     )  # after running out of memory
     train(build_model(), reward(), SceneImages(), smaller, tmp_path, {"model": "a"})
+
+
+def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path):
+    """Two by default; a resumed run may keep another number."""
+
+    def kept(num_steps: int, **changes) -> list[int]:
+        settings = config(num_steps, save_every=1, probe_every=100, **changes)
+        train(build_model(), reward(), SceneImages(), settings, tmp_path, {})
+        return sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*"))
+
+    assert kept(3) == [2, 3]
+    assert kept(5, keep_checkpoints=3) == [3, 4, 5]
+    assert kept(6, keep_checkpoints=1) == [6]
+
+
+def test_a_run_from_before_there_was_a_setting_goes_on(tmp_path: Path):
+    """Its checkpoint does not say how many are kept."""
+    train(build_model(), reward(), SceneImages(), config(2), tmp_path, {"model": "a"})
+    checkpoint = load_latest(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    for later in ("keep_checkpoints", "max_grad_norm"):
+        del checkpoint.state["settings"]["train"][later]
+    save_checkpoint(tmp_path / "checkpoints", 2, checkpoint.weights, checkpoint.state)
+    with pytest.raises(ValueError, match=r"max_grad_norm: was not set, now 2"):
+        train(
+            build_model(),
+            reward(),
+            SceneImages(),
+            config(3, max_grad_norm=2.0),
+            tmp_path,
+            {"model": "a"},
+        )
+    train(build_model(), reward(), SceneImages(), config(3), tmp_path, {"model": "a"})
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_a_run_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path):
+    with held_elsewhere(tmp_path) as other:
+        with pytest.raises(ValueError, match=rf"in use by process {other.pid} .*another folder"):
+            train(build_model(), reward(), SceneImages(), config(1), tmp_path, {})
+        assert {path.name for path in tmp_path.iterdir()} == {FILE_NAME}
+    train(build_model(), reward(), SceneImages(), config(1), tmp_path, {})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "probe.json",
+    }
 
 
 def test_a_longer_run_may_continue_with_tensorboard(

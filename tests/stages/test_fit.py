@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.utils.holder import held_elsewhere
 from uae.stages.fit import FitSettings, fit
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
@@ -143,6 +144,23 @@ def test_other_settings_are_refused(tmp_path: Path):
     changed.fit_settings = replace(changed.fit_settings, learning_rate=0.5)
     with pytest.raises(ValueError, match="learning_rate"):
         fit(changed, tmp_path)
+
+
+def test_a_run_in_use_is_refused(tmp_path: Path):
+    with held_elsewhere(tmp_path) as other:
+        with pytest.raises(ValueError, match=rf"in use by process {other.pid} .*another folder"):
+            fit(Line(10), tmp_path)
+        assert not (tmp_path / "checkpoints").exists()
+    fit(Line(10), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "export", "metrics.jsonl"}
+
+
+def test_a_gradient_that_is_not_finite_stops_and_says_where(tmp_path: Path):
+    task = Line(10)
+    task.loss = lambda step: (task.model.weight.sum() * float("nan"), {})  # type: ignore
+    with pytest.raises(ValueError, match=r"finite gradient.*step 0 of line, of loss nan"):
+        fit(task, tmp_path)
+    assert task.model.weight.isfinite().all()
 
 
 def test_learning_rate_by_hand():

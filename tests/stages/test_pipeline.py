@@ -4,7 +4,7 @@ not change is said."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.rl.tiny_run import build_model
+from tests.utils.holder import held_elsewhere
 from uae import catalog, cli
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.load import load_model
@@ -29,6 +30,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import RECIPES, Recipe
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.utils.checkpoint import defaults_of
 from uae.world import recipes as world
 from uae.world.data import SceneImages
 from uae.world.pairs import write_captioned_scenes
@@ -216,6 +218,29 @@ def test_a_run_from_when_more_was_recorded_goes_on(tmp_path: Path):
         pipelines.record_settings(
             {"name": "rl", "settings": settings | {"train": {"num_steps": 4}}}, tmp_path
         )
+
+
+def test_a_run_from_before_there_was_a_setting_goes_on(tmp_path: Path):
+    """While that is at its default."""
+    settings = UnifiedGRPOSettings()
+    before, now = asdict(settings), asdict(settings)
+    del before["train"]["keep_checkpoints"]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "stage.json").write_text(json.dumps({"settings": before}))
+    defaults = {"settings": defaults_of(settings)}
+    pipelines.record_settings({"settings": now}, tmp_path, defaults)
+    now["train"]["keep_checkpoints"] = 5
+    with pytest.raises(ValueError, match=r"keep_checkpoints: was not set, now 5"):
+        pipelines.record_settings({"settings": now}, tmp_path, defaults)
+
+
+def test_a_pipeline_in_use_is_refused(files: Path):
+    stages, args = pipeline(files)
+    with (
+        held_elsewhere(args.run_dir) as other,
+        pytest.raises(ValueError, match=rf"in use by process {other.pid} "),
+    ):
+        run_pipeline(stages, replace(args, only="cold_start", redo=True))
 
 
 def test_settings_of_stages_are_options(monkeypatch):

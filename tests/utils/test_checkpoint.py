@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from uae.utils import checkpoint
 from uae.utils.checkpoint import (
     capture_rng,
     check_same_config,
+    defaults_of,
     find_damage,
     load_latest,
     restore_rng,
@@ -346,3 +348,30 @@ def test_config_differences_are_all_named():
         check_same_config(
             {"decoder": {"num_steps": 1}}, {"decoder": {"num_steps": 2}}, {"num_steps"}
         )
+
+
+def test_a_new_setting_at_its_default_is_no_difference():
+    """Runs of before there was one go on; a run that had another value does not."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        rate: float
+        kept: int = 2
+        names: tuple[str, ...] = ("a",)
+
+    @dataclass(frozen=True)
+    class Outer:
+        data: str
+        inner: Inner = field(default_factory=lambda: Inner(0.1))
+        count: int = 0
+
+    defaults = defaults_of(Outer("x"))
+    assert defaults == {"inner": {"rate": 0.1, "kept": 2, "names": ("a",)}, "count": 0}
+    old = {"data": "x", "inner": {"rate": 0.1}}
+    check_same_config(old, asdict(Outer("x")), defaults=defaults)
+    with pytest.raises(ValueError, match=r"inner\.kept: was not set, now 3"):
+        check_same_config(old, asdict(Outer("x", Inner(0.1, kept=3))), defaults=defaults)
+    with pytest.raises(ValueError, match=r"inner\.kept: was 3, now 2"):
+        check_same_config(asdict(Outer("x", Inner(0.1, kept=3))), asdict(Outer("x")), (), defaults)
+    with pytest.raises(ValueError, match="count: was not set, now 0"):  # 0 is a value, unlike None
+        check_same_config({}, {"count": 0})

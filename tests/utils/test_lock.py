@@ -6,39 +6,13 @@ import errno
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.utils.holder import held_elsewhere
 from uae.utils import lock
 from uae.utils.lock import locked
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from uae.utils.lock import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@contextmanager
-def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen]:
-    """Another process has the folder; it is killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_second_process_is_told_who_has_the_folder(tmp_path: Path):
@@ -61,7 +35,7 @@ def test_after_a_kill_the_folder_is_free(tmp_path: Path):
         assert [path.name for path in tmp_path.iterdir()] == [lock.FILE_NAME]
         with locked(tmp_path):
             assert str(os.getpid()) in (tmp_path / lock.FILE_NAME).read_text()
-    assert not list(tmp_path.iterdir())
+    assert tmp_path.exists() and not list(tmp_path.iterdir())
 
 
 def test_the_same_process_may_lock_again_and_the_outermost_ends_it(tmp_path: Path):
@@ -103,6 +77,15 @@ def test_a_folder_that_is_removed_while_it_is_held_is_no_error(tmp_path: Path):
         (folder / lock.FILE_NAME).unlink()
         folder.rmdir()
     assert not folder.exists()
+
+
+def test_a_folder_of_which_nothing_came_is_gone(tmp_path: Path):
+    with pytest.raises(ValueError, match="no such model"), locked(tmp_path / "runs" / "a"):
+        raise ValueError("no such model")
+    assert not (tmp_path / "runs" / "a").exists()
+    with locked(tmp_path / "runs" / "a"):
+        (tmp_path / "runs" / "a" / "log").write_text("")
+    assert [path.name for path in (tmp_path / "runs" / "a").iterdir()] == ["log"]
 
 
 def test_a_disk_without_locks_refuses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

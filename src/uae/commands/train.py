@@ -20,6 +20,7 @@ from uae.stages.base import Assignment
 from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import ALONE, Recipe
 from uae.stages.unified_grpo import RunConfig, step_shape
+from uae.utils.lock import locked
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
 
@@ -53,7 +54,8 @@ def _run_alone(name: str, recipe: Recipe, options: Sequence[str]) -> None:
     check_out_folder(args.run_dir)
     stage: Any = replace(recipe.stage, settings=args.stage_settings())  # type: ignore[type-var]
     stage.check()
-    stage.run(Assignment(args.model, args.run_dir, args.model, args.self_contained))
+    with locked(args.run_dir):
+        stage.run(Assignment(args.model, args.run_dir, args.model, args.self_contained))
     print(f"trained model: {args.run_dir / 'model'}   log: {args.run_dir / 'metrics.jsonl'}")
 
 

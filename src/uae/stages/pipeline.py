@@ -19,8 +19,9 @@ from typing import Any
 
 from uae.stages.base import Assignment, Stage, UserData
 from uae.stages.recipes import Measure, Recipe
-from uae.utils.checkpoint import check_same_config
+from uae.utils.checkpoint import check_same_config, defaults_of
 from uae.utils.files import atomic_write_json, json_ready
+from uae.utils.lock import locked
 from uae.utils.outputs import check_out_folder
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
@@ -58,11 +59,18 @@ def run_pipeline(recipe: Recipe, settings: PipelineSettings) -> list[Record]:
     """Run or resume; what each stage recorded, in order, the start first where stages are measured.
 
     Raises:
-        ValueError: when ``only`` names no stage, data is missing, or a stage was finished with
-            other settings.
+        ValueError: when ``only`` names no stage, data is missing, a stage was finished with other
+            settings, or the folder is in use.
     """
     check_out_folder(settings.run_dir)
     stages = checked_stages(recipe, settings)
+    with locked(settings.run_dir):
+        return _finish_stages(recipe, stages, settings)
+
+
+def _finish_stages(
+    recipe: Recipe, stages: dict[str, Stage], settings: PipelineSettings
+) -> list[Record]:
     source = settings.model or recipe.model
     records = []
     if recipe.measure is not None:
@@ -108,7 +116,9 @@ def finish_stage(name: str, stage: Stage, work: Assignment, measure: Measure | N
     recorded = asdict(stage.settings)
     recorded["data"] = [_in_run(path, run_dir) for path in stage.settings.data]
     record_settings(
-        {"name": name, "source": work.recorded_source, "settings": recorded}, work.folder
+        {"name": name, "source": work.recorded_source, "settings": recorded},
+        work.folder,
+        {"settings": defaults_of(stage.settings)},
     )
     if (work.folder / FINISHED).exists():
         print(f"{name}: finished before, {work.folder}")
@@ -122,14 +132,16 @@ def finish_stage(name: str, stage: Stage, work: Assignment, measure: Measure | N
     return _finished(work.folder)
 
 
-def record_settings(settings: dict[str, Any], folder: Path) -> None:
+def record_settings(
+    settings: dict[str, Any], folder: Path, defaults: dict[str, Any] | None = None
+) -> None:
     """A stage goes on as it was begun; until it has a checkpoint, it may begin otherwise."""
     path = folder / SETTINGS
     if path.exists() and ((folder / "checkpoints").exists() or (folder / FINISHED).exists()):
         before = json.loads(path.read_text())
         for option in NO_LONGER_RECORDED:
             before.get("settings", {}).pop(option, None)
-        check_same_config(before, json_ready(settings))
+        check_same_config(before, json_ready(settings), defaults=defaults)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, json_ready(settings))

@@ -189,7 +189,7 @@ def defaults_of(settings: Any) -> dict[str, Any]:
         for field in fields(settings)
     }
     return {
-        name: asdict(value) if is_dataclass(value) else value
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for name, value in values.items()
         if value is not MISSING
     }

@@ -24,7 +24,8 @@ _held: set[Path] = set()  # folders that this process has locked
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The folder, made where it is missing, is this process's alone as long as the context lasts.
+    """The folder is this process's alone as long as the context lasts; it is made where it is
+    missing, and goes again if nothing came of it.
 
     What the process has locked already stays so until the outermost context ends.
 
@@ -35,6 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
     if place in _held:
         yield
         return
+    is_new = not folder.exists()
     descriptor = _acquire(folder)
     _held.add(place)
     try:
@@ -42,8 +44,10 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         _held.remove(place)
         if _is_current(descriptor, folder / FILE_NAME):
-            with suppress(OSError):  # the folder may not be written any more
+            with suppress(OSError):  # the folder may not be written any more, or not be empty
                 (folder / FILE_NAME).unlink()
+                if is_new:
+                    folder.rmdir()
         os.close(descriptor)
 
 
