@@ -53,7 +53,10 @@ def make_chart(title: str, curves: Mapping[str, Sequence[Point]]) -> Chart | Non
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
     x_of = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y_of = _scale(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - BOTTOM, TOP)
-    path = lambda points: " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)  # noqa: E731
+
+    def path(points: Sequence[Point]) -> str:
+        return " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
+
     return Chart(
         title,
         [

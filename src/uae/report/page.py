@@ -8,11 +8,8 @@ from typing import Any
 
 def render(template: str, **values: Any) -> str:
     """The page as one string."""
-    from jinja2 import (
-        Environment,
-        FileSystemLoader,
-        StrictUndefined,
-    )  # here: not needed to import the package
+    # here: not needed to import the package
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),

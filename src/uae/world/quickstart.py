@@ -4,19 +4,17 @@ reconstructions, measure it again; ``results.json``, ``report.html`` and the tra
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from torch import Tensor
 
+from uae.bench.result import versions
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
 from uae.models.load import load_model
@@ -223,13 +221,3 @@ def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> di
 def reward_backbones(config: RunConfig) -> list[str]:
     """Backbones that were the reward, as against those held out."""
     return [name for name, weight in config.rewards.items() if weight]
-
-
-def versions() -> dict[str, str]:
-    """Of everything that could change a number."""
-    names = ("unified-autoencoder", "torch", "transformers", "diffusers", "peft", "numpy")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        **{name: version(name) for name in names},
-    }

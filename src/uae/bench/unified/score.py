@@ -35,9 +35,8 @@ from uae.utils.outputs import check_out_file
 from uae.utils.progress import track
 
 CONFIDENCE = 0.95
-Images = (
-    Tensor | Sequence
-)  # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
+# [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
+Images = Tensor | Sequence
 Loaders = Mapping[str, Callable[[], Backbone]]
 
 
@@ -81,11 +80,12 @@ class Pairs:
     unmatched_reconstructions: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        numbers = (len(self.sources), len(self.reconstructions), len(set(self.names)))
-        if not len(self.names) == numbers[0] == numbers[1] == numbers[2]:
+        sources, reconstructions = len(self.sources), len(self.reconstructions)
+        names = len(set(self.names))
+        if not sources == reconstructions == names == len(self.names):
             raise ValueError(
                 "expected as many sources, reconstructions and different names, got "
-                f"{numbers[0]}, {numbers[1]} and {numbers[2]}"
+                f"{sources}, {reconstructions} and {names}"
             )
         if not self.names:
             raise ValueError("expected at least one pair of images, got none")

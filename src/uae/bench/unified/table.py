@@ -3,19 +3,20 @@ scored."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from uae.bench.unified.result import BACKBONES, UnifiedResult
+from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
 from uae.similarity.backbones import TINY
 from uae.utils.messages import printable
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
 MAX_LISTED = 10
+Cell = Callable[[BackboneScore], float | None]
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
             numbers = [getattr(row, name) for name in BACKBONES]
             table.add_row(f"  {model}", *(f"{x:.2f}" for x in (*numbers, row.overall)))
         table.add_section()
-    table.add_row(label, *scores_row(result), style="bold")
-    table.add_row("  95 % from", *interval_row(result, "low"))
-    table.add_row("  95 % to", *interval_row(result, "high"))
-    table.add_row("  shuffled pairs", *(number(shuffled(result, name)) for name in BACKBONES), "")
-    table.add_row(
-        "  rescaled",
-        *(number(rescaled(result, name)) for name in BACKBONES),
-        number(result.rescaled_score),
-    )
+    overall, interval = result.unified_score, result.overall_interval
+    rows: list[tuple[str, Cell, str]] = [
+        (label, lambda score: score.score, "partial" if result.partial else number(overall)),
+        ("  95 % from", lambda score: score.interval.low, number(interval and interval.low)),
+        ("  95 % to", lambda score: score.interval.high, number(interval and interval.high)),
+        ("  shuffled pairs", lambda score: score.shuffled, ""),
+        ("  rescaled", lambda score: score.rescaled, number(result.rescaled_score)),
+    ]
+    for name, cell, last in rows:
+        style = "bold" if name == label else None
+        table.add_row(name, *backbone_cells(result, cell), last, style=style)
     return Group(table, *(Text(note) for note in notes(result)))
 
 
@@ -70,29 +73,10 @@ def comparable(result: UnifiedResult) -> bool:
     return all(score.provenance["source"] != TINY for score in result.scores.values())
 
 
-def scores_row(result: UnifiedResult) -> list[str]:
-    cells = [
-        number(result.scores[name].score if name in result.scores else None) for name in BACKBONES
-    ]
-    return [*cells, "partial" if result.partial else number(result.unified_score)]
-
-
-def interval_row(result: UnifiedResult, end: Literal["low", "high"]) -> list[str]:
-    intervals = [
-        result.scores[name].interval if name in result.scores else None for name in BACKBONES
-    ]
-    return [
-        number(interval and getattr(interval, end))
-        for interval in (*intervals, result.overall_interval)
-    ]
-
-
-def shuffled(result: UnifiedResult, name: str) -> float | None:
-    return result.scores[name].shuffled if name in result.scores else None
-
-
-def rescaled(result: UnifiedResult, name: str) -> float | None:
-    return result.scores[name].rescaled if name in result.scores else None
+def backbone_cells(result: UnifiedResult, cell: Cell) -> list[str]:
+    """One for each of the four, with or without an answer."""
+    scores = [result.scores.get(name) for name in BACKBONES]
+    return [number(score and cell(score)) for score in scores]
 
 
 def number(value: float | None) -> str:
