@@ -25,18 +25,12 @@ WORDS = ["black", "blue", "green", "cyan", "red", "magenta", "yellow", "white", 
 NUM_COLOURS, END = 8, 8
 NUM_QUADRANTS = MAX_WORDS = 4
 NUM_IMAGES, GROUP_SIZE = 32, 8  # P images a step, G captions of each: B = P*G
-CLIP_EPS, KL_COEF, NUM_UPDATES = (
-    0.2,
-    1e-3,
-    2,
-)  # two updates per rollout, so the clip has something to do
+CLIP_EPS, KL_COEF = 0.2, 1e-3
+NUM_UPDATES = 2  # per rollout, so that the clip has something to do
 
 # Colour n is a corner of the RGB cube, written as -1/+1 so that grey is the zero vector.
-COLOURS = (
-    torch.tensor([[float(n >> 2 & 1), float(n >> 1 & 1), float(n & 1)] for n in range(NUM_COLOURS)])
-    * 2
-    - 1
-)
+CORNERS = [[float(n >> 2 & 1), float(n >> 1 & 1), float(n & 1)] for n in range(NUM_COLOURS)]
+COLOURS = torch.tensor(CORNERS) * 2 - 1
 
 
 def sample_images(num: int) -> Tensor:
@@ -69,9 +63,8 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, captions: Tensor) -> Tensor:
         """Logits [B, T, V] of each word given those before it."""
         batch, length = captions.shape
-        previous = torch.cat(
-            [torch.full((batch, 1), END), captions[:, :-1]], dim=1
-        )  # "end" also means "begin"
+        begin = torch.full((batch, 1), END)  # "end" also means "begin"
+        previous = torch.cat([begin, captions[:, :-1]], dim=1)
         position = torch.eye(MAX_WORDS)[:length].expand(batch, -1, -1)
         pixels = images.flatten(1)[:, None].expand(-1, length, -1)
         return self.net(torch.cat([pixels, position, one_hot(previous, len(WORDS)).float()], dim=2))
@@ -138,10 +131,10 @@ def train(num_steps: int = 200, seed: int = 0, log_every: int = 20) -> list[tupl
             optimiser.step()
         history.append((rewards.mean().item(), (captions != END).sum(1).float().mean().item()))
         if log_every and (step % log_every == 0 or step == num_steps - 1):
-            said = " ".join(WORDS[word] for word in captions[0].tolist() if word != END)
+            text = " ".join(WORDS[word] for word in captions[0].tolist() if word != END)
             print(
                 f"step {step:3d}  reward {history[-1][0]:.3f}  words {history[-1][1]:.2f}  e.g. "
-                f"{said or '(nothing)'}"
+                f"{text or '(nothing)'}"
             )
     return history
 

@@ -54,17 +54,17 @@ def test_the_decoder_alone(tmp_path: Path):
 
 
 def test_instructions_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    instructions = []
     original = LLMDiffusion.caption
 
     def caption(self, images, settings, *, group_size=1, **draws):
         if group_size == 3:  # a rollout's, not the probe's
-            asked.append(settings.instruction)
+            instructions.append(settings.instruction)
         return original(self, images, settings, group_size=group_size, **draws)
 
     monkeypatch.setattr(LLMDiffusion, "caption", caption)
     run(tmp_path, config(3, instructions=("say much", "say little"), probe_every=10))
-    assert asked == ["say much", "say little", "say much"]
+    assert instructions == ["say much", "say little", "say much"]
 
 
 def test_both_ends_in_one_step(tmp_path: Path):

@@ -45,40 +45,40 @@ def trajectories(
     per_caption: int, with_image: bool = True
 ) -> tuple[Captions, Reconstructions, torch.Tensor]:
     """Two images, two captions each of 1, 2, 3, 4 tokens; pictures of 10 tokens."""
-    said = rollout([1, 2, 3, 4], 4)
-    painted = rollout([10] * 4 * per_caption, 10) if with_image else None
-    captions = Captions(["a"] * 4, said, 2, torch.zeros(4, dtype=torch.bool))
+    text = rollout([1, 2, 3, 4], 4)
+    image = rollout([10] * 4 * per_caption, 10) if with_image else None
+    captions = Captions(["a"] * 4, text, 2, torch.zeros(4, dtype=torch.bool))
     images = torch.zeros(4 * per_caption, 3, 2, 2)
     rewards = torch.arange(4.0 * per_caption).square().view(2, 2, per_caption)
-    return captions, Reconstructions(images, per_caption, painted), rewards
+    return captions, Reconstructions(images, per_caption, image), rewards
 
 
 @pytest.mark.parametrize("normalization", ["grpo", "dapo", "dr_grpo"])
 def test_both_segments_share_one_trajectory(normalization):
     config = replace(CONFIG, objective=Objective(normalization=normalization))
-    said, painted = trained_segments(MODEL, *trajectories(1), config)
-    assert (said.policy, painted.policy) == (CAPTIONER, PAINTER)
-    assert torch.equal(said.advantages_B, painted.advantages_B)
-    assert said.lengths_B.tolist() == painted.lengths_B.tolist() == [11, 12, 13, 14]
+    text_segment, image_segment = trained_segments(MODEL, *trajectories(1), config)
+    assert (text_segment.policy, image_segment.policy) == (CAPTIONER, PAINTER)
+    assert torch.equal(text_segment.advantages_B, image_segment.advantages_B)
+    assert text_segment.lengths_B.tolist() == image_segment.lengths_B.tolist() == [11, 12, 13, 14]
     weights = [
         action_weights(s.rollout.mask, config.objective, s.counts, s.lengths_B).sum(1)
-        for s in (said, painted)
+        for s in (text_segment, image_segment)
     ]
-    wanted = {
+    expected = {
         "grpo": [1 / 4] * 4,  # a mean over the trajectory, then over the four
         "dapo": [n / 50 for n in (11, 12, 13, 14)],
         "dr_grpo": [n / (4 * (6 + 10)) for n in (11, 12, 13, 14)],
     }[normalization]
-    assert (weights[0] + weights[1]).tolist() == pytest.approx(wanted)
+    assert (weights[0] + weights[1]).tolist() == pytest.approx(expected)
 
 
 def test_several_pictures_of_a_caption_are_compared_with_each_other():
-    said, painted = trained_segments(MODEL, *trajectories(3), CONFIG)
-    assert said.lengths_B.tolist() == [11, 12, 13, 14]
-    assert painted.lengths_B.tolist() == [n for n in (11, 12, 13, 14) for _ in range(3)]
-    assert painted.advantages_B.view(4, 3).sum(1).abs().max() < 1e-5
-    assert said.advantages_B.view(2, 2).sum(1).abs().max() < 1e-5
-    assert painted.counts.num_sequences == 12
+    text_segment, image_segment = trained_segments(MODEL, *trajectories(3), CONFIG)
+    assert text_segment.lengths_B.tolist() == [11, 12, 13, 14]
+    assert image_segment.lengths_B.tolist() == [n for n in (11, 12, 13, 14) for _ in range(3)]
+    assert image_segment.advantages_B.view(4, 3).sum(1).abs().max() < 1e-5
+    assert text_segment.advantages_B.view(2, 2).sum(1).abs().max() < 1e-5
+    assert image_segment.counts.num_sequences == 12
 
 
 @pytest.mark.parametrize(("caption_weight", "image_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
@@ -102,8 +102,8 @@ def test_either_half_alone(caption_weight: float, image_weight: float):
 
 
 def test_a_frozen_decoder_leaves_the_captions_alone():
-    (said,) = trained_segments(MODEL, *trajectories(1, with_image=False), CONFIG)
-    assert said.lengths_B.tolist() == [1, 2, 3, 4] and said.counts.max_length == 6
+    (text_segment,) = trained_segments(MODEL, *trajectories(1, with_image=False), CONFIG)
+    assert text_segment.lengths_B.tolist() == [1, 2, 3, 4] and text_segment.counts.max_length == 6
 
 
 def test_nothing_to_train_is_refused():

@@ -72,7 +72,7 @@ def one_step(model, settings: TrainConfig) -> list[torch.Tensor]:
 
 @pytest.mark.usefixtures("every_unit", "one_thread")
 @pytest.mark.parametrize(
-    ("family", "wanted"),
+    ("family", "expected"),
     [
         (
             umm1,
@@ -98,13 +98,13 @@ def one_step(model, settings: TrainConfig) -> list[torch.Tensor]:
         ),
     ],
 )
-def test_each_phase_of_a_step_is_shown_and_changes_no_bit(family, wanted: list[str]):
+def test_each_phase_of_a_step_is_shown_and_changes_no_bit(family, expected: list[str]):
     out = io.StringIO()
     with show_phases(Console(file=out)) as display:
         shown = one_step(*family())
         assert display.text() == ""
-    said = without_times(out.getvalue())
-    assert [line for line in wanted if line not in said] == []
+    output = without_times(out.getvalue())
+    assert [line for line in expected if line not in output] == []
     assert all(torch.equal(a, b) for a, b in zip(shown, one_step(*family()), strict=True))
 
 
@@ -119,8 +119,8 @@ def test_a_run_shows_its_phases_by_itself(tmp_path: Path, capsys: pytest.Capture
         tmp_path,
         {},
     )
-    said = without_times(capsys.readouterr().out)
-    assert "captioning 5/5 tokens" in said and said[-1].startswith("Unified-GRPO 1/1  reward")
+    output = without_times(capsys.readouterr().out)
+    assert "captioning 5/5 tokens" in output and output[-1].startswith("Unified-GRPO 1/1  reward")
 
 
 def test_a_quick_run_says_no_more_than_its_steps(
@@ -142,11 +142,11 @@ def test_a_quick_run_says_no_more_than_its_steps(
 
 @pytest.mark.usefixtures("every_unit")
 def test_loading_shows_which_part(monkeypatch: pytest.MonkeyPatch):
-    out, seen = io.StringIO(), []
+    out, phases = io.StringIO(), []
     with show_phases(Console(file=out)) as display:
         begin = display.begin
         monkeypatch.setattr(
-            display, "begin", lambda name, *rest: seen.append(name) or begin(name, *rest)
+            display, "begin", lambda name, *rest: phases.append(name) or begin(name, *rest)
         )
         load_model("tiny")
         assert display.text() == ""
@@ -156,7 +156,7 @@ def test_loading_shows_which_part(monkeypatch: pytest.MonkeyPatch):
         "Projector",
         "AutoencoderKL",
     ]
-    assert [name for name in seen if name != "loading weights"] == [
+    assert [name for name in phases if name != "loading weights"] == [
         f"loading {part}" for part in parts
     ]
     assert re.search(

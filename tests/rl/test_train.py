@@ -319,7 +319,7 @@ def test_a_run_of_another_length_has_the_rates_of_that_length(
         "decoding": DecodeSettings(num_steps=2, sampler="sde", window_size=1),
         "decoder_learning_rate": 1e-4,
     }
-    painted = []
+    decoder_rates = []
 
     def rates(num_steps: int, until: int | None = None, **changes) -> list[float]:
         model, settings = (
@@ -330,7 +330,7 @@ def test_a_run_of_another_length_has_the_rates_of_that_length(
         step = torch.optim.AdamW.step
 
         def watched(self, *arguments):
-            painted.append(self.param_groups[1]["lr"])
+            decoder_rates.append(self.param_groups[1]["lr"])
             return step(self, *arguments)
 
         with monkeypatch.context() as patch:
@@ -343,7 +343,9 @@ def test_a_run_of_another_length_has_the_rates_of_that_length(
     assert rates(2) == pytest.approx([1, 1 / 2])
     assert rates(8, until=4) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8])  # longer
     assert rates(5) == pytest.approx([1, 1 / 2, 6 / 8, 5 / 8, 1 / 5])  # shorter
-    assert painted == pytest.approx([1e-4 * factor for factor in (1, 1 / 2, 6 / 8, 5 / 8, 1 / 5)])
+    assert decoder_rates == pytest.approx(
+        [1e-4 * factor for factor in (1, 1 / 2, 6 / 8, 5 / 8, 1 / 5)]
+    )
     with pytest.raises(ValueError, match=r"num-steps: expected at least 5.*got 4"):
         rates(4)
 

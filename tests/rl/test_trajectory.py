@@ -97,29 +97,29 @@ def test_a_step_is_the_gradient_of_both_segments_as_the_paper_has_it():
         for p in janus.named_trainable_parameters().values():
             p.add_(0.02 * torch.randn_like(p))
     images, decoding = SceneImages().batch(0, 2), DecodeSettings()
-    captions, painted = autoencode(
+    captions, reconstructions = autoencode(
         janus, images, settings.captioning, decoding, captions_per_image=3
     )
     rewards = torch.rand(6)
     advantages = torch.cat([(r - r.mean()) / (r.std() + 1e-4) for r in rewards.split(3)])
-    lengths = captions.rollout.mask.sum(1) + painted.rollout.mask.sum(1)
+    lengths = captions.rollout.mask.sum(1) + reconstructions.rollout.mask.sum(1)
 
     def half(policy, rollout, kl_coef):
-        found = policy.evaluate(rollout, with_kl=True)
-        gain = (found.log_probs - found.log_probs.detach()).exp() * advantages[
+        evaluation = policy.evaluate(rollout, with_kl=True)
+        gain = (evaluation.log_probs - evaluation.log_probs.detach()).exp() * advantages[
             :, None
-        ] - kl_coef * found.kl
+        ] - kl_coef * evaluation.kl
         return -((gain * rollout.mask).sum(1) / lengths).mean()
 
     parameters = janus.named_trainable_parameters()
     loss = 10 * half(janus, captions.rollout, 0.01) + 0.5 * half(
-        janus.decoder, painted.rollout, 0.3
+        janus.decoder, reconstructions.rollout, 0.3
     )
-    wanted = torch.autograd.grad(loss, list(parameters.values()))
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
     before = [p.detach().clone() for p in parameters.values()]
-    segments = trained_segments(janus, captions, painted, rewards.view(2, 3, 1), settings)
+    segments = trained_segments(janus, captions, reconstructions, rewards.view(2, 3, 1), settings)
     update(segments, settings, torch.optim.SGD(parameters.values(), lr=1.0))
-    for name, old, gradient in zip(parameters, before, wanted, strict=True):
+    for name, old, gradient in zip(parameters, before, gradients, strict=True):
         torch.testing.assert_close(old - parameters[name], gradient, atol=2e-6, rtol=1e-3, msg=name)
 
 

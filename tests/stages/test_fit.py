@@ -121,11 +121,11 @@ def test_a_measurement_that_fails_is_made_again(tmp_path: Path, part: str):
 def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
     """By hand: of four updates the decays are 1/10, 2/11, 3/12, 4/13, so 0.14 % of the start is
     left."""
-    seen = []
+    trace = []
 
     class Watched(Line):
         def after_step(self, step: int) -> None:
-            seen.append(self.model.weight.item())
+            trace.append(self.model.weight.item())
 
         def evaluate(self):
             return {"slope": self.model.weight.item()}
@@ -133,7 +133,7 @@ def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
     task = Watched(4)
     average = task.model.weight.item()
     measured = fit(task, tmp_path)
-    for weight, decay in zip(seen, (1 / 10, 2 / 11, 3 / 12, 4 / 13), strict=True):
+    for weight, decay in zip(trace, (1 / 10, 2 / 11, 3 / 12, 4 / 13), strict=True):
         average = decay * average + (1 - decay) * weight
     assert measured["slope"] == pytest.approx(average, rel=1e-5)
 

@@ -35,11 +35,11 @@ def save(directory, step, keep_last=2, size=4):
     return save_checkpoint(directory, step, weights, {"sampler": {"position": step}}, keep_last)
 
 
-def assert_is(found, step):
-    assert found is not None
-    assert found.step == step
-    assert found.state["sampler"]["position"] == step
-    assert found.weights["encoder_lora"]["w"][0] == step
+def assert_is(latest, step):
+    assert latest is not None
+    assert latest.step == step
+    assert latest.state["sampler"]["position"] == step
+    assert latest.weights["encoder_lora"]["w"][0] == step
 
 
 def names(directory):
@@ -90,12 +90,12 @@ def test_resumed_run_equals_uninterrupted(tmp_path):
     draw = torch.rand(5, generator=generator)
 
     resumed, optimiser, scheduler = new_run()
-    found = load_latest(tmp_path)
-    resumed.load_state_dict(found.weights["policy"])
-    optimiser.load_state_dict(found.state["optimiser"])
-    scheduler.load_state_dict(found.state["schedule"])
+    latest = load_latest(tmp_path)
+    resumed.load_state_dict(latest.weights["policy"])
+    optimiser.load_state_dict(latest.state["optimiser"])
+    scheduler.load_state_dict(latest.state["schedule"])
     generator = torch.Generator()
-    restore_rng(found.state["rng"], data=generator)
+    restore_rng(latest.state["rng"], data=generator)
     train_some_steps(resumed, optimiser, scheduler, 4)
     assert torch.equal(resumed.weight, model.weight)
     assert torch.equal(resumed.bias, model.bias)
@@ -107,11 +107,11 @@ def test_dtypes_and_shared_tensors_survive(tmp_path):
     save_checkpoint(
         tmp_path, 1, {"llm": {"embed": weight, "head": weight, "t": weight.T}, "empty": {}}, {}
     )
-    found = load_latest(tmp_path)
-    assert found.weights["llm"]["embed"].dtype == torch.bfloat16
-    assert found.weights["empty"] == {}
-    assert torch.equal(found.weights["llm"]["head"], weight)
-    assert torch.equal(found.weights["llm"]["t"], weight.T)
+    latest = load_latest(tmp_path)
+    assert latest.weights["llm"]["embed"].dtype == torch.bfloat16
+    assert latest.weights["empty"] == {}
+    assert torch.equal(latest.weights["llm"]["head"], weight)
+    assert torch.equal(latest.weights["llm"]["t"], weight.T)
 
 
 def test_nothing_yet(tmp_path):
@@ -181,16 +181,16 @@ def test_stale_temporary_folders_are_cleaned(tmp_path):
 
 def save_and_die(directory, step, keep_last, fatal_event):
     """Save, killed by SIGKILL at the n-th file system event."""
-    seen = 0
+    num_events = 0
 
     def hook(event, arguments):
-        nonlocal seen
+        nonlocal num_events
         if event.split(".")[0] in ("open", "os", "shutil") and event not in (
             "os.listdir",
             "os.scandir",
         ):
-            seen += 1
-            if seen == fatal_event:
+            num_events += 1
+            if num_events == fatal_event:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
@@ -205,9 +205,9 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, step):
         directory = tmp_path / str(fatal_event)
         save(directory, 1, keep_last=1)
         status = in_child(save_and_die, directory, step, 1, fatal_event)
-        found = load_latest(directory)
-        assert found.step in (1, step)
-        assert_is(found, found.step)
+        latest = load_latest(directory)
+        assert latest.step in (1, step)
+        assert_is(latest, latest.step)
         save(directory, 3, keep_last=1)  # and the run goes on
         assert names(directory) == ["latest", "step_00000003"]
         if status == 0:

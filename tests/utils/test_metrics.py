@@ -93,24 +93,24 @@ def test_missing_tensorboard_is_named(tmp_path, monkeypatch):
 
 
 def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
-    seen = []
+    calls = []
 
     class Writer:
         def add_scalar(self, *arguments):
-            seen.append(arguments)
+            calls.append(arguments)
 
         def flush(self):
-            seen.append("flushed")
+            calls.append("flushed")
 
         def close(self):
-            seen.append("closed")
+            calls.append("closed")
 
     monkeypatch.setattr(metrics, "_tensorboard_writer", lambda directory, last_step: Writer())
     logger = MetricsLogger(tmp_path, use_tensorboard=True)
     logger.log(3, {"reward/clip": 0.5, "caption/example": "a red dot"})
     logger.sync()
     logger.close()
-    assert seen == [("reward/clip", 0.5, 3), "flushed", "closed"]
+    assert calls == [("reward/clip", 0.5, 3), "flushed", "closed"]
 
 
 def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
@@ -123,8 +123,8 @@ def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
         log_steps(logger, steps)
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    seen = [(event.step, event.value) for event in events.Scalars("reward/clip")]
-    assert seen == [(step, pytest.approx(step / 10)) for step in range(5)]
+    values = [(event.step, event.value) for event in events.Scalars("reward/clip")]
+    assert values == [(step, pytest.approx(step / 10)) for step in range(5)]
 
 
 def test_phases_add_up_and_reset():

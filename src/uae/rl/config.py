@@ -46,8 +46,8 @@ class TrainConfig:
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     instructions: tuple[str, ...] = ()
-    """What the encoder is asked instead of `captioning.instruction`, in turn, a step each: painting
-    is then learnt from captions of any length."""
+    """If given, cycled one per step in place of `captioning.instruction`: painting is then learnt
+    from captions of any length."""
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
     objective: Objective = field(default_factory=Objective)
