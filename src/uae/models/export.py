@@ -37,13 +37,13 @@ def export(source: str, out: Path, dtype: torch.dtype) -> dict[str, Survival] | 
     model: Any = load_model(source, torch.float32)
     model.merge_adapters()
     base: Any = load_base(source, torch.float32)
-    found = None
+    survivals = None
     if base is not None:
         base.merge_adapters()
-        found = survival(model.state_dict(), base.state_dict(), dtype)
+        survivals = survival(model.state_dict(), base.state_dict(), dtype)
     model.origin = ()  # it is whole now
     appear(out, model.to(dtype).save_pretrained)
-    return found
+    return survivals
 
 
 @torch.no_grad()
@@ -57,9 +57,9 @@ def survival(
         update, rounded = weight.double() - before, weight.to(dtype).double() - before
         if not update.any():
             continue
-        found = sums.setdefault(name.split(".")[0], [0.0, 0.0, 0.0])
+        part = sums.setdefault(name.split(".")[0], [0.0, 0.0, 0.0])
         for i, value in enumerate(
             ((update * rounded).sum(), update.square().sum(), (update != 0).sum())
         ):
-            found[i] += value.item()
+            part[i] += value.item()
     return {part: Survival(kept / total, int(moved)) for part, (kept, total, moved) in sums.items()}

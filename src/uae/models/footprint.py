@@ -190,7 +190,7 @@ class Line:
     phase: str
     """``always``, or the phase of the step that it is needed in: ``caption``, ``paint``,
     ``update``."""
-    how: str
+    note: str
 
 
 def step_lines(shape: StepShape) -> list[Line]:
@@ -220,9 +220,8 @@ def _weight_lines(shape: StepShape) -> list[Line]:
         ("SD3.5, autoencoder", count(meta_vae())),
         ("projector 2048 → 8192 → 4096", count(meta_projector())),
     ]
-    size, precision = (
-        (BF16, "bf16") if shape.lora_rank else (FP32, "fp32")
-    )  # as ``uae train`` loads them
+    # as ``uae train`` loads them
+    size, precision = (BF16, "bf16") if shape.lora_rank else (FP32, "fp32")
     lines = [
         Line(part, number, float(number * size), "always", f"weights in {precision}")
         for part, number in frozen
@@ -325,7 +324,7 @@ def print_footprint(shape: StepShape) -> None:
     )
     for line in lines:
         number = "" if line.num_parameters is None else f"{line.num_parameters:,}"
-        table.add_row(line.part, number, f"{line.num_bytes / 1e9:.2f}", line.phase, line.how)
+        table.add_row(line.part, number, f"{line.num_bytes / 1e9:.2f}", line.phase, line.note)
     console = Console()
     console.print(table)
     peak = peak_bytes(lines)

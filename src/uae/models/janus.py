@@ -30,7 +30,7 @@ from uae.models.encoders.cache import reserve
 from uae.models.encoders.causal import CausalCaptioner, Prefix, question_about_image
 from uae.models.encoders.tokens import draw, log_softmax, pad, token_evaluation
 from uae.models.lora import ADAPTER
-from uae.models.origin import Checkpoint, describe
+from uae.models.origin import Origin, describe
 from uae.types import Captions, Evaluation, Reconstructions, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import track
@@ -77,7 +77,7 @@ class Janus(CausalCaptioner):
             guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16
         )
         self.decoding = decoding or published
-        self.origin: tuple[Checkpoint, ...] = ()
+        self.origin: tuple[Origin, ...] = ()
         """What it was loaded from, by ``load_model``."""
         self.is_self_contained = False
         """Save the base's weights beside adapters."""
@@ -174,10 +174,10 @@ class Janus(CausalCaptioner):
         if self.processor.use_default_system_prompt:
             text = DEFAULT_SYSTEM_PROMPT + text
         names = self.processor
-        shown = (
+        image = (
             names.image_start_token + names.image_token * num_image_tokens + names.image_end_token
         )
-        return tuple(self.user_text.encode(text.replace(names.image_token, shown), begins=True))
+        return tuple(self.user_text.encode(text.replace(names.image_token, image), begins=True))
 
     @property
     def templates(self) -> Any:
@@ -271,15 +271,16 @@ class Janus(CausalCaptioner):
 
     def paint_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a request to paint; the last begins the image."""
-        filled = self.fill_template([{"role": "user", "content": [{"type": "text", "text": text}]}])
-        return (*self.user_text.encode(filled, begins=True), self.boi_id)
+        message = {"role": "user", "content": [{"type": "text", "text": text}]}
+        request = self.fill_template([message])
+        return (*self.user_text.encode(request, begins=True), self.boi_id)
 
     def pixels(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 h w"]:
         """The VQ decoder's images in [0, 1]."""
-        painted = self.model.model.vqmodel.decode(tokens).float()
-        require_finite(painted, "pixels")
-        mean, std = self._mean_and_std(painted)
-        return (painted * std + mean).clamp(0, 1)
+        pixels = self.model.model.vqmodel.decode(tokens).float()
+        require_finite(pixels, "pixels")
+        mean, std = self._mean_and_std(pixels)
+        return (pixels * std + mean).clamp(0, 1)
 
     def image_tokens(self, images: Float[Tensor, "B 3 h w"]) -> Int[Tensor, "B L"]:
         """The VQ encoder's tokens of images in [0, 1]."""
@@ -366,8 +367,8 @@ class ImageTokenPolicy:
         """Log-probabilities over the codebook at each image token, in the conditional stream."""
         model = self.janus.model
         prefix = self._prefill(rollout.context, False)
-        painted = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
-        embeds = torch.cat([self._embed(prefix.last_token[:, None]), painted], 1)
+        token_embeds = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
+        embeds = torch.cat([self._embed(prefix.last_token[:, None]), token_embeds], 1)
         return log_softmax(
             model.model.generation_head(self.janus.feed_embeds(prefix, embeds)),
             rollout.context.temperature,
@@ -394,8 +395,8 @@ class ImageTokenPolicy:
     def without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
         """All but BOS and BOI become padding, which is attended to as the words were (the class's
         own reading)."""
-        kept = (ids == self.janus.tokenizer.bos_token_id) | (ids == self.janus.boi_id)
-        return torch.where(kept, ids, self.janus.pad_id)
+        is_kept = (ids == self.janus.tokenizer.bos_token_id) | (ids == self.janus.boi_id)
+        return torch.where(is_kept, ids, self.janus.pad_id)
 
     def _embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         return self.janus.language_model.embed_tokens(ids)  # type: ignore[operator,union-attr]

@@ -38,7 +38,7 @@ from uae.models.decoders.sd3 import SD3Decoder
 from uae.models.encoders.conditioning import ConditioningCaptioner
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.lora import ADAPTER
-from uae.models.origin import Checkpoint, describe
+from uae.models.origin import Origin, describe
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
 from uae.utils.weights import DESCRIPTION, naming_files, read_json
@@ -69,7 +69,7 @@ class LLMDiffusion(nn.Module):
         self.captioning = captioning
         self.decoding = decoding or decoder.published_decoding
         self.decoder.requires_grad_(False)
-        self.origin: tuple[Checkpoint, ...] = ()
+        self.origin: tuple[Origin, ...] = ()
         """What it was loaded from, by ``load_model``."""
         self.is_self_contained = False
         """Save the base's weights beside adapters."""
@@ -167,11 +167,11 @@ class LLMDiffusion(nn.Module):
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
         """Which texts have more tokens than the decoder reads."""
-        most = self.decoder.text_length
+        limit = self.decoder.text_length
         return (
             []
-            if most is None
-            else [i for i, row in enumerate(self.encoder.text_tokens(texts)) if len(row) > most]
+            if limit is None
+            else [i for i, row in enumerate(self.encoder.text_tokens(texts)) if len(row) > limit]
         )
 
     def check_settings(self, captioning: CaptionSettings, decoding: DecodeSettings) -> None:
@@ -182,11 +182,11 @@ class LLMDiffusion(nn.Module):
         if self.decoder.text_length is None:
             return
         around = len(self.encoder.text_tokens([""])[0]) if self.conditioning == "text" else 0
-        most = self.decoder.text_length - around
-        if captioning.max_new_tokens > most:
+        limit = self.decoder.text_length - around
+        if captioning.max_new_tokens > limit:
             raise ValueError(
-                f"captioning.max-new-tokens: expected at most {most}, got "
-                f"{captioning.max_new_tokens}: this decoder reads {most + around} tokens, "
+                f"captioning.max-new-tokens: expected at most {limit}, got "
+                f"{captioning.max_new_tokens}: this decoder reads {limit + around} tokens, "
                 f"{around} of them the template's"
             )
 
@@ -330,11 +330,11 @@ class LLMDiffusion(nn.Module):
 
 def _check_settings(values: Mapping[str, Any]) -> None:
     """Words that stand for nothing would be taken for the other one."""
-    for name, known in (
+    for name, choices in (
         ("conditioning", get_args(Conditioning)),
         ("text_encoder", get_args(TextEncoder)),
     ):
-        if name in values and values[name] not in known:
-            raise ValueError(f"expected {name} to be {' or '.join(known)}, got {values[name]!r}")
+        if name in values and values[name] not in choices:
+            raise ValueError(f"expected {name} to be {' or '.join(choices)}, got {values[name]!r}")
     if not isinstance(values.get("negative_prompt", ""), str):
         raise ValueError(f"expected negative_prompt to be text, got {values['negative_prompt']!r}")

@@ -25,7 +25,7 @@ import torch
 
 from uae.models.base import UnifiedModel
 from uae.models.hub import fetch
-from uae.models.origin import SHIPPED, WHOLE, Checkpoint, adapters_in, find_base
+from uae.models.origin import SHIPPED, WHOLE, Origin, adapters_in, find_base
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
@@ -33,7 +33,8 @@ from uae.utils.suggest import did_you_mean
 from uae.utils.weights import AGAIN, CONFIG, DESCRIPTION, ModelFileError, read_json
 
 SMALL_BYTES = 400_000_000  # of weights
-FORMER_NAMES = {"llm_diffusion": "umm1", "autoregressive": "umm2"}  # of families, in older folders
+# what folders say that were written before
+FORMER_FAMILIES = {"llm_diffusion": "umm1", "autoregressive": "umm2"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -144,14 +145,14 @@ def _described(folder: Path) -> dict[str, Any]:
 def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtype | None) -> Any:
     """One checkpoint's model, which remembers where it is from."""
     model = load(folder, dtype or _dtype_for(folder))
-    model.origin = (Checkpoint(source, folder),)
+    model.origin = (Origin(source, folder),)
     return model
 
 
 def _on_its_base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
     """Adapters, and what little else learnt beside them, on the model that they were trained on."""
     model = _base(folder, described, dtype)
-    bases = (checkpoint.folder for checkpoint in model.origin)
+    bases = (base.folder for base in model.origin)
     model.put_on(folder, dtype or _dtype_for(*bases))
     return model
 
@@ -177,8 +178,8 @@ def _family(name: str) -> Any:
 
     if ":" in name:
         return import_named(name, "model family")
-    families: dict[str, Any] = {known.family: known for known in (LLMDiffusion, Janus)}
-    name = FORMER_NAMES.get(name, name)
+    families: dict[str, Any] = {each.family: each for each in (LLMDiffusion, Janus)}
+    name = FORMER_FAMILIES.get(name, name)
     if name not in families:
         raise ValueError(
             f"unknown model family {name!r}: expected one of {', '.join(families)}, or MODULE:CLASS"
@@ -221,5 +222,5 @@ def _join(encoder: str, decoder: str, dtype: torch.dtype | None) -> Any:
     qwen = QwenVL.from_pretrained(encoder_folder, dtype)
     sd3 = SD3Decoder.from_pretrained(decoder_folder, llm_width=qwen.state_width, dtype=dtype)
     model = LLMDiffusion(qwen, sd3.eval())
-    model.origin = Checkpoint(encoder, encoder_folder), Checkpoint(decoder, decoder_folder)
+    model.origin = Origin(encoder, encoder_folder), Origin(decoder, decoder_folder)
     return model

@@ -35,7 +35,7 @@ LEARNING = "default"  # as parameters in checkpoints of runs are called
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RANKS = "ranks"  # in the file's metadata
-PREFIX = "base_model.model."  # of names in peft's files
+PEFT_PREFIX = "base_model.model."  # of names in peft's files
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Lora:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for layer, (down, up) in self.factors.items():
-            tensors[f"{PREFIX}{layer}.lora_A.weight"] = down.detach().cpu().contiguous()
-            tensors[f"{PREFIX}{layer}.lora_B.weight"] = up.detach().cpu().contiguous()
+            tensors[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = down.detach().cpu().contiguous()
+            tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = up.detach().cpu().contiguous()
         ranks = " ".join(map(str, self.ranks))
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", RANKS: ranks})
         self.config(base).save_pretrained(str(folder))
@@ -106,7 +106,7 @@ class Lora:
             if name.endswith(".lora_A.weight")
         ]
         factors = {
-            name.removeprefix(PREFIX): (
+            name.removeprefix(PEFT_PREFIX): (
                 tensors[f"{name}.lora_A.weight"],
                 tensors[f"{name}.lora_B.weight"],
             )
@@ -167,8 +167,8 @@ class Adapters:
         name = f"frozen_{len(self._peft.peft_config) if self._peft is not None else 0}"
         layers = dict(self._model.named_modules())
         for layer, (down, up) in lora.factors.items():
-            found = getattr(layers.get(layer), "weight", None)
-            if found is None or tuple(found.shape) != (len(up), down.shape[1]):
+            weight = getattr(layers.get(layer), "weight", None)
+            if weight is None or tuple(weight.shape) != (len(up), down.shape[1]):
                 raise ValueError(
                     f"expected an adapter of this model, but its layer {layer} ({len(up)} x "
                     f"{down.shape[1]}) fits none; give it the base it was trained on"
@@ -277,12 +277,11 @@ class Adapters:
 
 def linear_layers(model: nn.Module) -> list[str]:
     """Names of all linear layers, as they are without adapters."""
-    found = [
-        name
+    return [
+        name.removesuffix(".base_layer")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".lora_" not in name
     ]
-    return [name.removesuffix(".base_layer") for name in found]
 
 
 def _factors(module: Any, name: str, rank: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,11 @@ from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
 SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
 WHOLE = "whole"  # of a folder's weights, as against adapters that lie on the base
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-class Checkpoint(NamedTuple):
+class Origin(NamedTuple):
     """One that a model was loaded from."""
 
     source: str
@@ -45,9 +45,9 @@ class Base:
     """The folder as seen from the one that records it: both may have moved together."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, recorded_in: Path) -> Base:
+    def of(cls, origin: Origin, recorded_in: Path) -> Base:
         """The identity of its weights; reads a folder's weight files, whole."""
-        source, folder = checkpoint
+        source, folder = origin
         if (revision := hub_revision(folder)) is not None:
             return cls(f"{source.partition('@')[0]}@{revision}", f"commit:{revision}")
         if source in SHIPPED:
@@ -63,21 +63,23 @@ class Base:
         """
         if self.weights.startswith("commit:"):
             return self.source  # the hub gives this revision or none
-        there = [place for place in self._places(recorded_in) if place.is_dir()]
-        if not there:
+        folders = [place for place in self._places(recorded_in) if place.is_dir()]
+        if not folders:
             raise ValueError(
                 f"{recorded_in}: expected its base, the model that its adapters lie on, at "
                 f"{self.source}, found nothing there; put it back, or write its new place into "
                 "uae.json as the base's `source`"
             )
-        found = [checksum(place) for place in there]
-        if self.weights not in found:
+        checksums = [checksum(folder) for folder in folders]
+        if self.weights not in checksums:
             raise ValueError(
-                f"{recorded_in}: expected its base at {there[0]} as it was, weights "
-                f"{self.weights:.19}…, but they are {found[0]:.19}… by now; put back the model "
+                f"{recorded_in}: expected its base at {folders[0]} as it was, weights "
+                f"{self.weights:.19}…, but they are {checksums[0]:.19}… by now; put back the model "
                 "that its adapters were trained on"
             )
-        return self.source if self.source in SHIPPED else str(there[found.index(self.weights)])
+        if self.source in SHIPPED:
+            return self.source
+        return str(folders[checksums.index(self.weights)])
 
     def _places(self, recorded_in: Path) -> list[Path]:
         if self.source in SHIPPED:
@@ -92,13 +94,13 @@ def describe(
     folder: Path,
     family: str,
     settings: Mapping[str, Any],
-    origin: Sequence[Checkpoint],
+    origin: Sequence[Origin],
     *,
     whole: bool,
 ) -> None:
     """Write ``uae.json``: family and settings, what the weights here were trained from, and whether
     they are whole."""
-    bases = (Base.of(checkpoint, folder) for checkpoint in origin)
+    bases = (Base.of(each, folder) for each in origin)
     recorded = [
         {name: value for name, value in asdict(base).items() if value is not None} for base in bases
     ]
@@ -133,7 +135,7 @@ def find_base(described: Mapping[str, Any], folder: Path) -> list[str]:
 
 def checksum(folder: Path) -> str:
     """Of the names and contents of all weight files."""
-    files = sorted({file for pattern in WEIGHTS for file in folder.rglob(pattern)})
+    files = sorted({file for pattern in WEIGHT_PATTERNS for file in folder.rglob(pattern)})
     total = hashlib.sha256()
     for file in files:
         with open(file, "rb") as opened:

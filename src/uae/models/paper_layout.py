@@ -43,14 +43,14 @@ from uae.utils.weights import (
     read_tensors,
 )
 
-PARTS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
+FOLDERS = ("llm_model", "llm_lora", "SD3", "dit", "dit_lora")
 PROJECTOR_FILES = ("projector.safetensors", "projector.pt", "projector.bin")
 
 
 def is_paper_layout(folder: Path) -> bool:
     """Whether a folder is meant to be one: two of its parts suffice, so that what is missing can be
     named."""
-    return sum((folder / part).is_dir() for part in PARTS) >= 2
+    return sum((folder / part).is_dir() for part in FOLDERS) >= 2
 
 
 def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -> LLMDiffusion:
@@ -60,9 +60,9 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
         ValueError: naming every part that is missing, before any weights are read; or a part that
             does not fit.
     """
-    if missing := missing_parts(folder):
+    if missing := missing_of_release(folder):
         raise ValueError(
-            f"{folder}: expected the released layout ({', '.join(PARTS)} and the projector), "
+            f"{folder}: expected the released layout ({', '.join(FOLDERS)} and the projector), "
             f"missing {'; '.join(missing)}; download the release again, whole"
         )
     encoder = QwenVL.from_pretrained(folder / "llm_model", dtype)
@@ -81,9 +81,9 @@ def load_paper_layout(folder: Path, dtype: torch.dtype | None = torch.float32) -
     return LLMDiffusion(encoder, decoder.eval())
 
 
-def missing_parts(folder: Path) -> list[str]:
+def missing_of_release(folder: Path) -> list[str]:
     """Each part that is not there in full, in words."""
-    missing = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
+    missing = [f"{part}/" for part in FOLDERS if not (folder / part).is_dir()]
     for part in ("llm_lora", "dit_lora"):
         if (folder / part).is_dir():
             missing += [f"{part}/{name}" for name in missing_of_adapter(folder / part)]
@@ -92,17 +92,14 @@ def missing_parts(folder: Path) -> list[str]:
     if (folder / "dit").is_dir():
         missing += sd3_files.missing_files(folder / "dit")
     if (folder / "SD3").is_dir():
-        missing += [f"SD3/{part}" for part in _missing_of_stock(folder / "SD3")]
+        parts = sd3_files.missing_parts(folder / "SD3", needs_projector=False)
+        # dit/ takes the place of its transformer
+        missing += [f"SD3/{part}" for part in parts if not part.startswith("transformer/")]
     if not (folder / "projector").is_dir() and not any(
         (folder / file).is_file() for file in PROJECTOR_FILES
     ):
         missing.append(f"projector/ or one of {', '.join(PROJECTOR_FILES)}")
     return missing
-
-
-def _missing_of_stock(folder: Path) -> list[str]:
-    parts = sd3_files.missing_parts(folder, needs_projector=False)
-    return [part for part in parts if not part.startswith("transformer/")]  # dit/ takes its place
 
 
 # --- the projector -------------------------------------------------------------------------------

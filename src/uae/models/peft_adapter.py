@@ -24,12 +24,12 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from uae.models.lora import ADAPTER_WEIGHTS, PREFIX, Adapters, Lora
+from uae.models.lora import ADAPTER_WEIGHTS, PEFT_PREFIX, Adapters, Lora
 from uae.models.origin import ADAPTER_CONFIG
 from uae.utils.weights import AGAIN, ModelFileError, naming_files, read_json, read_tensors
 
-WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
-REFUSED = (
+ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
+REFUSED_OPTIONS = (
     "layer_replication",
     "target_parameters",
     "alora_invocation_tokens",
@@ -68,7 +68,7 @@ class PeftAdapter:
     config: LoraConfig
     """For this model's names: target modules, ranks and alphas one by one."""
     tensors: dict[str, Tensor]
-    """By this model's names, behind ``PREFIX``."""
+    """By this model's names, behind ``PEFT_PREFIX``."""
     layers: dict[str, float]
     """The layers it adds a product to, and its scale on each."""
 
@@ -78,11 +78,13 @@ class PeftAdapter:
         changes = self.config.bias != "none" or any(
             getattr(self.config, option) for option in CHANGING
         )
-        names = {f"{PREFIX}{layer}.lora_{half}.weight" for layer in self.layers for half in "AB"}
+        pairs = {
+            f"{PEFT_PREFIX}{layer}.lora_{half}.weight" for layer in self.layers for half in "AB"
+        }
         return (
             not changes
             and self.config.init_lora_weights in PLAIN_STARTS
-            and names == self.tensors.keys()
+            and pairs == self.tensors.keys()
         )
 
     def as_lora(self) -> Lora:
@@ -92,8 +94,8 @@ class PeftAdapter:
         scale = max(self.layers.values())
         pairs = {
             layer: (
-                self.tensors[f"{PREFIX}{layer}.lora_A.weight"].float(),
-                self.tensors[f"{PREFIX}{layer}.lora_B.weight"].float() * (own / scale),
+                self.tensors[f"{PEFT_PREFIX}{layer}.lora_A.weight"].float(),
+                self.tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"].float() * (own / scale),
             )
             for layer, own in self.layers.items()
         }
@@ -128,27 +130,24 @@ def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
             tensor that fits no layer.
     """
     config = _read_config(folder)
-    file = next(
-        (folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[0]
-    )
+    file = _weights_of(folder)
     modules = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}
     scales, ranks, alphas = {}, {}, {}
     for key, tensor in read_tensors(file).items():
-        name = key.removeprefix(PREFIX)
+        name = key.removeprefix(PEFT_PREFIX)
         layer, rest = _find(name, modules)
         if layer is None:
             raise ModelFileError(
                 f"{file}: expected an adapter of this {type(model).__name__}, {key} fits none of "
                 "its layers; take model and adapter from one release"
             )
-        tensors[f"{PREFIX}{layer}.{rest}"] = tensor
+        tensors[f"{PEFT_PREFIX}{layer}.{rest}"] = tensor
         if FACTOR.fullmatch(rest):
             before = name.removesuffix(f".{rest}")
-            rank, alpha = (
-                len(tensor),
-                _of_pattern(config.alpha_pattern or {}, before, config.lora_alpha),
-            )
+            patterns = config.alpha_pattern or {}  # looked up as peft does
+            key = get_pattern_key(list(patterns), before)
+            rank, alpha = len(tensor), patterns.get(key, config.lora_alpha)
             ranks[layer], alphas[layer] = rank, alpha
             scales[layer] = alpha / (math.sqrt(rank) if config.use_rslora else rank)
     if not scales:
@@ -161,8 +160,14 @@ def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
 
 def missing_of_adapter(folder: Path) -> list[str]:
     """Its files that are not there."""
-    missing = [] if (folder / ADAPTER_CONFIG).is_file() else [ADAPTER_CONFIG]
-    return missing if any((folder / name).exists() for name in WEIGHTS) else [*missing, WEIGHTS[0]]
+    files = folder / ADAPTER_CONFIG, _weights_of(folder)
+    return [file.name for file in files if not file.exists()]
+
+
+def _weights_of(folder: Path) -> Path:
+    """The file that is there, or should be."""
+    files = [folder / name for name in ADAPTER_FILES]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def _read_config(folder: Path) -> LoraConfig:
@@ -173,7 +178,7 @@ def _read_config(folder: Path) -> LoraConfig:
             f"{content.get('peft_type')}; merge it with peft where it was trained and give the "
             "merged model"
         )
-    if options := [option for option in REFUSED if content.get(option)]:
+    if options := [option for option in REFUSED_OPTIONS if content.get(option)]:
         raise ModelFileError(
             f"{folder / ADAPTER_CONFIG}: expected LoRA that can be merged, got "
             f"{', '.join(options)}; merge it with peft where it was trained and give the merged "
@@ -194,19 +199,14 @@ def _read_config(folder: Path) -> LoraConfig:
     return config
 
 
-def _of_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
-    """As ``peft`` looks up a layer in ``alpha_pattern``."""
-    return pattern.get(get_pattern_key(list(pattern), name), default)
-
-
 def _find(name: str, modules: dict[str, nn.Module]) -> tuple[str | None, str]:
     """The module that a tensor belongs to, by its name now, and the tensor's own name in it."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         module, rest = ".".join(parts[:end]), ".".join(parts[end:])
-        found = next((known for known in _names_now(module) if known in modules), None)
-        if found is not None:
-            return (found, rest) if OF_A_MODULE.fullmatch(rest) else (None, rest)
+        name_now = next((each for each in _names_now(module) if each in modules), None)
+        if name_now is not None:
+            return (name_now, rest) if OF_A_MODULE.fullmatch(rest) else (None, rest)
     return None, name
 
 
@@ -225,7 +225,7 @@ def _check_shapes(
     """Both halves of each pair, as wide as their linear layer."""
     for layer in layers:
         weight: Any = modules[layer].weight
-        down, up = (tensors.get(f"{PREFIX}{layer}.lora_{half}.weight") for half in "AB")
+        down, up = (tensors.get(f"{PEFT_PREFIX}{layer}.lora_{half}.weight") for half in "AB")
         is_linear = isinstance(modules[layer], nn.Linear)
         if is_linear and (
             down is None or up is None or (len(up), down.shape[1]) != tuple(weight.shape)
@@ -249,7 +249,7 @@ def merge(model: Any, adapter: PeftAdapter) -> None:
     for layer in adapter.layers:
         model.get_submodule(layer).float()
     with (
-        naming_files(adapter.folder, "an adapter of this model", ADAPTER_CONFIG, *WEIGHTS),
+        naming_files(adapter.folder, "an adapter of this model", ADAPTER_CONFIG, *ADAPTER_FILES),
         torch.random.fork_rng(devices=[]),
     ):
         adapted: Any = get_peft_model(model, adapter.config)

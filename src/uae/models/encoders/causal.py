@@ -126,9 +126,9 @@ class CausalCaptioner(Learner, ABC):
         images = list(images)
         different = {id(image): image for image in images}
         place = {key: row for row, key in enumerate(different)}
-        seen, grids = self.see(list(different.values()))
+        different_features, grids = self.see(list(different.values()))
         rows = [place[id(image)] for image in images]
-        features = tuple(seen[row] for row in rows)
+        features = tuple(different_features[row] for row in rows)
         prompts = tuple(self.prompt(q, len(f)) for q, f in zip(questions, features, strict=True))
         image_of = torch.arange(len(images)).repeat_interleave(group_size)
         return CaptionContext(features, grids[rows], prompts, image_of, temperature)
@@ -187,11 +187,11 @@ class CausalCaptioner(Learner, ABC):
             ]
             if missing:
                 raise ValueError(f"no {' and no '.join(missing)}")
-            filled = self.fill_template([question_about_image(PROBE)])
-            if PROBE not in filled or self.prompt(PROBE, 3).count(self.image_pad_id) != 3:
+            prompt = self.fill_template([question_about_image(PROBE)])
+            if PROBE not in prompt or self.prompt(PROBE, 3).count(self.image_pad_id) != 3:
                 raise ValueError(
                     "expected a prompt of the image and the question, the template writes "
-                    f"{filled!r:.80}"
+                    f"{prompt!r:.80}"
                 )
 
     # --- sampling --------------------------------------------------------------------------------
@@ -297,8 +297,9 @@ class CausalCaptioner(Learner, ABC):
         rows = [self.tokenize_answer(text) for text in texts]
         ids, mask = pad(rows, self.pad_id, "right", self.device)
         context = self.look(images, [question] * len(rows))
-        found = self.evaluate(Rollout(ids, torch.zeros(ids.shape), mask, context), with_kl=False)
-        return (found.log_probs * mask).sum(1) / mask.sum(1)
+        rollout = Rollout(ids, torch.zeros(ids.shape), mask, context)
+        log_probs = self.evaluate(rollout, with_kl=False).log_probs
+        return (log_probs * mask).sum(1) / mask.sum(1)
 
     def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
         prefix = self.prefill(rollout.context)

@@ -71,11 +71,11 @@ class ConditioningCaptioner(CausalCaptioner):
     def hold_text_encoder(self) -> None:
         """Texts are encoded as they are now, in ``as_text_encoder``, however often training begins
         anew."""
-        held = self._held_text_encoder()
-        if isinstance(held, nn.Module):
-            self._text_model = held
+        text_encoder = self._held_text_encoder()
+        if isinstance(text_encoder, nn.Module):
+            self._text_model = text_encoder
         else:
-            self._text_adapters = self.adapters.freeze() if held is None else held
+            self._text_adapters = self.adapters.freeze() if text_encoder is None else text_encoder
 
     def _held_text_encoder(self) -> nn.Module | tuple[str, ...] | None:
         """A language model, or the adapters that count in it: what was held, else the reference of
@@ -98,25 +98,27 @@ class ConditioningCaptioner(CausalCaptioner):
     @contextmanager
     def as_text_encoder(self) -> Iterator[None]:
         """In this context the text encoder that is held answers, or the model as it is."""
-        held = self._held_text_encoder()
-        with nullcontext() if held is None else self._as(held):
+        text_encoder = self._held_text_encoder()
+        with nullcontext() if text_encoder is None else self._as(text_encoder):
             yield
 
-    def _as(self, held: nn.Module | tuple[str, ...]) -> AbstractContextManager:
-        return self.instead(held) if isinstance(held, nn.Module) else self.adapters.only(held)
+    def _as(self, text_encoder: nn.Module | tuple[str, ...]) -> AbstractContextManager:
+        if isinstance(text_encoder, nn.Module):
+            return self.instead(text_encoder)
+        return self.adapters.only(text_encoder)
 
     def save_text_encoder(self, folder: Path) -> str:
         """Write what the encoder's own files lack of it; what ``load_text_encoder`` is to be
         told."""
-        held = self._held_text_encoder()
-        if isinstance(held, nn.Module):
-            save_exactly(held, folder)
+        text_encoder = self._held_text_encoder()
+        if isinstance(text_encoder, nn.Module):
+            save_exactly(text_encoder, folder)
             return "whole"
-        adapter = self.adapters.read(held or ())
+        adapter = self.adapters.read(text_encoder or ())
         if adapter is not None:
             adapter.save(folder / ADAPTER, Path(self.model.name_or_path))
             return ADAPTER
-        return "encoder" if held is None else "base"
+        return "encoder" if text_encoder is None else "base"
 
     def load_text_encoder(self, folder: Path, kind: str, dtype: torch.dtype | None) -> None:
         """What ``save_text_encoder`` wrote there and answered: ``encoder`` as it is, its ``base``,
