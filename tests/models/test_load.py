@@ -21,7 +21,7 @@ from tests.models.real_layouts import (
 )
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.load import SHIPPED, load_model, split_pair
+from uae.models.load import SHIPPED, load_model, load_to_train, split_pair
 
 QWEN, SD3 = "Qwen/Qwen2.5-VL-3B-Instruct", "stabilityai/stable-diffusion-3.5-large"
 
@@ -145,3 +145,35 @@ def test_folders_with_a_familys_former_name_load_and_are_saved_by_the_new_one(
     assert model.family == known
     model.save_pretrained(tmp_path / "new")
     assert json.loads((tmp_path / "new" / "uae.json").read_text())["family"] == known
+
+
+def dtypes(model: Any) -> tuple[torch.dtype, ...]:
+    """Of the language model, the transformer and the projector."""
+    decoder = model.decoder
+    return model.encoder.model.dtype, decoder.transformer.dtype, decoder.projector.dtype
+
+
+def test_one_rule_says_in_which_dtype_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As each part is stored; fp32 where a model is small, or learns fully."""
+    bf16, fp32 = torch.bfloat16, torch.float32
+    shutil.copytree(SHIPPED["tiny"], tmp_path / "copy")
+    for source in ("tiny", str(tmp_path / "copy")):
+        assert dtypes(load_model(source)) == (fp32, fp32, fp32)
+    monkeypatch.setattr("uae.models.load.SMALL_BYTES", 0)
+    for source in ("tiny", str(tmp_path / "copy")):
+        assert dtypes(load_model(source)) == (bf16, bf16, bf16)
+        assert dtypes(load_to_train(source, 2)) == (bf16, bf16, bf16)
+        assert dtypes(load_to_train(source, 0)) == (fp32, fp32, fp32)
+
+    model: Any = load_to_train("tiny", 2)
+    model.begin_training(2, captions=True, decoding=None)
+    model.decoder.projector.float()  # as a stage does where it learns
+    with torch.no_grad():
+        model.decoder.projector.layers[0].bias.add_(1e-5)
+    model.save_pretrained(tmp_path / "adapted")
+    assert dtypes(load_model(str(tmp_path / "adapted"))) == (bf16, bf16, fp32)
+    assert dtypes(load_model(str(tmp_path / "adapted"), bf16)) == (bf16, bf16, bf16)
+    monkeypatch.undo()
+    assert dtypes(load_model(str(tmp_path / "adapted"))) == (fp32, fp32, fp32)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +21,12 @@ from tests.models.real_layouts import (
     write_qwen,
     write_sd3,
 )
+from uae.config import DecodeSettings
 from uae.models.connectors import Projector
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.load import load_model
+from uae.utils.weights import stored_dtype
 
 TEXTS = ["A red circle is to the left."]
 
@@ -101,6 +104,18 @@ def test_the_released_layout_loads_as_its_parts(release, tmp_path):
     model.save_pretrained(tmp_path)  # and from here on in this package's own layout
     again = load_model(str(tmp_path))
     torch.testing.assert_close(again.decoder.condition(states, mask).embeds, embeds)
+
+
+def test_each_part_of_a_large_release_is_computed_with_as_it_is_stored(release, monkeypatch):
+    monkeypatch.setattr("uae.models.load.SMALL_BYTES", 0)
+    root, _, _, _ = release
+    model: Any = load_model(str(root))
+    assert model.encoder.model.dtype == stored_dtype(root / "llm_model")
+    assert model.decoder.transformer.dtype == stored_dtype(root / "dit")
+    assert model.decoder.vae.dtype == stored_dtype(root / "SD3" / "vae") == torch.bfloat16
+    assert model.decoder.projector.dtype == stored_dtype(root) == torch.float32
+    images = model.generate(TEXTS, DecodeSettings(2, height=64, width=64)).images
+    assert images.isfinite().all()
 
 
 def test_missing_parts_are_named_together(release, tmp_path):
