@@ -1,18 +1,24 @@
-"""The docs say what is there: every page is in the index, every file and option that they name
-exists, and the blocks of the library's page run."""
+"""The docs say what is there: every page is in the index, every file, command, recipe and Python
+name exists, headline numbers are those below them, and the blocks of the library's page run."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+
+from uae import catalog
+from uae.bench.api import BENCHMARKS
+from uae.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-HISTORY = DOCS / "log.md"  # names files as they were then
+HISTORY = DOCS / "log.md"  # names things as they were then
+OF_TODAY = [page for page in PAGES if page != HISTORY]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"[\w./-]+\.(?:py|md|svg|png|sh|toml|lock)")
@@ -57,7 +63,7 @@ def known_files() -> set[str]:
     return {str(Path(*file.parts[i:])) for file in files for i in range(len(file.parts))}
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != HISTORY], ids=of)
+@pytest.mark.parametrize("page", OF_TODAY, ids=of)
 def test_files_that_are_named_exist(page: Path, known_files: set[str]):
     """In backticks, as ``rl/train.py`` or ``src/uae/rl/train.py``."""
     named = {
@@ -67,6 +73,36 @@ def test_files_that_are_named_exist(page: Path, known_files: set[str]):
         if "/" in name or name.endswith(".py")
     }
     assert sorted(named - known_files) == []
+
+
+@pytest.mark.parametrize("page", OF_TODAY, ids=of)
+def test_commands_that_are_named_exist(page: Path):
+    """In backticks, or a line of a block."""
+    known = {"train": catalog.RECIPES, "bench": BENCHMARKS}
+    for command, name in re.findall(
+        r"(?:`|^)uae ([a-z]+)(?: ([a-z][\w-]*))?", page.read_text(), re.M
+    ):
+        assert command in COMMANDS
+        assert not name or command not in known or name in known[command], f"uae {command} {name}"
+
+
+@pytest.mark.parametrize("page", OF_TODAY, ids=of)
+def test_python_names_exist(page: Path):
+    """In imports, and as dotted names in backticks."""
+    text = page.read_text()
+    names = re.findall(r"`(uae\.[\w.]+)`", text)
+    for module, imported in re.findall(r"^from (uae[\w.]+) import ([\w, ]+)$", text, re.MULTILINE):
+        names += [f"{module}.{name}" for name in imported.split(", ")]
+    for name in names:
+        if name != "uae.json":
+            resolve_name(name)
+
+
+def test_headline_numbers_are_those_below():
+    _, headline, *sections = re.split(r"^## ", (DOCS / "results.md").read_text(), flags=re.M)
+    assert headline.startswith("In short")
+    number = re.compile(r"\d+\.\d+|\d+ min \d+ s")
+    assert set(number.findall(headline)) <= set(number.findall("".join(sections)))
 
 
 @pytest.mark.slow
