@@ -17,24 +17,13 @@ from uae.utils.quiet import plain_warnings
 from uae.utils.suggest import did_you_mean
 
 COMMANDS = {
-    "quickstart": (
-        "post-train the tiny model with Unified-GRPO and compare before and after (7 minutes)"
-    ),
-    "train": (
-        "Unified-GRPO on the embedded world or a folder of images (uae train --help lists "
-        "presets and pipelines)"
-    ),
+    "quickstart": "post-train a tiny model with Unified-GRPO, compare before and after (7 minutes)",
+    "train": "a recipe, on the embedded world or your own images (uae train --help lists them)",
     "reconstruct": "caption images and paint the captions: source | caption | reconstruction",
     "generate": "paint prompts, into the folders that GenEval reads",
     "export": "merge a trained model's adapters into its weights, and say what survives",
-    "bench": (
-        "Unified-Bench: score a model on images, or two folders of images (uae bench "
-        "unified --help)"
-    ),
-    "data": (
-        "write long captions for folders of images: the data of long-caption pretraining "
-        "(uae data longcap --help)"
-    ),
+    "bench": "benchmarks: score a model, or images made elsewhere (uae bench lists them)",
+    "data": "long captions for folders of images, to pretrain on (uae data longcap --help)",
     "tiny": "rebuild the tiny models from nothing (uae tiny build --help)",
 }
 
