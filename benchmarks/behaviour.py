@@ -41,6 +41,8 @@ CODE = "from uae.cli import main; main()"
 VOLATILE = re.compile(
     r"time/|^seconds$|^versions$|^command$|^platform$|^captioned_at$|^sha256$|^rng$"
 )
+MOST_SHOWN = 4
+CHECKOUT = re.compile(r"[\w/.-]*/src/uae/")
 CHANGING_LINE = re.compile(r"s/step|ETA|\d+m\d\ds$|\d+ s\b|it/s|took|%\|")
 REAL = "inputs/qwen+inputs/sd3"
 SMALL = (
@@ -341,15 +343,14 @@ def record_case(root: Path, name: str, begun: str | None, case: str) -> None:
     print(f"{name} {case}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def digests(kept: Path) -> dict[str, str]:
+def contents(kept: Path) -> dict[str, dict[str, str]]:
     """Of a case as it is kept: each file, and what each command printed, unless one was stopped."""
-    outputs = {str(path.relative_to(kept)): digest(path) for path in sorted(files_in(kept))}
+    outputs = {str(path.relative_to(kept)): parts(path) for path in sorted(files_in(kept))}
     if CASES[kept.name].stop_at:
         return outputs
     said = json.loads(kept.with_name(f"{kept.name}.json").read_text())
-    return outputs | {
-        f"printed by command {i}": text_digest(each["said"]) for i, each in enumerate(said)
-    }
+    printed = {f"printed by command {i}": lines(each["said"]) for i, each in enumerate(said)}
+    return outputs | printed
 
 
 def run(command: str, folder: Path, stop_at: str = "") -> str:
@@ -396,84 +397,71 @@ def files_in(folder: Path) -> list[Path]:
     ]
 
 
-def digest(path: Path) -> str:
-    """Of what the file says, whatever its bytes are."""
+def parts(path: Path) -> dict[str, str]:
+    """What the file says, by place in it, whatever its bytes are."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as opened:
-            return hashed(
-                {
-                    "metadata": opened.metadata(),
-                    **{key: opened.get_tensor(key) for key in list(opened.keys())},
-                }
-            )
+            tensors = {key: opened.get_tensor(key) for key in list(opened.keys())}
+            return flat({"metadata": opened.metadata() or {}, "tensors": tensors})
     if path.suffix == ".json":
-        return hashed(json.loads(path.read_text()))
+        return flat(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
-        return hashed([json.loads(line) for line in path.read_text().splitlines()])
+        return flat([json.loads(line) for line in path.read_text().splitlines()])
     if path.suffix == ".png":
-        return hashed(torch.from_numpy(np.array(Image.open(path))))
+        return flat({"pixels": torch.from_numpy(np.array(Image.open(path)))})
     if path.suffix == ".pt":
-        return hashed(torch.load(path, map_location="cpu", weights_only=True))
+        return flat(torch.load(path, map_location="cpu", weights_only=True))
     if path.suffix in (".html", ".txt", ".md", ".svg"):
-        return text_digest(path.read_text())
+        return lines(path.read_text())
     content = path.read_bytes()
-    return hashlib.sha256(
-        gzip.decompress(content) if path.suffix == ".gz" else content
-    ).hexdigest()[:16]
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
+    return {"bytes": hashlib.sha256(content).hexdigest()[:12]}
 
 
-def hashed(value: Any) -> str:
-    """Of tensors, numbers, texts and containers of them, without what is volatile."""
-    total = hashlib.sha256()
-
-    def add(each: Any) -> None:
-        if isinstance(each, dict):
-            for key in sorted(each, key=str):
-                if not VOLATILE.search(str(key)):
-                    total.update(f"{key}:".encode())
-                    add(each[key])
-        elif isinstance(each, list) and each and all(isinstance(item, str) for item in each):
-            total.update(repr(sorted(each)).encode())  # peft writes sets in any order
-        elif isinstance(each, (list, tuple)):
-            total.update(f"[{len(each)}".encode())
-            for item in each:
-                add(item)
-        elif isinstance(each, torch.Tensor):
-            total.update(f"{each.dtype}{tuple(each.shape)}".encode())
-            total.update(each.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            total.update(repr(each).encode())
-
-    add(value)
-    return total.hexdigest()[:16]
+def flat(value: Any, place: str = "") -> dict[str, str]:
+    """Leaves by dotted place, without what is volatile; tensors as hashes."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        value = sorted(value)  # peft writes sets in any order
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        leaves: dict[str, str] = {}
+        for key, item in items:
+            if not VOLATILE.search(str(key)):
+                leaves |= flat(item, f"{place}.{key}" if place else str(key))
+        return leaves or {place: repr(value)}
+    if isinstance(value, torch.Tensor):
+        content = value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        return {place: f"{value.dtype} {tuple(value.shape)} {digest}"}
+    return {place: CHECKOUT.sub("src/uae/", repr(value))}
 
 
-def text_digest(text: str) -> str:
-    """Of the lines that do not speak of time."""
-    lines = [line for line in text.splitlines() if not CHANGING_LINE.search(line)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def lines(text: str) -> dict[str, str]:
+    """Those that do not speak of time, by number."""
+    steady = [line for line in text.splitlines() if not CHANGING_LINE.search(line)]
+    return {f"line {i}": CHECKOUT.sub("src/uae/", line) for i, line in enumerate(steady, 1)}
 
 
 def compare(root: Path, before: str, after: str) -> int:
-    """Print what differs; how many outputs do."""
+    """Print what differs, in each output the first few places; 1 if anything does."""
     num_same = num_other = 0
     for path in sorted((root / after).glob("*.json")):
-        old, new = (digests(root / name / path.stem) for name in (before, after))
+        old, new = (contents(root / name / path.stem) for name in (before, after))
         for output in sorted(old.keys() | new.keys()):
-            if old.get(output) == new.get(output):
-                num_same += 1
-                continue
-            num_other += 1
-            only = (
-                " (only before)"
-                if output not in new
-                else " (only after)"
-                if output not in old
-                else ""
-            )
-            print(f"{path.stem}: {output}{only}")
+            changes = differences(old.get(output, {}), new.get(output, {}))
+            num_same, num_other = num_same + (not changes), num_other + bool(changes)
+            if changes:
+                print(f"{path.stem}: {output}")
+                print("\n".join(f"    {change}" for change in changes[:MOST_SHOWN]))
     print(f"{num_same} outputs are the same, {num_other} are not")
     return min(num_other, 1)
+
+
+def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """Each place that is not the same, before and after."""
+    places = list(dict.fromkeys([*old, *new]))
+    pairs = [(place, old.get(place, "nothing"), new.get(place, "nothing")) for place in places]
+    return [f"{place}: {a:.90} -> {b:.90}" for place, a, b in pairs if a != b]
 
 
 def write_inputs(folder: Path) -> None:
