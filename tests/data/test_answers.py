@@ -254,8 +254,8 @@ def test_an_error_with_status_200_is_what_it_says(
     server.replies[sha(photos / "2.jpg")] = [(200, content)]
     exit_code, printed, err = run(capsys, *options(server, photos, out))
     assert row_of(printed, "captioned") == "2" and "Traceback" not in err
-    what, why = left_out(out)["2.jpg"]
-    assert (what, exit_code) == (becomes, 3 if becomes == "unanswered" else 0) and message in why
+    kind, why = left_out(out)["2.jpg"]
+    assert (kind, exit_code) == (becomes, 3 if becomes == "unanswered" else 0) and message in why
 
 
 @pytest.mark.parametrize("code", [401, "402", "invalid_api_key", "insufficient_quota"])

@@ -156,8 +156,8 @@ def test_unusable_pairs_are_left_out_and_counted(tmp_path: Path):
     )
     truncated = noisy.getvalue()[:-40]  # its header can be read
     good = pairs(4, first=1)
-    bad = [(b"no image", "a"), (png(9), "  "), (truncated, "b")]
-    write_shards(tmp_path, "parquet", [[*good[:2], *bad, *good[2:]]])
+    bad_pairs = [(b"no image", "a"), (png(9), "  "), (truncated, "b")]
+    write_shards(tmp_path, "parquet", [[*good[:2], *bad_pairs, *good[2:]]])
     data = batches(tmp_path, batch_size=1)
     with pytest.warns(UserWarning, match="left out") as warned:
         captions = [row[0] for batch in drawn(data, 4) for row in batch]
@@ -190,9 +190,9 @@ def test_many_unusable_pairs_are_counted_and_twenty_are_named(tmp_path: Path):
 
 def test_an_image_beside_a_json_that_names_it():
     """As LLaVA's conversations are packed; a string that is no file is one bad pair."""
-    named = {"image": "0001.jpg", "caption": "a"}
+    row = {"image": "0001.jpg", "caption": "a"}
     assert read_row(
-        {"jpg": {"bytes": png(1), "path": "x"}, "json": named}, Path("a.tar")
+        {"jpg": {"bytes": png(1), "path": "x"}, "json": row}, Path("a.tar")
     ).image == png(1)
     for name in ("iVBOR" * 2000, "a\0b"):
         with pytest.raises(ImageError, match="image") as error:
@@ -284,13 +284,13 @@ def test_a_pass_draws_every_pair_once_in_a_new_order(tmp_path: Path):
 def test_held_out_pairs_never_come(tmp_path: Path):
     path = write_shards(tmp_path, "webdataset", [pairs(5), pairs(5, first=5)])
     data = batches(path, num_held_out=3)
-    kept = [sample.caption for sample in data.held_out]
+    held_out = [sample.caption for sample in data.held_out]
     assert (
-        kept == [sample.caption for sample in batches(path, num_held_out=3).held_out]
-        and len(set(kept)) == 3
+        held_out == [sample.caption for sample in batches(path, num_held_out=3).held_out]
+        and len(set(held_out)) == 3
     )
-    seen = Counter(row[0] for batch in drawn(data, 14) for row in batch)
-    assert seen.keys() == {caption for _, caption in pairs(10)} - set(kept)
+    captions = Counter(row[0] for batch in drawn(data, 14) for row in batch)
+    assert captions.keys() == {caption for _, caption in pairs(10)} - set(held_out)
     with pytest.raises(ValueError, match="beside 10 held out, found 10 in all"):
         batches(path, num_held_out=10)
 
@@ -380,8 +380,8 @@ def test_cache_gives_back_the_bits_of_the_same_models_only(tmp_path: Path):
     encoded = Encoded(torch.randn(4, 2, 3), torch.randn(5, 7).bfloat16())
     assert cache.load("one") is None
     cache.save("one", encoded)
-    found = cache.load("one")
-    assert found is not None and all(torch.equal(a, b) for a, b in zip(found, encoded, strict=True))
+    hit = cache.load("one")
+    assert hit is not None and all(torch.equal(a, b) for a, b in zip(hit, encoded, strict=True))
     assert cache.load("two") is None
     changed = {"weight": weights["weight"] + torch.tensor([[0.0, 0.0], [1e-3, 0.0], [0.0, 0.0]])}
     for other in (fingerprint(changed, "template"), fingerprint(weights, "other template")):
@@ -394,4 +394,4 @@ def test_a_damaged_cache_file_is_computed_anew(tmp_path: Path):
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:20])
     assert cache.load("one") is None
-    assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == [file.name]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [file.name]

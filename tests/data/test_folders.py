@@ -55,8 +55,8 @@ def test_digits_of_any_script_and_letters_of_any_case(tmp_path):
 
 def test_lists_files_as_given(tmp_path):
     touch(tmp_path, "b.png", "a.png", "odd.dat")
-    given = [tmp_path / "odd.dat", str(tmp_path / "b.png"), tmp_path]
-    assert [file.name for file in list_images(given).files] == ["odd.dat", "b.png", "a.png"]
+    paths = [tmp_path / "odd.dat", str(tmp_path / "b.png"), tmp_path]
+    assert [file.name for file in list_images(paths).files] == ["odd.dat", "b.png", "a.png"]
 
 
 def test_nothing_to_list(tmp_path):
@@ -148,9 +148,9 @@ def test_pipes_and_sockets_are_listed_without_being_opened(tmp_path):
         assert names(tmp_path) == ["pipe.png", "s.png"]
         files = list_images(tmp_path).files
         assert set(Inventory.of(files, [tmp_path]).states.values()) == {FileState(-1)}
-        found = survey(files, tmp_path / "out").unreadable
-    assert found[tmp_path / "pipe.png"] == "expected an image file, this is no regular file"
-    assert found.keys() == set(files)
+        unreadable = survey(files, tmp_path / "out").unreadable
+    assert unreadable[tmp_path / "pipe.png"] == "expected an image file, this is no regular file"
+    assert unreadable.keys() == set(files)
 
 
 # --- outputs -------------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ def test_noted_outputs_are_no_inputs_and_what_lies_beside_them_is(tmp_path):
     note_outputs(tmp_path, [Path("00000")])
     assert names(tmp_path) == ["a.png", "out/mine.png"]
     assert names(tmp_path / "out") == ["mine.png"]
-    taken = list_images(tmp_path / "out", takes_outputs=True).names
-    assert [str(name) for name in taken] == ["mine.png", "recon_a.png", "sub/recon_b.png"]
+    outputs = list_images(tmp_path / "out", takes_outputs=True).names
+    assert [str(name) for name in outputs] == ["mine.png", "recon_a.png", "sub/recon_b.png"]
     touch(tmp_path / "out", os.fsdecode(b"\xff.png"))
     note_outputs(tmp_path / "out", [Path(os.fsdecode(b"\xff.png"))])
     assert names(tmp_path / "out") == ["mine.png"]
@@ -218,8 +218,8 @@ def test_no_two_images_share_an_output():
         "x.y.png",
         "noext",
     ]
-    found = [str(name) for name in output_names([Path(name) for name in listed])]
-    assert found == ["a.png", "a.jpg", "a.png.png", "b", "sub/a", "recon_b", "A", "x.y", "noext"]
+    outputs = [str(name) for name in output_names([Path(name) for name in listed])]
+    assert outputs == ["a.png", "a.jpg", "a.png.png", "b", "sub/a", "recon_b", "A", "x.y", "noext"]
 
 
 def test_long_names_leave_room_and_stay_different():

@@ -49,12 +49,12 @@ def line(index: int, caption: Any) -> str:
 
 
 def tar(file: Path, members: list[tuple[str, bytes | str]], mode: str = "w") -> Path:
-    with tarfile.open(file, mode) as opened:  # type: ignore[call-overload]
+    with tarfile.open(file, mode) as stream:  # type: ignore[call-overload]
         for name, content in members:
             data = content.encode() if isinstance(content, str) else content
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            opened.addfile(info, io.BytesIO(data))
+            stream.addfile(info, io.BytesIO(data))
     return file.parent
 
 
@@ -179,8 +179,8 @@ def test_bytes_of_another_encoding_cost_their_line(tmp_path: Path):
 
 def test_a_name_composed_otherwise_than_on_the_disk(tmp_path: Path):
     (tmp_path / "cafe\u0301.png").write_bytes(png(1))
-    named = {"file_name": "caf\xe9.png", "caption": "x"}
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(named))
+    row = {"file_name": "caf\xe9.png", "caption": "x"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
     assert read(tmp_path) == (["x"], [])
 
 
@@ -402,8 +402,8 @@ def test_a_damaged_shard_is_read_up_to_there_and_named(tmp_path: Path, kind: str
     write_parquet(tmp_path / "a.parquet", pairs(6))
     readable = damaged(tmp_path, kind)
     captions, warned = read(tmp_path)
-    found = " ".join(sorted(captions))
-    assert found == " ".join([f"picture {i}" for i in range(6)]) + (
+    text = " ".join(sorted(captions))
+    assert text == " ".join([f"picture {i}" for i in range(6)]) + (
         f" {readable}" if readable else ""
     )
     name = "b.tar" if "tar" in kind else "b.parquet"
@@ -451,7 +451,9 @@ class Levels:
 
     def __init__(self, path: Path, stop_at: int | None = None) -> None:
         torch.manual_seed(0)
-        self.fit_settings = FitSettings(num_steps=8, batch_size=2, learning_rate=0.1, warmup_steps=1)
+        self.fit_settings = FitSettings(
+            num_steps=8, batch_size=2, learning_rate=0.1, warmup_steps=1
+        )
         self.modules: dict[str, nn.Module] = {"level": nn.Linear(1, 1)}
         self.data = batches(path, pool_size=5)
         self.stop_at = stop_at

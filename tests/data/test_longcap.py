@@ -303,8 +303,8 @@ def test_a_refused_image_is_recorded_and_not_asked_again(
             code == 0 and row_of(printed, "failed") == "1" and row_of(printed, "captioned") == "2"
         )
     assert server.asked[sha(photos / "1.png")] == 1
-    what, why = left_out(out)["1.png"]
-    assert what == "failed" and "content policy" in why
+    kind, why = left_out(out)["1.png"]
+    assert kind == "failed" and "content policy" in why
 
 
 @pytest.mark.parametrize("was_answered_before", [False, True])
@@ -470,9 +470,9 @@ def test_a_damaged_line_and_a_second_process_are_named(
 
     out = tmp_path / "out"
     run(capsys, *options(server, photos, out))
-    held = JsonLines(out / "journal.jsonl")
+    journal = JsonLines(out / "journal.jsonl")
     code, _, err = run(capsys, *options(server, photos, out))
-    held.close()
+    journal.close()
     assert code == 2 and "in use" in err
     lines = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (out / "journal.jsonl").write_bytes(b"".join([lines[0], b"{half\n", *lines[1:]]))
@@ -514,11 +514,11 @@ def test_a_journal_whose_first_line_is_gone_says_what_to_put_there(
     assert (
         code == 2 and "the line of model and prompt is missing; put this before all others: " in err
     )
-    told = next(line for line in err.splitlines() if "before all others: " in line).split(
+    header = next(line for line in err.splitlines() if "before all others: " in line).split(
         "before all others: "
     )[1]
-    assert told.encode() + b"\n" == lines[0]
-    journal.write_bytes(told.encode() + b"\n" + b"".join(lines[1:]))
+    assert header.encode() + b"\n" == lines[0]
+    journal.write_bytes(header.encode() + b"\n" + b"".join(lines[1:]))
     code, printed, _ = run(capsys, *options(server, photos, journal.parent))
     assert code == 0 and row_of(printed, "captioned") == "3" and len(server.bodies) == 3
 
@@ -733,7 +733,7 @@ def test_options_that_do_not_fit_are_named_before_any_work(
     tmp_path: Path,
 ):
     out, endpoint = tmp_path / "out", ("--endpoint", "http://x/v1", "--model", "m")
-    for more, wanted in (
+    for more, message in (
         ((), "either --endpoint"),
         ((*endpoint, "--local", "m"), "either --endpoint"),
         (("--endpoint", "http://x/v1"), "go together"),
@@ -748,7 +748,7 @@ def test_options_that_do_not_fit_are_named_before_any_work(
         ((*endpoint, "--requests-per-minute", "0"), "--requests-per-minute"),
     ):
         code, _, err = run(capsys, str(photos), "--out", str(out), *more)
-        assert code == 2 and wanted in err
+        assert code == 2 and message in err
     for key in ("sk-\xe9", "two\nlines"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         code, _, err = run(capsys, str(photos), "--out", str(tmp_path / "other"), *endpoint)

@@ -35,12 +35,12 @@ def levels(images: list[torch.Tensor]) -> list[int]:
 
 def test_each_pass_shows_every_image_once_in_a_new_order(folder: Path):
     source = FolderImages([str(folder)], (16, 16))
-    kept = len(source.files)
-    passes = [levels(source.batch(step, kept)) for step in range(3)]
-    assert all(sorted(p) == sorted(passes[0]) and len(set(p)) == kept for p in passes)
+    num_files = len(source.files)
+    passes = [levels(source.batch(step, num_files)) for step in range(3)]
+    assert all(sorted(p) == sorted(passes[0]) and len(set(p)) == num_files for p in passes)
     assert passes[0] != passes[1] or passes[1] != passes[2]
     assert not set(levels(source.probe(16))) & set(passes[0])
-    assert levels(FolderImages([str(folder)], (16, 16)).batch(1, kept)) == passes[1]
+    assert levels(FolderImages([str(folder)], (16, 16)).batch(1, num_files)) == passes[1]
 
 
 def test_an_unreadable_file_is_replaced_by_the_next_and_named_once(folder: Path):
@@ -49,8 +49,8 @@ def test_an_unreadable_file_is_replaced_by_the_next_and_named_once(folder: Path)
     with pytest.warns(
         UserWarning, match=r"3\.png.* \(before a new run: this one needs its files as they are\)$"
     ) as warned:
-        seen = levels(source.batch(0, 12))
-    assert len(seen) == 12 and 3 not in seen
+        images = levels(source.batch(0, 12))
+    assert len(images) == 12 and 3 not in images
     assert len(warned) == 1
 
 
@@ -59,8 +59,8 @@ def test_a_link_that_leads_nowhere_is_replaced_by_the_next_and_named(folder: Pat
     (folder / "3.png").symlink_to("nowhere.png")
     source = FolderImages([str(folder)], (16, 16))
     with pytest.warns(UserWarning, match="3.png"):
-        seen = levels(source.batch(0, 12))
-    assert len(seen) == 12 and 3 not in seen
+        images = levels(source.batch(0, 12))
+    assert len(images) == 12 and 3 not in images
 
 
 def test_a_run_is_not_resumed_on_other_images(

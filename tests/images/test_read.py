@@ -80,10 +80,10 @@ def test_exif_rotation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned a quarter clockwise: the left becomes the top
     image.save(tmp_path / "a.png", exif=exif)
-    shown = read_image(tmp_path / "a.png")
-    assert shown.shape == (3, 6, 4)
-    assert shown[:, :3].min() == 1
-    assert shown[:, 3:].max() == 0
+    upright = read_image(tmp_path / "a.png")
+    assert upright.shape == (3, 6, 4)
+    assert upright[:, :3].min() == 1
+    assert upright[:, 3:].max() == 0
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
@@ -178,7 +178,7 @@ def chunk(kind: bytes, data: bytes, is_sound: bool = True) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
-def png(samples: np.ndarray, bits: int, *extra: bytes) -> bytes:
+def png(samples: np.ndarray, bits: int, *chunks: bytes) -> bytes:
     """A PNG ``[h w c]`` as its specification says, with chunks between header and pixels."""
     height, width, channels = samples.shape
     header = struct.pack(
@@ -194,7 +194,7 @@ def png(samples: np.ndarray, bits: int, *extra: bytes) -> bytes:
     else:
         rows = [row.astype(f">u{bits // 8}").tobytes() for row in samples]
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = (chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    parts = (chunk(b"IHDR", header), *chunks, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -285,8 +285,8 @@ def tiff(samples: np.ndarray) -> bytes:
 def test_tiff_of_16_bit_colours(channels):
     samples = wide_samples(channels)
     alpha = samples[..., 3:] / 65535 if channels == 4 else np.ones((5, 7, 1))
-    found = read_image_bytes(tiff(samples), "x")
-    torch.testing.assert_close(found, over_white(samples[..., :3], alpha), rtol=0, atol=1e-6)
+    levels = read_image_bytes(tiff(samples), "x")
+    torch.testing.assert_close(levels, over_white(samples[..., :3], alpha), rtol=0, atol=1e-6)
 
 
 def test_grey_of_unknown_range_is_refused_and_of_16_bits_read(tmp_path):
@@ -376,17 +376,17 @@ def test_metadata_does_not_keep_a_png_from_being_read(kind, place):
         b"eXIf", b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
     )
     samples = np.arange(4 * 6 * 3).reshape(4, 6, 3)
-    extra = TEXT[kind] if kind == "broken EXIF" else turned + TEXT[kind]
-    content = png(samples, 8, extra)
+    metadata = TEXT[kind] if kind == "broken EXIF" else turned + TEXT[kind]
+    content = png(samples, 8, metadata)
     if place == "after":
         content = png(samples, 8)
-        content = content[:-12] + extra + content[-12:]
-    found = read_image_bytes(content, "x")
+        content = content[:-12] + metadata + content[-12:]
+    image = read_image_bytes(content, "x")
     upright = torch.tensor(samples / 255).permute(2, 0, 1).float()
     expected = upright if kind == "broken EXIF" else upright.rot90(-1, (1, 2))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
     if place == "before":
-        assert image_size(content, "x") == tuple(found.shape[1:])
+        assert image_size(content, "x") == tuple(image.shape[1:])
 
 
 def segment(marker: int, data: bytes) -> bytes:
@@ -438,5 +438,5 @@ def test_metadata_does_not_keep_a_tiff_from_being_read(tag):
     count = struct.unpack_from("<H", content, first)[0]
     struct.pack_into("<H", content, first, count + 1)
     struct.pack_into("<HHII", content, first + 2 + 12 * count, *tag)
-    found = read_image_bytes(bytes(content), "x")
-    torch.testing.assert_close(found, over_white(samples, np.ones((5, 7, 1))), rtol=0, atol=1e-6)
+    image = read_image_bytes(bytes(content), "x")
+    torch.testing.assert_close(image, over_white(samples, np.ones((5, 7, 1))), rtol=0, atol=1e-6)

@@ -41,8 +41,8 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
     torch.testing.assert_close(total, sum(weights[name] * parts[name] for name in weights))
     torch.testing.assert_close(parts["clip"], torch.ones(2))
     torch.testing.assert_close(parts["my_rewards:brightness"], IMAGES.mean((1, 2, 3)))
-    for wrong in ("my_rewards:limit", "my_rewards:none", "no_such_module:f", ":f"):
+    for path in ("my_rewards:limit", "my_rewards:none", "no_such_module:f", ":f"):
         with pytest.raises(ValueError, match="expected"):
-            check_rewards({wrong: 1.0}, "tiny")
+            check_rewards({path: 1.0}, "tiny")
     with pytest.raises(ValueError, match="did you mean 'objects'"):
         check_rewards({"object": 1.0}, "tiny")

@@ -18,12 +18,12 @@ IMAGES = list(torch.from_numpy(render_batch(SCENES)))
 @pytest.mark.parametrize("family", ["tiny", "tiny-ar"])
 def test_a_caption_is_as_likely_as_when_it_was_drawn(family: str):
     captioner = load_model(family).encoder
-    drawn = captioner.caption(IMAGES, CaptionSettings(), seed=3)
-    rollout = drawn.rollout
-    wanted = (rollout.log_probs * rollout.mask).sum(1) / rollout.mask.sum(1)
+    captions = captioner.caption(IMAGES, CaptionSettings(), seed=3)
+    rollout = captions.rollout
+    expected = (rollout.log_probs * rollout.mask).sum(1) / rollout.mask.sum(1)
     torch.testing.assert_close(
-        captioner.log_likelihood(IMAGES, drawn.texts, CaptionSettings().instruction),
-        wanted,
+        captioner.log_likelihood(IMAGES, captions.texts, CaptionSettings().instruction),
+        expected,
         atol=1e-4,
         rtol=1e-4,
     )
@@ -33,18 +33,18 @@ def test_the_picture_that_shows_what_is_said_is_preferred_whatever_is_learnt_mea
     model = load_model("tiny")
     reward = build_reward({"caption_likelihood": 1.0}, {}, model.encoder, INSTRUCTIONS["detailed"])
     texts = [exhaustive_caption(scene) for scene in SCENES[:2]]
-    painted = torch.stack(
+    images = torch.stack(
         [IMAGES[0], IMAGES[1], IMAGES[2], IMAGES[1]]
     )  # two of each caption: first the right one
-    right, wrong, wrong_too, right_too = before = reward(IMAGES[2:], texts, painted)
+    right, wrong, wrong_too, right_too = before = reward(IMAGES[2:], texts, images)
     assert right > wrong + 0.5 and right_too > wrong_too + 0.5
     model.encoder.learn(lora_rank=0)
     with torch.no_grad():
         for parameter in model.encoder.named_trainable_parameters().values():
             parameter.mul_(0.9)
-    torch.testing.assert_close(reward(IMAGES[2:], texts, painted), before)
+    torch.testing.assert_close(reward(IMAGES[2:], texts, images), before)
     assert not model.encoder.log_likelihood(
-        list(painted[:2]), texts, INSTRUCTIONS["detailed"]
+        list(images[:2]), texts, INSTRUCTIONS["detailed"]
     ).allclose(before[:2])
 
 

@@ -41,11 +41,11 @@ def sign(text: str, side: int = 256) -> torch.Tensor:
 
 def test_text_in_both_pictures_is_compared():
     assert read_letters(sign("OPEN 24")) == "open24"
-    sources, painted = (
+    sources, images = (
         [sign("OPEN"), sign("")],
         torch.stack([sign("OPEN"), sign("OPEL"), sign(""), sign("SALE")]),
     )
-    torch.testing.assert_close(ocr(sources, ["", ""], painted), torch.tensor([1.0, 0.75, 1.0, 0.0]))
+    torch.testing.assert_close(ocr(sources, ["", ""], images), torch.tensor([1.0, 0.75, 1.0, 0.0]))
 
 
 def test_words_of_the_world_are_read():
@@ -57,11 +57,11 @@ def test_words_of_the_world_are_read():
 
 
 def test_a_missing_engine_is_said_before_any_work(monkeypatch):
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *a: None if name == "rapidocr" else found(name, *a),
+        lambda name, *a: None if name == "rapidocr" else find_spec(name, *a),
     )
     with pytest.raises(
         ValueError, match=r"expected the package rapidocr.*unified-autoencoder\[ocr\]"

@@ -115,8 +115,8 @@ def test_texts(small_folder):
     )
     torch.testing.assert_close(embeddings[0], embeddings[2])
     assert (embeddings[0] @ embeddings[1]) < 1 - 1e-4
-    alone = backbone.embed_text(["a red dot"])  # padding changes nothing
-    torch.testing.assert_close(alone[0], embeddings[0])
+    unpadded = backbone.embed_text(["a red dot"])  # padding changes nothing
+    torch.testing.assert_close(unpadded[0], embeddings[0])
 
 
 def test_no_tokenizer_is_named(clip_folder):

@@ -205,10 +205,10 @@ def stray(name):
 def test_weights_are_found_where_the_library_finds_them(small_folder, tmp_path, change):
     folder = copy_of(small_folder, tmp_path / "copy")
     change(folder)
-    wanted = load_backbone("clip", small_folder)
+    expected = load_backbone("clip", small_folder)
     backbone = load_backbone("clip", folder)
     library, _ = CLIPModel.from_pretrained(folder, output_loading_info=True)
-    for name, tensor in wanted.model.state_dict().items():
+    for name, tensor in expected.model.state_dict().items():
         assert torch.equal(backbone.model.state_dict()[name], tensor), name
         assert torch.equal(library.state_dict()[name], tensor), name
 
@@ -250,10 +250,10 @@ def test_weights_beside_the_model_are_passed_over(small_folder, tmp_path):
 
     folder = copy_of(small_folder, tmp_path / "copy")
     tensors = load_file(folder / "model.safetensors")
-    extra = {
+    surplus = {
         "classifier.weight": torch.zeros(2, 2),
         "text_model.embeddings.position_ids": torch.arange(8)[None],
     }
-    save_file(tensors | extra, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors | surplus, folder / "model.safetensors", metadata={"format": "pt"})
     state = load_backbone("clip", folder).model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())

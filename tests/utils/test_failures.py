@@ -121,16 +121,16 @@ def test_what_was_not_foreseen_keeps_its_traceback(
         raise error
     except Exception as raised:
         message, code = failure_of(raised, "train")
-    (kept,) = tmp_path.iterdir()
+    (file,) = tmp_path.iterdir()
     assert code == 1
     assert message.splitlines()[0].startswith(type(error).__name__)
     assert (
         message.splitlines()[1]
         == "This was not foreseen: a mistake in uae, or a file that is broken."
     )
-    assert message.splitlines()[2] == f"Where it happened: {kept} (UAE_DEBUG=1 shows it here)"
-    written = kept.read_text()
-    assert "test_failures.py" in written and written.strip().splitlines()[-1].startswith(
+    assert message.splitlines()[2] == f"Where it happened: {file} (UAE_DEBUG=1 shows it here)"
+    report = file.read_text()
+    assert "test_failures.py" in report and report.strip().splitlines()[-1].startswith(
         type(error).__name__
     )
 

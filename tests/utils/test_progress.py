@@ -136,11 +136,11 @@ def test_a_terminal_shows_the_phase_under_the_bar():
             take(1)
             take(1)
             time.sleep(0.6)
-        shown = out.getvalue()
-    assert "1/50" in shown and "reward 0.250" in shown
-    assert "captioning 1/64 tokens  ETA 0m" in shown
-    assert shown.index("1/50") < shown.index("captioning")
-    left = out.getvalue()[len(shown) :]
+        lines = out.getvalue()
+    assert "1/50" in lines and "reward 0.250" in lines
+    assert "captioning 1/64 tokens  ETA 0m" in lines
+    assert lines.index("1/50") < lines.index("captioning")
+    left = out.getvalue()[len(lines) :]
     assert "1/50" in left and "captioning" not in left  # the bar stays, the phase goes
 
 

@@ -154,8 +154,8 @@ loggers[0].warning("after loading")
         [sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120
     )
     assert done.returncode == 0 and done.stdout == ""
-    said = [line.removeprefix("[transformers] ") for line in done.stderr.splitlines()]
-    assert said == ["this file is broken", "this file is broken", "after loading"]
+    output = [line.removeprefix("[transformers] ") for line in done.stderr.splitlines()]
+    assert output == ["this file is broken", "this file is broken", "after loading"]
 
 
 @pytest.mark.usefixtures("as_the_user_has_it")

@@ -309,9 +309,9 @@ def _image_content(images: list[Any], shard: Path, name: str) -> bytes:
                 return file.read_bytes()
     except (OSError, ValueError) as error:  # a name too long, or with a null
         raise ImageError(f"{name}: cannot read an image's file: {one_line(error):.200}") from error
-    shown = ", ".join(f"{value!r:.80}" for value in values)
+    excerpts = ", ".join(f"{value!r:.80}" for value in values)
     raise ImageError(
-        f"{name}: expected an image's content or the path of a file, got {shown:.200}; put it "
+        f"{name}: expected an image's content or the path of a file, got {excerpts:.200}; put it "
         "there or remove the row"
     )
 

@@ -73,9 +73,9 @@ def list_images(
         for file in images:
             files.setdefault(os.path.abspath(file), file)
     if not files:
-        where = ", ".join(map(printable, paths)) or "no path given"
+        places = ", ".join(map(printable, paths)) or "no path given"
         raise ImageError(
-            f"{where}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
+            f"{places}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
             + "".join(f"; {reason}" for reason in unreadable)
         )
     folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]

@@ -140,8 +140,8 @@ def _jsonl_row(line: str, name: str) -> ShardRow:
     return ShardRow(name, value)
 
 
-def _not_an_object(name: str, got: str) -> ShardRow:
-    problem = f"expected one JSON object on the line, got {got}; mend or remove the line"
+def _not_an_object(name: str, content: str) -> ShardRow:
+    problem = f"expected one JSON object on the line, got {content}; mend or remove the line"
     return ShardRow(name, {}, problem)
 
 

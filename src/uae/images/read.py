@@ -134,17 +134,17 @@ def _decode(file: File) -> Image.Image:
     return _despite_metadata(file, _read_rgb)
 
 
-def _despite_metadata(file: File, read: Callable[[File], Read]) -> Read:
+def _despite_metadata(file: File, reader: Callable[[File], Read]) -> Read:
     """``read(file)``; where that fails, of the pixels alone."""
     try:
-        return read(file)
+        return reader(file)
     except (ImageError, Image.DecompressionBombError):
         raise
     except Exception as error:
         try:
             pixels = pixels_alone(file)
             if pixels is not None:
-                return read(pixels)
+                return reader(pixels)
         except Exception:  # then the pixels are not sound either
             raise error from None
         raise

@@ -75,11 +75,11 @@ def checked_values(
     if values.is_complex():
         raise RewardError(f"reward {name}: expected real values, got {values.dtype}")
     values = values.to(reconstructions.device, torch.float32)  # from truth values and counts too
-    bad = (~values.isfinite()).nonzero().flatten().tolist()
-    if bad:
+    not_finite = (~values.isfinite()).nonzero().flatten().tolist()
+    if not_finite:
         raise RewardError(
-            f"reward {name}: expected finite values, got {values[bad[0]].item()} for "
-            f"reconstruction {bad[0]} ({len(bad)} of {len(values)} are not finite)"
+            f"reward {name}: expected finite values, got {values[not_finite[0]].item()} for "
+            f"reconstruction {not_finite[0]} ({len(not_finite)} of {len(values)} are not finite)"
         )
     return values
 

@@ -56,8 +56,8 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
 
 def backbones_of(weights: Mapping[str, float]) -> list[str]:
     """The backbones that these rewards need."""
-    needed = [ITS_BACKBONE if name == IMAGE_TEXT else name for name in weights]
-    return [name for name in dict.fromkeys(needed) if name in ARCHITECTURES]
+    names = [ITS_BACKBONE if name == IMAGE_TEXT else name for name in weights]
+    return [name for name in dict.fromkeys(names) if name in ARCHITECTURES]
 
 
 def build_reward(

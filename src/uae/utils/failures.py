@@ -95,8 +95,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _missing_package(error: ImportError) -> str:
     package = (error.name or "").partition(".")[0]
-    extra = f"'unified-autoencoder[{EXTRAS[package]}]'" if package in EXTRAS else package
-    advice = f"\npip install {extra}" if isinstance(error, ModuleNotFoundError) and package else ""
+    requirement = f"'unified-autoencoder[{EXTRAS[package]}]'" if package in EXTRAS else package
+    is_missing = isinstance(error, ModuleNotFoundError) and package
+    advice = f"\npip install {requirement}" if is_missing else ""
     return f"{_text(error)}{advice}\n(UAE_DEBUG=1 shows where)"
 
 

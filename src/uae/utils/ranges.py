@@ -23,13 +23,13 @@ BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 def check_ranges(settings: object, ranges: dict[str, Range]) -> None:
     """A ValueError that names each field out of its range, as the command line spells it; None is
     no number."""
-    wrong = [
+    problems = [
         f"{spelled(name)}: expected {expected.words}, got {value}"
         for name, expected in ranges.items()
         if (value := getattr(settings, name)) is not None and not expected.holds(value)
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def refuse_if(*contradictions: tuple[bool, str]) -> None:

@@ -152,11 +152,11 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
             f"({_some(missing)}); take weights and {CONFIG} from one model, whole"
         )
     parts = {part for part, _ in model.named_children()}
-    extra = sorted(key for key in info["unexpected_keys"] if key.partition(".")[0] in parts)
-    if extra := [key for key in extra if key.rpartition(".")[2] not in NOT_WEIGHTS]:
+    surplus = sorted(key for key in info["unexpected_keys"] if key.partition(".")[0] in parts)
+    if surplus := [key for key in surplus if key.rpartition(".")[2] not in NOT_WEIGHTS]:
         raise ModelFileError(
-            f"{folder}: expected the weights of a {name} of its {CONFIG}, {len(extra)} belong to "
-            f"no part of it ({_some(extra)}); take both from one model"
+            f"{folder}: expected the weights of a {name} of its {CONFIG}, {len(surplus)} belong to "
+            f"no part of it ({_some(surplus)}); take both from one model"
         )
 
 
@@ -166,11 +166,11 @@ def _some(names: list[str]) -> str:
 
 def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
     """Refuse NaN and infinity in any weight: what comes of them is black pictures and gibberish."""
-    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    if bad:
+    not_finite = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if not_finite:
         raise ModelFileError(
-            f"{source}: expected finite weights, got NaN or infinity in {len(bad)} of "
-            f"{len(tensors)} tensors ({_some(bad)}); take it from a sound checkpoint"
+            f"{source}: expected finite weights, got NaN or infinity in {len(not_finite)} of "
+            f"{len(tensors)} tensors ({_some(not_finite)}); take it from a sound checkpoint"
         )
 
 

@@ -202,5 +202,5 @@ def _count(value: Any) -> int:
 
 
 def no_completion(body: bytes) -> NoAnswer:
-    shown = " ".join(body[:200].decode(errors="replace").split())[:100]
-    return NoAnswer(f"expected a chat completion, got {shown!r}; does the URL end in /v1?")
+    excerpt = " ".join(body[:200].decode(errors="replace").split())[:100]
+    return NoAnswer(f"expected a chat completion, got {excerpt!r}; does the URL end in /v1?")

@@ -54,8 +54,8 @@ def outcome_of(
 def write_left_out(outcome: Outcome, path: Path) -> None:
     """One line per image that is in no shard."""
     lines = (
-        json.dumps({"file": str(file), "what": what, "why": why})
-        for file, (what, why) in outcome.left_out.items()
+        json.dumps({"file": str(file), "what": kind, "why": why})
+        for file, (kind, why) in outcome.left_out.items()
     )
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
 

@@ -112,8 +112,8 @@ def look(file: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def properties(file: Path) -> dict[str, Any]:
     check_file(file)
-    with open(file, "rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    with open(file, "rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     image = open_rgb(file)
     color = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     size = {"width": image.width, "height": image.height}
