@@ -44,14 +44,14 @@ NAMES, UNKNOWN = list(PALETTE), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Seen:
+class MeanColors:
     """What captions are conditioned on: the mean colour of each caption's image, ``[B, 3]``."""
 
     colors: Tensor
     temperature: float
 
-    def select(self, index: Tensor) -> Seen:
-        return Seen(self.colors[index], self.temperature)
+    def select(self, index: Tensor) -> MeanColors:
+        return MeanColors(self.colors[index], self.temperature)
 
 
 class ColorNamer(nn.Module):
@@ -95,7 +95,7 @@ class ColorNamer(nn.Module):
         colors = torch.stack([image.mean((1, 2)) for image in images]).repeat_interleave(
             group_size, 0
         )
-        context = Seen(colors, settings.temperature)
+        context = MeanColors(colors, settings.temperature)
         with torch.no_grad():
             scores = self.scores(context)[:, 0]
         draws = uniforms(seed, step, sequence_keys(keys, len(images), group_size), "caption", 1)[
@@ -113,7 +113,7 @@ class ColorNamer(nn.Module):
             torch.zeros(len(tokens), dtype=torch.bool),
         )
 
-    def scores(self, context: Seen) -> Tensor:
+    def scores(self, context: MeanColors) -> Tensor:
         """``[B, 1, V]`` log-probabilities of the one word."""
         return log_softmax(self.head(context.colors), context.temperature)[:, None]
 

@@ -241,45 +241,23 @@ def _activation_lines(shape: StepShape) -> list[Line]:
     logits = 3.0 * shape.score_batch * shape.caption_tokens * text["vocab_size"] * FP32
     scored = _language_activations(text, shape.score_batch * shape.caption_tokens + length)
     rows = shape.decode_batch * (2 if shape.guidance else 1)
-    vae = (
-        4.0
-        * shape.image_height
-        * shape.image_width
-        * SD35_VAE["block_out_channels"][1]
-        * BF16
-        * shape.decode_batch
-    )
-    return [
-        Line(
-            "key-value cache",
-            None,
-            cache,
-            "caption",
-            f"{shape.num_captions} sequences of {length} tokens",
-        ),
-        Line(
-            "LLM activations",
-            None,
-            scored,
-            "update",
-            f"{shape.score_batch} captions with gradients, no recomputation",
-        ),
-        Line("logits and softmax", None, logits, "update", "three fp32 copies of tokens × 151,936"),
-        Line(
+    pixels = shape.image_height * shape.image_width * shape.decode_batch
+    vae = 4.0 * pixels * SD35_VAE["block_out_channels"][1] * BF16
+    sequences = f"{shape.num_captions} sequences of {length} tokens"
+    captions = f"{shape.score_batch} captions with gradients, no recomputation"
+    lines = [
+        ("key-value cache", cache, "caption", sequences),
+        ("LLM activations", scored, "update", captions),
+        ("logits and softmax", logits, "update", "three fp32 copies of tokens × 151,936"),
+        (
             "decoder activations",
-            None,
             _decoder_activations(shape, rows),
             "paint",
             f"{rows} rows, no gradients",
         ),
-        Line(
-            "autoencoder activations",
-            None,
-            vae,
-            "paint",
-            "four full-resolution maps of 256 channels",
-        ),
+        ("autoencoder activations", vae, "paint", "four full-resolution maps of 256 channels"),
     ]
+    return [Line(part, None, num_bytes, phase, note) for part, num_bytes, phase, note in lines]
 
 
 def _kv_cache(text: dict[str, Any], num_tokens: int) -> float:
