@@ -16,8 +16,8 @@ from uae.bench.unified import BACKBONES, ScoreSettings, run_folders, score_pairs
 from uae.bench.unified.pairing import LazyImages, pair_folders
 from uae.bench.unified.score import bootstrap_intervals
 from uae.bench.unified.table import PUBLISHED, unified_table
-from uae.similarity.backbones import Backbone, BackboneError
-from uae.similarity.checkpoints import Provenance
+from uae.similarity.backbones import Backbone
+from uae.similarity.checkpoints import BackboneError, Provenance
 from uae.similarity.preprocess import Preprocess
 
 

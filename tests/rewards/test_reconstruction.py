@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
-from uae.similarity.backbones import Backbone, BackboneError
-from uae.similarity.checkpoints import Provenance
+from uae.similarity.backbones import Backbone
+from uae.similarity.checkpoints import BackboneError, Provenance
 from uae.similarity.preprocess import Preprocess
 
 P, G, K = 2, 3, 2

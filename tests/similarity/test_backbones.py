@@ -16,11 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import is_torchvision_available
 
 from tests.similarity.images import IMAGENET, assert_same_direction, photographs, to_tensor
-from uae.similarity.backbones import (
-    BackboneError,
-    EmbeddingCache,
-    load_backbone,
-)
+from uae.similarity.backbones import EmbeddingCache, load_backbone
+from uae.similarity.checkpoints import BackboneError
 
 
 @torch.no_grad()

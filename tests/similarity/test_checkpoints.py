@@ -8,11 +8,8 @@ from transformers import (
     CLIPModel,
 )
 
-from uae.similarity.backbones import (
-    BackboneError,
-    check_backbone_source,
-    load_backbone,
-)
+from uae.similarity.backbones import load_backbone
+from uae.similarity.checkpoints import BackboneError, check_backbone_source
 
 
 def test_provenance_names_the_weights(small_folder, dinov2_folder):

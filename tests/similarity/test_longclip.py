@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.similarity.images import assert_same_direction, photographs, to_tensor
-from uae.similarity.backbones import (
-    load_backbone,
-)
+from uae.similarity.backbones import load_backbone
 from uae.similarity.longclip import save_longclip
 
 

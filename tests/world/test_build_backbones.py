@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from uae.similarity.backbones import ARCHITECTURES, load_backbone
+from uae.similarity.backbones import load_backbone
+from uae.similarity.checkpoints import ARCHITECTURES
 from uae.similarity.preprocess import parse_preprocess
 from uae.stages.fit import FitSettings, fit
 from uae.utils.assets import ASSETS
@@ -42,10 +43,8 @@ def test_an_edit_changes_one_attribute_of_one_object(kind):
         assert (
             wrong is not None and wrong.background == scene.background and wrong.word == scene.word
         )
-        (before,), (after,) = (
-            set(scene.objects) - set(wrong.objects),
-            set(wrong.objects) - set(scene.objects),
-        )
+        (before,) = set(scene.objects) - set(wrong.objects)
+        (after,) = set(wrong.objects) - set(scene.objects)
         field = "cell" if kind == "position" else kind
         assert replace(after, **{field: getattr(before, field)}) == before != after
 
@@ -98,9 +97,8 @@ def test_stretching_keeps_the_first_twenty_positions_and_the_answer():
     longclip = stretch_positions(clip).eval()
     old, new = (m.text_model.embeddings.position_embedding.weight for m in (clip, longclip))
     assert new.shape == (248, 96) and torch.equal(new[:20], old[:20])
-    assert torch.allclose(
-        new[20 + 4 * 10 + 2], 0.875 * old[30] + 0.125 * old[31]
-    )  # centres of quarters
+    # centres of quarters
+    assert torch.allclose(new[20 + 4 * 10 + 2], 0.875 * old[30] + 0.125 * old[31])
     tokens = build_clip_tokenizer()(TEXTS, padding=True, return_tensors="pt")
     ids = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
     assert torch.equal(
@@ -134,7 +132,9 @@ class Killed(Exception):
 
 def _small(name: str):
     torch.manual_seed(0)
-    fit_settings = FitSettings(num_steps=6, batch_size=8, learning_rate=1e-3, warmup_steps=2, ema_decay=0.5)
+    fit_settings = FitSettings(
+        num_steps=6, batch_size=8, learning_rate=1e-3, warmup_steps=2, ema_decay=0.5
+    )
     if name == "dinov2":
         task = backbones.SelfDistillationTask(name, fit_settings, build_dinov2())
     else:

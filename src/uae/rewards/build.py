@@ -19,8 +19,8 @@ from uae.rewards.base import Component, WeightedSum
 from uae.rewards.likelihood import CaptionLikelihood, check_judge
 from uae.rewards.ocr import check_ocr
 from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
-from uae.similarity.backbones import Backbone, check_backbone_source
-from uae.similarity.checkpoints import ARCHITECTURES
+from uae.similarity.backbones import Backbone
+from uae.similarity.checkpoints import ARCHITECTURES, check_backbone_source
 from uae.utils.importing import import_named
 from uae.utils.suggest import did_you_mean
 

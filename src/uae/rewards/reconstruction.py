@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.rewards.base import Images
-from uae.similarity.backbones import Backbone, BackboneError, EmbeddingCache
+from uae.similarity.backbones import Backbone, EmbeddingCache
+from uae.similarity.checkpoints import BackboneError
 
 
 class ReconstructionReward:

@@ -29,10 +29,8 @@ from torch import Tensor, nn
 
 from uae.similarity.checkpoints import (
     ARCHITECTURES,
-    TINY,
     BackboneError,
     Provenance,
-    check_backbone_source,
     fetch_backbone,
     library_versions,
     weights_identity,
@@ -43,17 +41,6 @@ from uae.utils.progress import phase
 from uae.utils.quiet import quiet
 from uae.utils.user_text import MARK, UserText
 from uae.utils.weights import ModelFileError, check_finite, load_pretrained, load_tokenizer
-
-__all__ = [
-    "ARCHITECTURES",
-    "TINY",
-    "Backbone",
-    "BackboneError",
-    "EmbeddingCache",
-    "Provenance",
-    "check_backbone_source",
-    "load_backbone",
-]
 
 
 class Backbone(nn.Module):

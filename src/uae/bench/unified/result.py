@@ -13,7 +13,7 @@ import numpy as np
 
 import uae
 from uae.bench.result import Interval, versions
-from uae.similarity.backbones import ARCHITECTURES
+from uae.similarity.checkpoints import ARCHITECTURES
 
 BACKBONES = tuple(ARCHITECTURES)
 

@@ -28,8 +28,8 @@ from uae.bench.result import Interval
 from uae.bench.unified.pairing import LazyImages, Pairing, pair_folders
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
 from uae.images.read import ImageError
-from uae.similarity.backbones import Backbone, BackboneError, check_backbone_source, load_backbone
-from uae.similarity.checkpoints import architecture_of
+from uae.similarity.backbones import Backbone, load_backbone
+from uae.similarity.checkpoints import BackboneError, architecture_of, check_backbone_source
 from uae.utils.files import atomic_write_json
 from uae.utils.outputs import check_out_file
 from uae.utils.progress import track

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
-from uae.similarity.backbones import TINY
+from uae.similarity.checkpoints import TINY
 from uae.utils.messages import printable
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
