@@ -21,7 +21,7 @@ from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
 from uae.similarity.backbones import load_backbone
 from uae.types import Evaluation, Policy
-from uae.world.measure import measure
+from uae.world.measure import measure_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = EXAMPLES / "grpo_loop.py"
@@ -98,7 +98,7 @@ def test_a_third_family_is_taken_by_every_command(tmp_path: Path, monkeypatch: p
     settings = found["uae"]["settings"]
     assert settings["model"] == str(folder) and settings["decoding"]["height"] == 48
     world = {"clip": load_backbone("clip", "tiny")}
-    again = measure(
+    again = measure_model(
         load_model(str(folder)), world, num_scenes=4, prompts_per_tag=1, num_bootstrap=5
     )
     assert again.numbers["geneval"] == 0

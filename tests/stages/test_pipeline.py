@@ -114,7 +114,7 @@ def weights(folder: Path | str) -> dict[str, dict[str, torch.Tensor]]:
 def test_in_the_world_each_stage_is_measured_and_reported(tmp_path: Path):
     config = ColdStartConfig(1, 2, 1e-9, 1, captioning=SAID, decoding=PAINTED)
     stages = {"cold_start": ColdStart(config, SceneImages)}
-    recipe = Recipe("tiny", stages, world.measure_model)
+    recipe = Recipe("tiny", stages, world.measure_saved)
     records = run_pipeline(recipe, PipelineSettings(tmp_path))
     report_stages("uae train x", records, tmp_path)
     assert [record["stage"] for record in records] == ["start", "cold_start"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from uae.world.data import pictures
 from uae.world.detector import MIN_CONFIDENCE, Detection, detect
 from uae.world.scene import (
     BACKGROUNDS,
@@ -18,17 +19,12 @@ from uae.world.scene import (
     Object,
     Scene,
     Word,
-    render_batch,
-    scene_at,
+    first_scenes,
 )
 
 MAX_WRONG = 0.005  # of the cells it is sure of
 
-SCENES = [scene_at(split, i) for split in ("test", "unseen") for i in range(100)]
-
-
-def pictures(scenes: list[Scene]) -> Tensor:
-    return torch.from_numpy(render_batch(scenes))
+SCENES = first_scenes("test", 100) + first_scenes("unseen", 100)
 
 
 def noise(std: float) -> Callable[[Tensor], Tensor]:
@@ -52,21 +48,17 @@ def count(scenes: list[Scene], detections: list[Detection]) -> tuple[int, int]:
     """Cells the detector is sure of, and those of them that it reads wrongly."""
     sure = wrong = 0
     for scene, detection in zip(scenes, detections, strict=True):
-        contents = {o.cell: o for o in scene.objects} | (
-            {scene.word.cell: scene.word} if scene.word else {}
-        )
-        found = [f for f in detection.cells if f.sure]
-        sure += len(found)
-        wrong += sum(f.content != contents.get(f.cell) for f in found)
+        sure_cells = [cell for cell in detection.cells if cell.is_sure]
+        sure += len(sure_cells)
+        wrong += sum(cell.content != scene.contents[cell.cell] for cell in sure_cells)
     return sure, wrong
 
 
 def test_it_reads_what_is_drawn():
-    scenes = [scene_at(split, i) for split in SPLITS for i in range(100)]
-    read = [
-        d.scene == s and not d.unsure for s, d in zip(scenes, detect(pictures(scenes)), strict=True)
-    ]
-    assert sum(read) / len(read) >= 0.995
+    scenes = [scene for split in SPLITS for scene in first_scenes(split, 100)]
+    detections = zip(scenes, detect(pictures(scenes)), strict=True)
+    is_read = [d.scene == scene and not d.unsure_cells for scene, d in detections]
+    assert sum(is_read) / len(is_read) >= 0.995
 
 
 def test_it_reads_every_content_on_every_background():
@@ -77,9 +69,9 @@ def test_it_reads_every_content_on_every_background():
         scenes = [Scene(background, (o,)) for o in objects] + [
             Scene(background, (), Word(7, w)) for w in WORDS
         ]
-        found = detect(pictures(scenes))
-        assert [d.scene for d in found] == scenes
-        assert min(f.confidence for d in found for f in d.cells) > 0.95  # 1 but for rounding
+        detections = detect(pictures(scenes))
+        assert [d.scene for d in detections] == scenes
+        assert min(c.confidence for d in detections for c in d.cells) > 0.95  # 1 but for rounding
 
 
 DAMAGE = {
@@ -105,14 +97,13 @@ def test_it_bears_slight_damage():
         assert sure - wrong >= share * total
 
 
-@pytest.mark.parametrize("left", [0.25, 0.4, 0.5, 0.6])
-def test_faded_objects_are_neither_there_nor_not(left):
+@pytest.mark.parametrize("share", [0.25, 0.4, 0.5, 0.6])
+def test_faded_objects_are_neither_there_nor_not(share):
     scenes = [replace(s, word=None) for s in SCENES]
-    faded = left * pictures(scenes) + (1 - left) * pictures(
-        [Scene(s.background, ()) for s in scenes]
-    )
+    empty = pictures([Scene(s.background, ()) for s in scenes])
+    faded = share * pictures(scenes) + (1 - share) * empty
     for scene, detection in zip(scenes, detect(faded), strict=True):
-        assert set(detection.unsure) == {o.cell for o in scene.objects}
+        assert set(detection.unsure_cells) == {o.cell for o in scene.objects}
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1)])
@@ -123,31 +114,32 @@ def test_a_moved_object_is_no_other_object(shift):
 
 
 def test_a_mixture_of_two_objects_is_unsure():
-    of = lambda shape, color: pictures([Scene("white", (Object(4, shape, color, "large"),))])  # noqa: E731
-    found = detect((of("circle", "red") + of("square", "red")) / 2)[0]
-    assert found.unsure == (4,) and found.objects == ()
+    objects = [Object(4, shape, "red", "large") for shape in ("circle", "square")]
+    mixture = pictures([Scene("white", (o,)) for o in objects]).mean(0, keepdim=True)
+    detection = detect(mixture)[0]
+    assert detection.unsure_cells == (4,) and detection.objects == ()
 
 
 def test_half_and_half_is_zero_confidence():
     circle = pictures([Scene("white", (Object(0, "circle", "red", "large"),))])
     ring = pictures([Scene("white", (Object(0, "ring", "red", "large"),))])
-    at = lambda share: detect(share * circle + (1 - share) * ring)[0].cells[0]  # noqa: E731
-    assert at(0.5).confidence == pytest.approx(0, abs=1e-3)
-    assert at(0.7).confidence <= 0.4 + 1e-3 < MIN_CONFIDENCE and at(0.7).content == Object(
-        0, "circle", "red", "large"
-    )
+    half, most = (detect(s * circle + (1 - s) * ring)[0].cells[0] for s in (0.5, 0.7))
+    assert half.confidence == pytest.approx(0, abs=1e-3)
+    assert most.confidence <= 0.4 + 1e-3 < MIN_CONFIDENCE
+    assert most.content == Object(0, "circle", "red", "large")
 
 
 def test_what_it_is_unsure_of_does_not_count():
     static = torch.rand(20, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     for detection in detect(static):
-        assert detection.objects == () and detection.word is None and len(detection.unsure) == 9
+        assert (
+            detection.objects == () and detection.word is None and len(detection.unsure_cells) == 9
+        )
 
 
 def test_batches_do_not_matter():
     images = noise(0.1)(pictures(SCENES[:30])).clamp(0, 1)
-    whole, alone = detect(images), [detect(image[None])[0] for image in images]
-    assert [(d.background, d.objects, d.word, d.unsure) for d in whole] == [
-        (d.background, d.objects, d.word, d.unsure) for d in alone
-    ]
+    together, alone = detect(images), [detect(image[None])[0] for image in images]
+    for a, b in zip(together, alone, strict=True):
+        assert a.scene == b.scene and a.unsure_cells == b.unsure_cells
     assert detect(images[:0]) == []

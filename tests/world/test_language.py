@@ -56,28 +56,25 @@ def test_captions_are_true(level):
 
 def test_levels_say_what_they_should():
     for i, scene in enumerate(SCENES):
-        said = {level: read_caption(caption(scene, level, rng(i))) for level in LEVELS}
-        assert not said["gist"].mentions and not said["count"].mentions
-        assert said["count"].background == said["exhaustive"].background == scene.background
-        assert 1 <= len(said["salient"].mentions) <= 2
-        named = lambda level: Counter((m.shape, m.color) for m in said[level].mentions)  # noqa: E731, B023
-        there = Counter((o.shape, o.color) for o in scene.objects)
-        assert named("objects") == named("layout") == named("exhaustive") == there
-        assert all(m.cell is None and m.size is None for m in said["objects"].mentions)
-        assert all(m.cell is not None and m.size is None for m in said["layout"].mentions)
+        readings = {level: read_caption(caption(scene, level, rng(i))) for level in LEVELS}
+        assert not readings["gist"].mentions and not readings["count"].mentions
+        assert readings["count"].background == readings["exhaustive"].background == scene.background
+        assert 1 <= len(readings["salient"].mentions) <= 2
+        pairs = Counter((o.shape, o.color) for o in scene.objects)
         for level in ("objects", "layout", "exhaustive"):
-            assert said[level].word == (scene.word and scene.word.text)
+            assert Counter((m.shape, m.color) for m in readings[level].mentions) == pairs
+            assert readings[level].word == (scene.word and scene.word.text)
+        assert all(m.cell is None and m.size is None for m in readings["objects"].mentions)
+        assert all(m.cell is not None and m.size is None for m in readings["layout"].mentions)
 
 
 def test_exhaustive_captions_determine_the_scene():
     for i, scene in enumerate(SCENES):
         for text in (exhaustive_caption(scene), caption(scene, "exhaustive", rng(i))):
-            objects = tuple(
-                sorted(
-                    Object(m.cell, m.shape, m.color, m.size) for m in read_caption(text).mentions
-                )
-            )  # type: ignore[arg-type]
-            assert objects == scene.objects and read_caption(text).background == scene.background
+            reading = read_caption(text)
+            objects = [Object(m.cell, m.shape, m.color, m.size) for m in reading.mentions]  # type: ignore[arg-type]
+            assert tuple(sorted(objects)) == scene.objects
+            assert reading.background == scene.background
             if scene.word:
                 assert f"word {scene.word.text} {CELLS[scene.word.cell]}" in text
 
@@ -125,38 +122,24 @@ def score(text: str) -> tuple[int, int, int, int]:
 
 def test_scores_by_hand():
     assert score("a red circle") == (1, 1, 0, 0)
-    assert score("a red circle and a red circle and a red circle") == (
-        3,
-        2,
-        0,
-        0,
-    )  # there are only two
+    three_circles = "a red circle and a red circle and a red circle"
+    assert score(three_circles) == (3, 2, 0, 0)  # the scene has only two
     assert score("a small red circle top-left , a green ring") == (2, 1, 1, 1)
     assert score("a large red circle top-left") == (1, 0, 0, 0)
-    assert score("red circle and a large red circle right") == (
-        2,
-        2,
-        1,
-        0,
-    )  # the fuller mention chooses first
+    fuller_later = "red circle and a large red circle right"
+    assert score(fuller_later) == (2, 2, 1, 0)  # the fuller mention chooses first
     assert score("some shapes") == (0, 0, 0, 0)
     whole = score_caption(exhaustive_caption(SCENE), SCENE)
-    assert (whole.objects, whole.complete, whole.small_objects, whole.small_complete) == (
-        3,
-        3,
-        1,
-        1,
-    )
+    assert (whole.objects, whole.complete) == (3, 3)
+    assert (whole.small_objects, whole.small_complete) == (1, 1)
 
 
 def test_a_false_caption_does_not_pass():
     for i, scene in enumerate(SCENES[:100]):
         other = SCENES[i + 1]
-        got, true = (
-            score_caption(exhaustive_caption(other), scene),
-            set(scene.objects) & set(other.objects),
-        )
-        assert got.correct == got.complete == len(true)
+        counts = score_caption(exhaustive_caption(other), scene)
+        shared = set(scene.objects) & set(other.objects)
+        assert counts.correct == counts.complete == len(shared)
 
 
 # --- questions -----------------------------------------------------------------------------------
@@ -164,35 +147,37 @@ def test_a_false_caption_does_not_pass():
 
 def facts(scene: Scene) -> dict[str, str]:
     """Every question about a scene and its answer, enumerated instead of drawn."""
-    found = {
+    answers = {
         "how many shapes ?": NUMBERS[len(scene.objects)],
         "is there a word ?": "yes" if scene.word else "no",
     }
     if scene.word:
-        found["what is the word ?"] = scene.word.text
+        answers["what is the word ?"] = scene.word.text
     for color in COLORS:
-        found[f"how many {color} shapes ?"] = NUMBERS[[o.color for o in scene.objects].count(color)]
+        answers[f"how many {color} shapes ?"] = NUMBERS[
+            [o.color for o in scene.objects].count(color)
+        ]
         for shape in SHAPES:
             number = sum((o.color, o.shape) == (color, shape) for o in scene.objects)
-            found[f"is there a {color} {shape} ?"] = "yes" if number else "no"
+            answers[f"is there a {color} {shape} ?"] = "yes" if number else "no"
     for size in SIZES:
-        found[f"how many {size} shapes ?"] = NUMBERS[[o.size for o in scene.objects].count(size)]
+        answers[f"how many {size} shapes ?"] = NUMBERS[[o.size for o in scene.objects].count(size)]
     for o in scene.objects:
         place = CELLS[o.cell]
-        found[f"what color is the shape {place} ?"] = o.color
-        found[f"what shape is {place} ?"] = o.shape
-        found[f"what size is the shape {place} ?"] = o.size
+        answers[f"what color is the shape {place} ?"] = o.color
+        answers[f"what shape is {place} ?"] = o.shape
+        answers[f"what size is the shape {place} ?"] = o.size
         if [p.shape for p in scene.objects].count(o.shape) == 1:
-            found[f"what color is the {o.shape} ?"] = o.color
+            answers[f"what color is the {o.shape} ?"] = o.color
         if unique(o, scene):
-            found[f"where is the {o.color} {o.shape} ?"] = place
+            answers[f"where is the {o.color} {o.shape} ?"] = place
     for a in scene.objects:
         for b in scene.objects:
             if a != b and unique(a, scene) and unique(b, scene):
                 pair = f"is the {a.color} {a.shape} {{}} the {b.color} {b.shape} ?"
-                found[pair.format("above")] = "yes" if a.cell // 3 < b.cell // 3 else "no"
-                found[pair.format("left of")] = "yes" if a.cell % 3 < b.cell % 3 else "no"
-    return found
+                answers[pair.format("above")] = "yes" if a.cell // 3 < b.cell // 3 else "no"
+                answers[pair.format("left of")] = "yes" if a.cell % 3 < b.cell % 3 else "no"
+    return answers
 
 
 def unique(o: Object, scene: Scene) -> bool:
@@ -219,10 +204,8 @@ def test_small_questions_are_about_small_objects():
     )
     for kind in ("color", "shape", "size", "position", "relation"):
         for i in range(30):
-            about_small, about_large = (
-                question(only_small, kind, rng(i)),
-                question(only_large, kind, rng(i)),
-            )
+            about_small = question(only_small, kind, rng(i))
+            about_large = question(only_large, kind, rng(i))
             assert about_small is None or about_small.small
             assert about_large is None or not about_large.small
 

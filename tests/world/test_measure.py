@@ -17,6 +17,7 @@ from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import Provenance
 from uae.similarity.preprocess import Preprocess
 from uae.types import Captions, Reconstructions, Rollout
+from uae.world.data import pictures
 from uae.world.detector import detect
 from uae.world.fidelity import decoder_fidelity, decoder_report, fidelity, scenes_with
 from uae.world.language import (
@@ -29,20 +30,27 @@ from uae.world.language import (
 )
 from uae.world.measure import (
     at_world_size,
-    caption_metrics,
+    caption_quality,
     captions_by_instruction,
     delta,
     geneval,
     level_of,
     make_questions,
-    measure,
     measure_ceiling,
+    measure_model,
     perception,
-    pictures,
     split_gain,
     true_at_the_same_level,
 )
-from uae.world.prompts import TAGS, judge, make_prompts, overall, rows, scores
+from uae.world.prompts import (
+    TAGS,
+    Verdict,
+    geneval_rows,
+    judge,
+    make_prompts,
+    mean_over_tags,
+    shares_by_tag,
+)
 from uae.world.scene import (
     BACKGROUNDS,
     CELLS,
@@ -52,7 +60,7 @@ from uae.world.scene import (
     Object,
     Scene,
     Word,
-    render_batch,
+    first_scenes,
     scene_at,
 )
 
@@ -94,7 +102,7 @@ class Perfect:
 
     def generate(self, texts, settings, *, group_size=1, seed=0, step=0):
         scenes = [self.draw(scene_of(text)) for text in texts]
-        return Reconstructions(torch.from_numpy(render_batch(scenes)), group_size)
+        return Reconstructions(pictures(scenes), group_size)
 
     def begin_training(self, lora_rank, *, captions, decoding):
         pytest.fail("measuring must not train the model")
@@ -110,10 +118,10 @@ def scene_of(text: str) -> Scene:
     free = [c for c in range(9) if c not in {m.cell for m in reading.mentions}]
     word = None
     if reading.word:
-        at = tokens.index(reading.word) + 1
-        named = CELLS.index(tokens[at]) if at < len(tokens) and tokens[at] in CELLS else free[-1]
-        word = Word(named, reading.word)
-        free.remove(named)
+        following = tokens[tokens.index(reading.word) + 1 :]
+        is_placed = bool(following) and following[0] in CELLS
+        word = Word(CELLS.index(following[0]) if is_placed else free[-1], reading.word)
+        free.remove(word.cell)
     for m in reading.mentions:
         cell = m.cell if m.cell is not None else free.pop(0)
         objects.append(Object(cell, m.shape, m.color or "red", m.size or "large"))
@@ -126,7 +134,7 @@ def scene_of(text: str) -> Scene:
 def reply(scene: Scene, text: str) -> str:
     """The answer to a question, worked out from its words alone."""
     words = text.split()[:-1]
-    at = {CELLS[o.cell]: o for o in scene.objects}
+    by_cell = {CELLS[o.cell]: o for o in scene.objects}
     pairs = {(o.color, o.shape): o for o in scene.objects}
     if text.startswith("is there a word"):
         return "yes" if scene.word else "no"
@@ -142,7 +150,7 @@ def reply(scene: Scene, text: str) -> str:
         first, second = pairs[words[2], words[3]], pairs[words[-2], words[-1]]
         axis = 0 if "above" in words else 1
         return "yes" if divmod(first.cell, 3)[axis] < divmod(second.cell, 3)[axis] else "no"
-    target = at.get(words[-1]) or next(o for o in scene.objects if o.shape == words[-1])
+    target = by_cell.get(words[-1]) or next(o for o in scene.objects if o.shape == words[-1])
     return getattr(target, words[1])
 
 
@@ -163,15 +171,15 @@ class Pixels(nn.Module):
 @pytest.fixture
 def four() -> dict[str, Backbone]:
     preprocess = Preprocess(48, 48, "exact", "bilinear", False, (0.0,) * 3, (1.0,) * 3)
-    made = {name: Provenance(name, "folder", "sha256:0", "float32", {}) for name in BACKBONES}
-    return {name: Backbone(name, Pixels(), preprocess, made[name]) for name in BACKBONES}
+    origins = {name: Provenance(name, "folder", "sha256:0", "float32", {}) for name in BACKBONES}
+    return {name: Backbone(name, Pixels(), preprocess, origins[name]) for name in BACKBONES}
 
 
 # --- everything right ----------------------------------------------------------------------------
 
 
 def test_a_perfect_model_is_right_everywhere(four):
-    result = measure(Perfect(), four, num_scenes=30, prompts_per_tag=6, num_bootstrap=50)
+    result = measure_model(Perfect(), four, num_scenes=30, prompts_per_tag=6, num_bootstrap=50)
     tokens = [len(exhaustive_caption(scene_at("test", i)).split()) for i in range(30)]
     numbers = dict(result.numbers)
     assert numbers.pop("caption_tokens") == pytest.approx(sum(tokens) / 30)
@@ -209,7 +217,7 @@ def test_the_ceiling_is_what_true_captions_give(four):
 
 def test_the_result_does_not_depend_on_who_asks_again(four):
     first, second = (
-        measure(Perfect(), four, num_scenes=6, prompts_per_tag=2, num_bootstrap=20)
+        measure_model(Perfect(), four, num_scenes=6, prompts_per_tag=2, num_bootstrap=20)
         for _ in range(2)
     )
     assert first.to_json() == second.to_json() and first.geneval_rows == second.geneval_rows
@@ -231,7 +239,7 @@ def without_small(scene: Scene) -> Scene:
 
 
 def test_wrong_colours(four):
-    result = measure(
+    result = measure_model(
         Perfect(see=recolored), four, num_scenes=20, prompts_per_tag=2, num_bootstrap=20
     )
     assert (
@@ -242,16 +250,15 @@ def test_wrong_colours(four):
     }
     assert by_attribute == {"cell": 100, "shape": 100, "color": 0, "size": 100}
     assert result.details["objects"]["words_exact"]["percent"] == 100
-    assert (
-        result.numbers["perception"] == result.numbers["geneval"] == 100
-    )  # only captions are wrong
+    # only captions are wrong
+    assert result.numbers["perception"] == result.numbers["geneval"] == 100
     unified = result.numbers["unified_score"]
     assert unified is not None and unified < 100
     assert result.numbers["unified_score_if_true"] == pytest.approx(100, abs=1e-3)
 
 
 def test_dropped_small_objects(four):
-    result = measure(
+    result = measure_model(
         Perfect(see=without_small), four, num_scenes=40, prompts_per_tag=2, num_bootstrap=20
     )
     objects = [o for i in range(40) for o in scene_at("test", i).objects]
@@ -264,7 +271,7 @@ def test_dropped_small_objects(four):
 
 
 def test_empty_captions(four):
-    result = measure(
+    result = measure_model(
         Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=2, num_bootstrap=20
     )
     assert result.numbers["caption_tokens"] == result.numbers["caption_recall"] == 0
@@ -274,42 +281,35 @@ def test_empty_captions(four):
 
 
 def test_constant_answers():
-    scenes = [scene_at("test", i) for i in range(60)]
-    asked = [q for _, q in make_questions(scenes)]
+    scenes = first_scenes("test", 60)
+    questions = [q for _, q in make_questions(scenes)]
     answers = perception(Perfect(answer="yes"), scenes)
-    assert answers["all"] == Share(sum(q.answer == "yes" for q in asked), len(asked))
+    assert answers["all"] == Share(sum(q.answer == "yes" for q in questions), len(questions))
     assert answers["small"] == Share(
-        sum(q.answer == "yes" for q in asked if q.small), sum(q.small for q in asked)
+        sum(q.answer == "yes" for q in questions if q.small), sum(q.small for q in questions)
     )
     assert answers["color"].percent == 0 and 30 < answers["relation"].percent < 70  # type: ignore[operator]
-    assert sum(answers[kind].total for kind in {q.kind for q in asked}) == answers["all"].total
+    assert sum(answers[kind].total for kind in {q.kind for q in questions}) == answers["all"].total
 
 
 def test_a_decoder_that_adds_one():
     def one_more(scene: Scene) -> Scene:
-        free = next(
-            c
-            for c in range(9)
-            if c not in {o.cell for o in scene.objects} | {scene.word and scene.word.cell}
-        )
-        return replace(
-            scene, objects=tuple(sorted((*scene.objects, Object(free, "circle", "red", "small"))))
-        )
+        extra = Object(scene.contents.index(None), "circle", "red", "small")
+        return replace(scene, objects=tuple(sorted((*scene.objects, extra))))
 
-    found = decoder_fidelity(Perfect(draw=one_more), min_objects=30, with_word=None)
-    assert found.objects_exact.percent == 100 and found.hallucinated_per_image == 1
-    assert found.scenes_exact.percent == 0
-    assert (
-        overall(scores(geneval(Perfect(draw=one_more), make_prompts(3)))) == 0
-    )  # strict under every tag
+    result = decoder_fidelity(Perfect(draw=one_more), min_objects=30, with_word=None)
+    assert result.objects_exact.percent == 100 and result.hallucinated_per_image == 1
+    assert result.scenes_exact.percent == 0
+    verdicts = geneval(Perfect(draw=one_more), make_prompts(3))
+    assert mean_over_tags(shares_by_tag(verdicts)) == 0  # strict under every tag
 
 
 def test_blurred_away_is_unsure_not_wrong():
-    scenes = [scene_at("test", i, with_word=False) for i in range(5)]
+    scenes = first_scenes("test", 5, with_word=False)
     faint = 0.5 * pictures(scenes) + 0.5 * pictures([replace(s, objects=()) for s in scenes])
-    found = fidelity(scenes, faint)
-    assert found.objects_exact.percent == 0 and found.hallucinated_per_image == 0
-    assert found.unsure_cells == Share(sum(len(s.objects) for s in scenes), 45)
+    result = fidelity(scenes, faint)
+    assert result.objects_exact.percent == 0 and result.hallucinated_per_image == 0
+    assert result.unsure_cells == Share(sum(len(s.objects) for s in scenes), 45)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -317,9 +317,8 @@ def test_blurred_away_is_unsure_not_wrong():
 
 def test_the_decoder_is_measured_on_every_kind_of_scene():
     report = decoder_report(Perfect(), min_objects=40)
-    assert {name: f.objects_exact.percent for name, f in report.items()} == dict.fromkeys(
-        report, 100
-    )
+    exact = {name: f.objects_exact.percent for name, f in report.items()}
+    assert exact == dict.fromkeys(report, 100)
     assert list(report) == ["test", "five_objects", "unseen", "words"]
     assert (
         report["five_objects"].objects_exact.total == 40 and report["words"].words_exact.total > 5
@@ -357,7 +356,10 @@ def test_judgement_by_tag():
     )
     with_word = replace(scene, word=Word(8, "cat"))
     prompts = {p.tag: replace(p, scene=scene) for p in make_prompts(1)}
-    verdict = lambda tag, shown: judge(prompts[tag], detect(pictures([shown]))[0])  # noqa: E731
+
+    def verdict(tag: str, scene: Scene) -> Verdict:
+        return judge(prompts[tag], detect(pictures([scene]))[0])
+
     assert all(verdict(tag, scene).correct for tag in TAGS)
     assert verdict("two_object", swapped).correct and not verdict("color_attr", swapped).correct
     assert verdict("color_attr", moved).correct and not verdict("position", moved).correct
@@ -373,7 +375,7 @@ def test_judgement_by_tag():
 
 def test_rows_are_those_of_geneval():
     verdicts = geneval(Perfect(), make_prompts(2))
-    row = rows(verdicts)[9]
+    row = geneval_rows(verdicts)[9]
     assert set(row) == {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"}
     assert (
         row["filename"] == "00009/samples/0000.png"
@@ -382,14 +384,15 @@ def test_rows_are_those_of_geneval():
     )
     metadata = json.loads(row["metadata"])
     assert metadata["tag"] == "position" and metadata["prompt"] == row["prompt"]
-    assert {want["class"] for want in metadata["include"]} <= set(SHAPES)
-    assert {want["position"] for want in metadata["include"]} <= set(CELLS)
-    assert set(json.loads(row["details"])) == {want["class"] for want in metadata["include"]}
-    counting = json.loads(rows(verdicts)[4]["metadata"])["include"]
+    shapes = {o["class"] for o in metadata["include"]}
+    assert shapes <= set(SHAPES)
+    assert {o["position"] for o in metadata["include"]} <= set(CELLS)
+    assert set(json.loads(row["details"])) == shapes
+    counting = json.loads(geneval_rows(verdicts)[4]["metadata"])["include"]
     assert counting == [{"class": "shape", "count": len(verdicts[4].prompt.scene.objects)}]
 
 
-def test_caption_metrics_by_hand():
+def test_caption_quality_by_hand():
     scene = Scene(
         "white",
         (
@@ -404,20 +407,15 @@ def test_caption_metrics_by_hand():
         "a blue square and other shapes",
         "",
     ]
-    said = caption_metrics(texts, [scene] * 3, [True, False, False])
-    assert said["tokens"] == pytest.approx((10 + 6 + 0) / 3)
-    assert said["precision"] == pytest.approx(200 / 3)  # the green square is wrong
-    assert said["recall"] == pytest.approx(200 / 9) and said["recall_complete"] == pytest.approx(
-        100 / 9
-    )
-    assert said["small_recall"] == pytest.approx(100 / 6)
-    assert said["truncated"] == said["empty"] == pytest.approx(100 / 3)
-    assert (
-        said["levels"]["exhaustive"]
-        == said["levels"]["salient"]
-        == said["levels"]["gist"]
-        == pytest.approx(100 / 3)
-    )
+    quality = caption_quality(texts, [scene] * 3, [True, False, False])
+    assert quality["tokens"] == pytest.approx((10 + 6 + 0) / 3)
+    assert quality["precision"] == pytest.approx(200 / 3)  # the green square is wrong
+    assert quality["recall"] == pytest.approx(200 / 9)
+    assert quality["recall_complete"] == pytest.approx(100 / 9)
+    assert quality["small_recall"] == pytest.approx(100 / 6)
+    assert quality["truncated"] == quality["empty"] == pytest.approx(100 / 3)
+    shares = [quality["levels"][level] for level in ("exhaustive", "salient", "gist")]
+    assert shares == pytest.approx([100 / 3] * 3)
 
 
 def test_levels_are_told_from_captions():
@@ -430,7 +428,7 @@ def test_levels_are_told_from_captions():
 
 def test_each_instruction_is_asked():
     model = Perfect()
-    by_name = captions_by_instruction(model, [scene_at("test", i) for i in range(4)])
+    by_name = captions_by_instruction(model, first_scenes("test", 4))
     assert model.instructions == list(INSTRUCTIONS.values()) and set(by_name) == set(INSTRUCTIONS)
     assert by_name["brief"]["recall_complete"] == 100
 
@@ -446,23 +444,20 @@ def test_more_detail_and_more_truth_are_told_apart():
     before = {"unified_score": 20.0, "unified_score_if_true": 30.0}
     after = {"unified_score": 85.0, "unified_score_if_true": 90.0}
     assert split_gain(before, after) == {"detail": 60, "correctness": 5}
-    assert (
-        split_gain(before, {"unified_score": None, "unified_score_if_true": 90.0})["correctness"]
-        is None
-    )
+    without_score = {"unified_score": None, "unified_score_if_true": 90.0}
+    assert split_gain(before, without_score)["correctness"] is None
 
 
 def test_true_captions_say_as_much_as_the_models_own():
-    scenes = [
-        scene_at("test", i, num_objects=3) for i in range(40)
-    ]  # no fewer: naming all is not `salient`
+    # no fewer objects than 3: naming all is not `salient`
+    scenes = [scene_at("test", i, num_objects=3) for i in range(40)]
     false = [
         caption(recolored(s), LEVELS[i % len(LEVELS)], random.Random(i))
         for i, s in enumerate(scenes)
     ]
     true = true_at_the_same_level(false, scenes)
     assert [level_of(t) for t in true] == [level_of(t) for t in false]
-    assert caption_metrics(true, scenes)["precision"] == 100
+    assert caption_quality(true, scenes)["precision"] == 100
 
 
 def test_delta_keeps_what_is_missing():
@@ -482,8 +477,6 @@ def test_other_sizes_are_refused():
 def test_a_background_is_part_of_a_scene():
     scenes = [Scene(name, (Object(4, "ring", "red", "medium"),)) for name in BACKGROUNDS]
     shifted = [replace(s, background=list(BACKGROUNDS)[i - 1]) for i, s in enumerate(scenes)]
-    found = fidelity(scenes, pictures(shifted))
-    assert (
-        found.objects_exact.percent == 100
-        and found.backgrounds_exact.percent == found.scenes_exact.percent == 0
-    )
+    result = fidelity(scenes, pictures(shifted))
+    assert result.objects_exact.percent == 100
+    assert result.backgrounds_exact.percent == result.scenes_exact.percent == 0

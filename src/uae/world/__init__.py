@@ -1,2 +1,1 @@
-"""The embedded world: scenes, their language, and models small enough to learn them on two
-cores."""
+"""The embedded world: scenes, their language, and models that learn them on two cores."""

@@ -1,5 +1,4 @@
-"""The world's similarity backbones: small configurations of ``CLIPModel``, ``Dinov2Model`` and
-``DINOv3ViTModel``.
+"""The world's similarity backbones: small CLIP, LongCLIP, DINOv2 and DINOv3 models.
 
 All see a 48x48 image as 9 patches of 16x16 pixels, at width 128: few tokens, so a reward costs
 little. CLIP has 77 text positions, as OpenAI's; the LongCLIP-style one has 248, stretched from it
@@ -33,10 +32,7 @@ from uae.world.tokenizer import build_qwen_tokenizer
 
 PATCH_SIZE = 16  # pixels: one cell of the grid
 STRETCH = 4  # LongCLIP positions per CLIP position past the kept ones: 20 + 4 * 57 = 248
-START, END = (
-    "<|im_start|>",
-    "<|endoftext|>",
-)  # around a text; CLIP pools at the first END and pads with it too
+START, END = "<|im_start|>", "<|endoftext|>"  # CLIP pools at the first END, and pads with it
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,39 +77,33 @@ def build_clip() -> CLIPModel:
         "image_size": IMAGE_SIZE,
         "patch_size": PATCH_SIZE,
     }
-    return rescale_initial_weights(
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-    )
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)
+    return rescale_initial_weights(CLIPModel(config))
 
 
 def stretch_positions(clip: CLIPModel) -> CLIPModel:
     """A copy of ``clip`` with 248 text positions."""
     config: Any = copy.deepcopy(clip.config)
-    config.text_config.max_position_embeddings = KEPT_POSITIONS + STRETCH * (
-        CLIP_TEXT_POSITIONS - KEPT_POSITIONS
-    )
+    num_stretched = CLIP_TEXT_POSITIONS - KEPT_POSITIONS
+    config.text_config.max_position_embeddings = KEPT_POSITIONS + STRETCH * num_stretched
     longclip, state = CLIPModel(config), clip.state_dict()
     name = "text_model.embeddings.position_embedding.weight"
-    kept, rest = state[name][:KEPT_POSITIONS], state[name][KEPT_POSITIONS:]
-    dense = nn.functional.interpolate(
-        rest.T[None], scale_factor=STRETCH, mode="linear", align_corners=False
+    head, tail = state[name][:KEPT_POSITIONS], state[name][KEPT_POSITIONS:]
+    stretched = nn.functional.interpolate(
+        tail.T[None], scale_factor=STRETCH, mode="linear", align_corners=False
     )[0].T
-    longclip.load_state_dict({**state, name: torch.cat([kept, dense])})
+    longclip.load_state_dict({**state, name: torch.cat([head, stretched])})
     return longclip
 
 
 def build_dinov2() -> Dinov2Model:
     """0.7M parameters, random."""
-    return rescale_initial_weights(
-        Dinov2Model(
-            Dinov2Config(**_TOWER, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, mlp_ratio=4)
-        )
-    )
+    config = Dinov2Config(**_TOWER, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, mlp_ratio=4)
+    return rescale_initial_weights(Dinov2Model(config))
 
 
 def build_dinov3() -> DINOv3ViTModel:
-    """0.7M parameters, random; four register tokens, rotary positions that are not jittered in
-    training."""
+    """0.7M parameters, random; four register tokens, rotary positions without jitter."""
     config = DINOv3ViTConfig(
         **_TOWER,
         intermediate_size=512,
@@ -127,12 +117,13 @@ def build_dinov3() -> DINOv3ViTModel:
 
 @torch.no_grad()
 def rescale_initial_weights(model: Model) -> Model:
-    """Matrices of variance 1/inputs; unit places of an image and words of a text, whose places
-    matter little.
+    """Matrices of variance 1/inputs; words and an image's positions of unit variance.
 
-    The classes' own 0.02 suits widths near 1000. At width 128 it leaves every block nearly silent
-    and places lost beside the pixels: training then learns colours and stays blind to shape, size
-    and place for thousands of steps.
+    A text's positions matter little.
+
+    The classes' own 0.02 suits widths near 1000. At width 128 every block is nearly silent, and
+    positions are lost beside the pixels. Training then learns colours and stays blind to shape,
+    size and place for thousands of steps.
     """
     for name, parameter in model.named_parameters():
         if "position_embedding" in name:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uae.world.scene import Scene, render_batch, scene_at
+from uae.world.scene import Scene, first_scenes, render_batch, scene_at
 
 
 def train_scenes(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
@@ -21,19 +21,16 @@ def pictures(scenes: Sequence[Scene]) -> Tensor:
 
 
 class SceneImages:
-    """Scenes of the training split, never the same twice; the probe's are of the validation
-    split."""
+    """An image source: scenes of the training split, never the same twice.
+
+    The probe's are of the validation split.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def batch(self, step: int, num_images: int) -> list[Tensor]:
-        scenes = [
-            scene_at("train", step * num_images + i, seed=self.seed) for i in range(num_images)
-        ]
-        return list(torch.from_numpy(render_batch(scenes)))
+        return list(pictures(train_scenes(step, num_images, seed=self.seed)))
 
     def probe(self, num_images: int) -> list[Tensor]:
-        return list(
-            torch.from_numpy(render_batch([scene_at("validation", i) for i in range(num_images)]))
-        )
+        return list(pictures(first_scenes("validation", num_images)))

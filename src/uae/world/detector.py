@@ -1,4 +1,4 @@
-"""The judge of pictures of the world: an image in, the objects it shows and how sure that is out.
+"""The exact detector of the world: which objects an image shows, and how sure that is.
 
 Analysis by synthesis. A cell can show 169 things (nothing, 144 objects, 24 words) on each of 6
 backgrounds, and each of these has exactly one picture. The detector takes the background, then for
@@ -12,7 +12,7 @@ what distinguishes them; the reported confidence is the smallest over all ``t2``
 pictures that no scene contains but a bad image may: for an empty cell the *ghosts*, what is left of
 everything when blurred, up to a tint of the whole cell; for anything else the *impostors*, other
 contents that moved by a pixel or faded and now look most like it. A cell is *unsure*, and counts as
-nothing found, when its confidence is below ``MIN_CONFIDENCE`` or when even ``t1`` leaves a residual
+empty, when its confidence is below ``MIN_CONFIDENCE`` or when even ``t1`` leaves a residual
 above ``MAX_RESIDUAL``.
 """
 
@@ -40,10 +40,10 @@ from uae.world.scene import (
     Scene,
     Word,
     background_pixels,
+    blend,
     cell_slice,
     ink,
     object_coverage,
-    paint,
     word_coverage,
 )
 
@@ -51,11 +51,11 @@ MIN_CONFIDENCE = 0.45
 MAX_RESIDUAL = 0.11  # root mean square over a cell's pixels, of [0, 1]
 GHOST_BLUR = 2.0  # pixels, standard deviation
 FADED = (0.3, 0.4, 0.5, 0.6)  # shares of an object's contrast that are left
-_CHUNK = 256  # images at a time
+_BATCH_SIZE = 256  # images at a time
 
 
 @dataclass(frozen=True)
-class Found:
+class CellReading:
     """What the nearest picture of one cell shows: an ``Object``, a ``Word`` or None for nothing."""
 
     cell: int
@@ -64,7 +64,7 @@ class Found:
     residual: float
 
     @property
-    def sure(self) -> bool:
+    def is_sure(self) -> bool:
         return self.confidence >= MIN_CONFIDENCE and self.residual <= MAX_RESIDUAL
 
 
@@ -74,23 +74,24 @@ class Detection:
 
     background: str
     background_confidence: float
-    cells: tuple[Found, ...]
+    cells: tuple[CellReading, ...]
 
     @property
     def objects(self) -> tuple[Object, ...]:
         """The objects the detector is sure of, in reading order."""
-        return tuple(f.content for f in self.cells if f.sure and isinstance(f.content, Object))
+        contents = [cell.content for cell in self.cells if cell.is_sure]
+        return tuple(content for content in contents if isinstance(content, Object))
 
     @property
     def word(self) -> Word | None:
-        """The word the detector is sure of; the surest if it sees several."""
-        words = [f for f in self.cells if f.sure and isinstance(f.content, Word)]
-        return max(words, key=lambda f: f.confidence).content if words else None  # type: ignore[return-value]
+        """The word the detector is sure of; the surest if there are several."""
+        words = [c for c in self.cells if c.is_sure and isinstance(c.content, Word)]
+        return max(words, key=lambda c: c.confidence).content if words else None  # type: ignore[return-value]
 
     @property
-    def unsure(self) -> tuple[int, ...]:
+    def unsure_cells(self) -> tuple[int, ...]:
         """Cells it cannot tell."""
-        return tuple(f.cell for f in self.cells if not f.sure)
+        return tuple(cell.cell for cell in self.cells if not cell.is_sure)
 
     @property
     def scene(self) -> Scene:
@@ -100,37 +101,39 @@ class Detection:
 
 @dataclass(frozen=True)
 class _Templates:
-    contents: tuple[tuple[str, ...] | None, ...]  # None, ("word", text) or (shape, color, size)
-    pixels: Float[Tensor, "N 768"]  # N = 6 backgrounds x 169 contents
+    """The pictures of a cell. Impostors are listed by background."""
+
+    contents: tuple[tuple[str, ...] | None, ...]
+    """None, ("word", text) or (shape, color, size)."""
+    pixels: Float[Tensor, "N 768"]
+    """N = 6 backgrounds x 169 contents."""
     squares: Float[Tensor, " N"]
-    distances: Float[
-        Tensor, "6 169 169"
-    ]  # between the contents on one background; infinite to itself
-    ghosts: Float[
-        Tensor, "6 168 768"
-    ]  # as differences from the empty cell, without their mean colour
-    impostors: tuple[
-        Float[Tensor, "_ 768"], ...
-    ]  # by background, as differences from what they pass for
-    passes_for: tuple[Int[Tensor, " _"], ...]  # index of the content that each impostor looks like
+    distances: Float[Tensor, "6 169 169"]
+    """Between the contents on one background; infinite to itself."""
+    ghosts: Float[Tensor, "6 168 768"]
+    """As differences from the empty cell, without their mean colour."""
+    impostors: tuple[Float[Tensor, "_ 768"], ...]
+    """As differences from the content that each looks like."""
+    impostor_contents: tuple[Int[Tensor, " _"], ...]
+    """Index of that content."""
 
 
 @cache
 def _templates() -> _Templates:
     objects = [(shape, color, size) for shape in SHAPES for color in COLORS for size in SIZES]
     contents = (None, *objects, *(("word", text) for text in WORDS))
-    drawn = np.stack(
+    cells = np.stack(
         [_draw_cell(background, content) for background in BACKGROUNDS for content in contents]
     )
-    pixels = torch.from_numpy(drawn.reshape(len(drawn), -1).astype(np.float32) / 255.0)
+    pixels = torch.from_numpy(cells.reshape(len(cells), -1).astype(np.float32) / 255.0)
     per_background = rearrange(pixels.double(), "(b n) d -> b n d", b=len(BACKGROUNDS))
     distances = torch.cdist(
         per_background, per_background, compute_mode="donot_use_mm_for_euclid_dist"
     ).square()
     distances.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    drawings = rearrange(pixels, "(b n) (y x c) -> b n c y x", b=len(BACKGROUNDS), y=CELL, x=CELL)
-    differences = drawings - drawings[:, :1]
-    impostors = [_impostors(on_one) for on_one in differences]
+    images = rearrange(pixels, "(b n) (y x c) -> b n c y x", b=len(BACKGROUNDS), y=CELL, x=CELL)
+    differences = images - images[:, :1]
+    impostors = [_impostors(of_background) for of_background in differences]
     return _Templates(
         contents,
         pixels,
@@ -138,14 +141,14 @@ def _templates() -> _Templates:
         distances.float(),
         _ghosts(differences[:, 1:]),
         tuple(altered for altered, _ in impostors),
-        tuple(passes_for for _, passes_for in impostors),
+        tuple(lookalike for _, lookalike in impostors),
     )
 
 
 def _ghosts(differences: Float[Tensor, "6 168 3 16 16"]) -> Float[Tensor, "6 168 768"]:
     """Blurred within the cell; what leaves it is lost."""
-    at = torch.arange(CELL)
-    kernel = torch.exp(-(at[:, None] - at[None]).square() / (2 * GHOST_BLUR**2))
+    positions = torch.arange(CELL)
+    kernel = torch.exp(-(positions[:, None] - positions[None]).square() / (2 * GHOST_BLUR**2))
     kernel = kernel / (GHOST_BLUR * (2 * torch.pi) ** 0.5)
     blurred = torch.einsum("yv, bncvu, xu -> bncyx", kernel, differences, kernel)
     return rearrange(blurred - blurred.mean((-2, -1), keepdim=True), "b n c y x -> b n (y x c)")
@@ -154,18 +157,21 @@ def _ghosts(differences: Float[Tensor, "6 168 3 16 16"]) -> Float[Tensor, "6 168
 def _impostors(
     differences: Float[Tensor, "169 3 16 16"],
 ) -> tuple[Float[Tensor, "M 768"], Int[Tensor, " M"]]:
-    """Contents that, moved by a pixel or faded, are nearer to another content than to any,
-    themselves included."""
+    """Contents that, moved by a pixel or faded, are nearest to another content.
+
+    As differences from that content, and its index.
+    """
     shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     flat = rearrange(differences, "n c y x -> n (y x c)")
     moved = [
         rearrange(differences.roll(shift, (-2, -1)), "n c y x -> n (y x c)") for shift in shifts
     ]
     altered = torch.cat([*moved, *(share * flat for share in FADED)])
-    itself = torch.arange(len(altered)) % len(flat)
+    originals = torch.arange(len(altered)) % len(flat)
     nearest = torch.cdist(altered, flat).argmin(-1)
-    fools = (nearest != itself) & (nearest != 0)
-    return altered[fools] - flat[nearest[fools]], nearest[fools]
+    is_impostor = (nearest != originals) & (nearest != 0)
+    lookalike = nearest[is_impostor]
+    return altered[is_impostor] - flat[lookalike], lookalike
 
 
 def _draw_cell(background: str, content: tuple[str, ...] | None) -> np.ndarray:
@@ -173,9 +179,9 @@ def _draw_cell(background: str, content: tuple[str, ...] | None) -> np.ndarray:
     if content is None:
         return pixels
     if content[0] == "word":
-        return paint(pixels, word_coverage(content[1]), ink(background))
+        return blend(pixels, word_coverage(content[1]), ink(background))
     shape, color, size = content
-    return paint(pixels, object_coverage(shape, size), np.array(COLORS[color]))
+    return blend(pixels, object_coverage(shape, size), np.array(COLORS[color]))
 
 
 @torch.no_grad()
@@ -190,10 +196,11 @@ def detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
             f"expected images [B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}] in [0, 1], got "
             f"{list(images.shape)}"
         )
-    return [detection for part in images.split(_CHUNK) for detection in _detect(part)]
+    batches = images.split(_BATCH_SIZE)
+    return [detection for batch in batches for detection in _detect_batch(batch)]
 
 
-def _detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
+def _detect_batch(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     templates = _templates()
     cells = rearrange(images.float().cpu(), "b c (i y) (j x) -> b (i j) (y x c)", y=CELL, x=CELL)
     errors = (
@@ -202,37 +209,33 @@ def _detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     errors = rearrange(errors.clamp_min(0), "b k (g n) -> b g k n", g=len(BACKGROUNDS))
     totals = errors.min(-1).values.sum(-1)  # [B, 6]
     background = totals.argmin(1)
-    runner_up = totals.topk(2, largest=False).values[:, 1]
-    background_confidence = 1 - totals.gather(1, background[:, None])[:, 0] / runner_up.clamp_min(
-        1e-9
-    )
+    runner_up = totals.topk(2, largest=False).values[:, 1].clamp_min(1e-9)
+    background_confidence = 1 - totals.gather(1, background[:, None])[:, 0] / runner_up
     errors = errors[torch.arange(len(images)), background]  # [B, 9, 169]
-    least, best = errors.min(-1)
-    margins = (errors - least[..., None]) / templates.distances[background[:, None], best]
-    margins.scatter_(-1, best[..., None], float("inf"))
-    confidence = torch.minimum(margins.min(-1).values, _against_unreal(cells, background, best))
+    least, nearest = errors.min(-1)
+    margins = (errors - least[..., None]) / templates.distances[background[:, None], nearest]
+    margins.scatter_(-1, nearest[..., None], float("inf"))
+    unreal_confidence = _confidence_against_unreal(cells, background, nearest)
+    confidence = torch.minimum(margins.min(-1).values, unreal_confidence)
     residual = (least / cells.shape[-1]).sqrt()
     names = tuple(BACKGROUNDS)
+
+    def reading(b: int, cell: int) -> CellReading:
+        content = _content(cell, templates.contents[int(nearest[b, cell])])
+        return CellReading(cell, content, float(confidence[b, cell]), float(residual[b, cell]))
+
     return [
         Detection(
             names[int(background[b])],
             float(background_confidence[b]),
-            tuple(
-                Found(
-                    k,
-                    _content(k, templates.contents[int(best[b, k])]),
-                    float(confidence[b, k]),
-                    float(residual[b, k]),
-                )
-                for k in range(GRID * GRID)
-            ),
+            tuple(reading(b, cell) for cell in range(GRID * GRID)),
         )
         for b in range(len(images))
     ]
 
 
-def _against_unreal(
-    cells: Float[Tensor, "B 9 768"], background: Int[Tensor, " B"], best: Int[Tensor, "B 9"]
+def _confidence_against_unreal(
+    cells: Float[Tensor, "B 9 768"], background: Int[Tensor, " B"], nearest: Int[Tensor, "B 9"]
 ) -> Float[Tensor, "B 9"]:
     """The confidence of the nearest pictures against ghosts and impostors.
 
@@ -240,29 +243,29 @@ def _against_unreal(
     |d|^2``.
     """
     templates = _templates()
-    drawn = rearrange(templates.pixels, "(b n) d -> b n d", b=len(BACKGROUNDS))
-    confidence = torch.empty(best.shape)
+    pixels = rearrange(templates.pixels, "(b n) d -> b n d", b=len(BACKGROUNDS))
+    confidence = torch.empty(nearest.shape)
     for b in background.unique().tolist():
-        here = background == b
-        left_over, content = cells[here] - drawn[b][best[here]], best[here]
-        per_channel = rearrange(left_over, "n k (p c) -> n k p c", c=3)
-        untinted = rearrange(
-            per_channel - per_channel.mean(2, keepdim=True), "n k p c -> n k (p c)"
-        )
-        as_impostor = _shares(left_over, templates.impostors[b])
-        as_impostor = torch.where(templates.passes_for[b] == content[..., None], as_impostor, 0.0)
-        as_ghost = _shares(untinted, templates.ghosts[b])
-        confidence[here] = 1 - 2 * torch.where(
-            content == 0, as_ghost.amax(-1), as_impostor.amax(-1)
-        )
+        rows = background == b
+        content = nearest[rows]
+        residuals = cells[rows] - pixels[b][content]
+        per_channel = rearrange(residuals, "n k (p c) -> n k p c", c=3)
+        untinted = per_channel - per_channel.mean(2, keepdim=True)
+        untinted = rearrange(untinted, "n k p c -> n k (p c)")
+        impostor_shares = _projections(residuals, templates.impostors[b])
+        is_lookalike = templates.impostor_contents[b] == content[..., None]
+        impostor_shares = torch.where(is_lookalike, impostor_shares, 0.0)
+        ghost_shares = _projections(untinted, templates.ghosts[b])
+        largest = torch.where(content == 0, ghost_shares.amax(-1), impostor_shares.amax(-1))
+        confidence[rows] = 1 - 2 * largest
     return confidence
 
 
-def _shares(
-    left_over: Float[Tensor, "n K 768"], differences: Float[Tensor, "M 768"]
+def _projections(
+    residuals: Float[Tensor, "n K 768"], differences: Float[Tensor, "M 768"]
 ) -> Float[Tensor, "n K M"]:
-    """How far what is left of each cell goes along each difference: 0 not at all, 1 all the way."""
-    return left_over @ differences.T / differences.square().sum(-1)
+    """How far each cell's residual goes along each difference: 0 not at all, 1 all the way."""
+    return residuals @ differences.T / differences.square().sum(-1)
 
 
 def _content(cell: int, content: tuple[str, ...] | None) -> Object | Word | None:

@@ -18,7 +18,7 @@ from uae.bench.result import Share, shares_to_json
 from uae.config import DecodeSettings
 from uae.models.base import UnifiedModel
 from uae.utils.device import autocast
-from uae.world.detector import Detection, Found, detect
+from uae.world.detector import CellReading, Detection, detect
 from uae.world.language import exhaustive_caption
 from uae.world.scene import SIZES, Object, Scene, Split, Word, scene_at
 
@@ -27,7 +27,7 @@ ATTRIBUTES = ("cell", "shape", "color", "size")
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What the detector finds of N scenes in N pictures."""
+    """How much of N scenes the detector reads in N pictures."""
 
     objects_exact: Share
     by_attribute: dict[str, Share]
@@ -56,7 +56,7 @@ class Fidelity:
 
 
 def fidelity(scenes: Sequence[Scene], images: Float[Tensor, "N 3 48 48"]) -> Fidelity:
-    """Compare pictures with the scenes they should show.
+    """Pictures against the scenes that they should show.
 
     Raises:
         ValueError: when there are not as many pictures as scenes, or none.
@@ -66,55 +66,53 @@ def fidelity(scenes: Sequence[Scene], images: Float[Tensor, "N 3 48 48"]) -> Fid
             f"expected one image for each scene and at least one, got {len(images)} and "
             f"{len(scenes)}"
         )
-    return compare(scenes, detect(images.clamp(0, 1)))
+    return fidelity_of_detections(scenes, detect(images.clamp(0, 1)))
 
 
-def compare(scenes: Sequence[Scene], detections: Sequence[Detection]) -> Fidelity:
-    """As ``fidelity``, of pictures that the detector has already seen."""
-    seen = list(zip(scenes, detections, strict=True))
-    objects = [(o, d.cells[o.cell]) for scene, d in seen for o in scene.objects]
-    words = [(scene.word, d.cells[scene.word.cell]) for scene, d in seen if scene.word]
+def fidelity_of_detections(scenes: Sequence[Scene], detections: Sequence[Detection]) -> Fidelity:
+    """As ``fidelity``, from what the detector has read."""
+    pairs = list(zip(scenes, detections, strict=True))
+    objects = [(o, d.cells[o.cell]) for scene, d in pairs for o in scene.objects]
+    words = [(scene.word, d.cells[scene.word.cell]) for scene, d in pairs if scene.word]
     return Fidelity(
-        objects_exact=Share.of(_shows(found, o) for o, found in objects),
+        objects_exact=Share.of(_is_exact(cell, o) for o, cell in objects),
         by_attribute={
-            name: Share.of(_agrees(found, o, name) for o, found in objects) for name in ATTRIBUTES
+            name: Share.of(_agrees(cell, o, name) for o, cell in objects) for name in ATTRIBUTES
         },
         by_size={
-            size: Share.of(_shows(f, o) for o, f in objects if o.size == size) for size in SIZES
+            size: Share.of(_is_exact(cell, o) for o, cell in objects if o.size == size)
+            for size in SIZES
         },
-        hallucinated_per_image=sum(_hallucinated(scene, d) for scene, d in seen) / len(seen),
-        words_exact=Share.of(_shows(found, word) for word, found in words),
-        backgrounds_exact=Share.of(d.background == scene.background for scene, d in seen),
-        unsure_cells=Share.of(not found.sure for d in detections for found in d.cells),
-        scenes_exact=Share.of(_all_right(scene, d) for scene, d in seen),
+        hallucinated_per_image=sum(_num_hallucinated(*pair) for pair in pairs) / len(pairs),
+        words_exact=Share.of(_is_exact(cell, word) for word, cell in words),
+        backgrounds_exact=Share.of(d.background == scene.background for scene, d in pairs),
+        unsure_cells=Share.of(not cell.is_sure for d in detections for cell in d.cells),
+        scenes_exact=Share.of(_is_scene_exact(*pair) for pair in pairs),
     )
 
 
-def _shows(found: Found, content: Object | Word | None) -> bool:
-    return found.sure and found.content == content
+def _is_exact(cell: CellReading, content: Object | Word | None) -> bool:
+    return cell.is_sure and cell.content == content
 
 
-def _agrees(found: Found, o: Object, attribute: str) -> bool:
+def _agrees(cell: CellReading, o: Object, attribute: str) -> bool:
+    """The cell surely shows an object that has the attribute in common with ``o``."""
     return (
-        found.sure
-        and isinstance(found.content, Object)
-        and getattr(found.content, attribute) == getattr(o, attribute)
+        cell.is_sure
+        and isinstance(cell.content, Object)
+        and getattr(cell.content, attribute) == getattr(o, attribute)
     )
 
 
-def _hallucinated(scene: Scene, detection: Detection) -> int:
+def _num_hallucinated(scene: Scene, detection: Detection) -> int:
     occupied = {o.cell for o in scene.objects}
-    return sum(
-        f.cell not in occupied for f in detection.cells if f.sure and isinstance(f.content, Object)
-    )
+    return sum(o.cell not in occupied for o in detection.objects)
 
 
-def _all_right(scene: Scene, detection: Detection) -> bool:
-    contents: dict[int, Object | Word] = {o.cell: o for o in scene.objects}
-    if scene.word:
-        contents[scene.word.cell] = scene.word
-    cells = all(_shows(found, contents.get(found.cell)) for found in detection.cells)
-    return cells and detection.background == scene.background
+def _is_scene_exact(scene: Scene, detection: Detection) -> bool:
+    cells = zip(detection.cells, scene.contents, strict=True)
+    are_exact = all(_is_exact(cell, content) for cell, content in cells)
+    return are_exact and detection.background == scene.background
 
 
 def psnr(images: Float[Tensor, "N 3 h w"], others: Float[Tensor, "N 3 h w"]) -> float:
@@ -135,13 +133,13 @@ def decoder_fidelity(
     decoding: DecodeSettings | None = None,
     seed: int = 0,
 ) -> Fidelity:
-    """What the decoder makes of exhaustive true captions, over as many scenes as it takes for
-    ``min_objects``; painted as the model does by itself unless ``decoding`` says otherwise."""
+    """What the decoder paints from exhaustive true captions of scenes of ``min_objects`` together.
+
+    ``decoding`` is the model's own by default.
+    """
     scenes = scenes_with(min_objects, split, num_objects, with_word)
-    images = paint(
-        model, [exhaustive_caption(scene) for scene in scenes], decoding or model.decoding, seed
-    )
-    return fidelity(scenes, images)
+    texts = [exhaustive_caption(scene) for scene in scenes]
+    return fidelity(scenes, paint(model, texts, decoding or model.decoding, seed))
 
 
 def decoder_report(
@@ -150,9 +148,8 @@ def decoder_report(
     min_objects: int = 1000,
     decoding: DecodeSettings | None = None,
 ) -> dict[str, Fidelity]:
-    """The decoder on scenes without words, with exactly five objects, of unseen pairs, and with a
-    word each."""
-    cases = {
+    """``decoder_fidelity`` without words, on five objects, on unseen pairs, and with words."""
+    cases: dict[str, tuple[Split, int | None, bool]] = {
         "test": ("test", None, False),
         "five_objects": ("test", 5, False),
         "unseen": ("unseen", None, False),
@@ -160,9 +157,9 @@ def decoder_report(
     }
     return {
         name: decoder_fidelity(
-            model, split, number, with_word=word, min_objects=min_objects, decoding=decoding
+            model, split, number, with_word=with_word, min_objects=min_objects, decoding=decoding
         )
-        for name, (split, number, word) in cases.items()
+        for name, (split, number, with_word) in cases.items()
     }
 
 

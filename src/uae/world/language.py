@@ -1,5 +1,4 @@
-"""What is said of scenes: captions at six levels of detail, questions with answers, and reading
-captions back.
+"""The world's language: captions at six levels of detail, questions, and reading captions back.
 
 Captions name what they name truly; levels differ in how much they leave out, as captions on the web
 do. Wording varies in articles, synonyms, separators and the place of the background. Every word is
@@ -24,7 +23,7 @@ from uae.world.scene import (
     Scene,
     Word,
     pick,
-    shuffled,
+    random_order,
 )
 
 LEVELS = ("gist", "count", "salient", "objects", "layout", "exhaustive")
@@ -37,7 +36,7 @@ INSTRUCTIONS = {
     "brief": "describe the image briefly",
     "detailed": "describe the image in full detail",
 }
-"""What the captioner is asked; ``default`` leaves the level open."""
+"""Of the captioner; ``default`` leaves the level of detail open."""
 
 QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "position", "relation", "word")
 
@@ -65,8 +64,8 @@ def caption(scene: Scene, level: str, rng: random.Random) -> str:
     if level == "count":
         return _with_background(_count_phrase(scene), scene, rng)
     if level == "salient":
-        return _salient(scene, rng)
-    objects = list(scene.objects) if rng.random() < 0.7 else shuffled(rng, list(scene.objects))
+        return _salient_phrase(scene, rng)
+    objects = list(scene.objects) if rng.random() < 0.7 else random_order(rng, list(scene.objects))
     article, separator = rng.random() < 0.5, pick(rng, (",", "and"))
     phrases = [_object_phrase(o, level, article, rng) for o in objects]
     if scene.word:
@@ -78,8 +77,10 @@ def caption(scene: Scene, level: str, rng: random.Random) -> str:
 def caption_level(
     exhaustive_share: float, rng: random.Random, shorter: Mapping[str, float] = SHORTER_LEVELS
 ) -> str:
-    """The level of detail that a decoder is taught from next; ``shorter`` are the weights of the
-    other levels."""
+    """The level of detail that a decoder is taught from next.
+
+    ``shorter`` are the weights of the levels other than ``exhaustive``.
+    """
     if rng.random() < exhaustive_share:
         return "exhaustive"
     return rng.choices(list(shorter), list(shorter.values()))[0]
@@ -98,12 +99,12 @@ def _count_phrase(scene: Scene) -> str:
     return f"{NUMBERS[len(scene.objects)]} {'shape' if len(scene.objects) == 1 else 'shapes'}"
 
 
-def _salient(scene: Scene, rng: random.Random) -> str:
+def _salient_phrase(scene: Scene, rng: random.Random) -> str:
     """The one or two largest objects; the rest is 'other shapes'."""
     by_size = sorted(scene.objects, key=lambda o: -SIZES[o.size])
-    named = by_size[: 1 + int(rng.random() * 2)]
-    text = " and ".join(f"a {o.color} {o.shape}" for o in named)
-    return text if len(named) == len(by_size) else f"{text} and other shapes"
+    largest = by_size[: 1 + int(rng.random() * 2)]
+    text = " and ".join(f"a {o.color} {o.shape}" for o in largest)
+    return text if len(largest) == len(by_size) else f"{text} and other shapes"
 
 
 def _object_phrase(o: Object, level: str, article: bool, rng: random.Random) -> str:
@@ -122,9 +123,9 @@ def _with_background(text: str, scene: Scene, rng: random.Random) -> str:
     place = int(rng.random() * 3)
     if place == 0:
         return f"{scene.background} background , {text}"
-    return (
-        f"{text} on {scene.background}" if place == 1 else f"{text} , {scene.background} background"
-    )
+    if place == 1:
+        return f"{text} on {scene.background}"
+    return f"{text} , {scene.background} background"
 
 
 # --- reading captions back -----------------------------------------------------------------------
@@ -143,21 +144,22 @@ class Mention:
 
     def fits(self, o: Object) -> bool:
         """Nothing stated is wrong of ``o``."""
-        stated = (
-            (self.shape, o.shape),
-            (self.color, o.color),
-            (self.size, o.size),
-            (self.cell, o.cell),
-        )
-        return all(said is None or said == true for said, true in stated)
+        values = (self.shape, self.color, self.size, self.cell)
+        true_values = (o.shape, o.color, o.size, o.cell)
+        return all(v is None or v == true for v, true in zip(values, true_values, strict=True))
+
+    @property
+    def num_stated(self) -> int:
+        """Attributes stated beside the shape."""
+        return sum(value is not None for value in (self.color, self.size, self.cell))
 
     @property
     def is_complete(self) -> bool:
-        return None not in (self.color, self.size, self.cell)
+        return self.num_stated == 3
 
 
 @dataclass
-class Reading:
+class CaptionReading:
     """What a caption states."""
 
     mentions: list[Mention]
@@ -165,9 +167,9 @@ class Reading:
     background: str | None = None
 
 
-def read_caption(text: str) -> Reading:
+def read_caption(text: str) -> CaptionReading:
     """The objects, word and background a caption names, whatever else it contains."""
-    reading, size, color = Reading([]), None, None
+    reading, size, color = CaptionReading([]), None, None
     last: Mention | None = None
     tokens = text.split()
     for i, token in enumerate(tokens):
@@ -202,15 +204,14 @@ class CaptionScore:
 
 def score_caption(text: str, scene: Scene) -> CaptionScore:
     """Match each mention to at most one true object, the fullest mentions first."""
-    left = list(scene.objects)
+    unmatched = list(scene.objects)
     mentions = read_caption(text).mentions
     correct = complete = small_complete = 0
-    stated = lambda m: sum(v is not None for v in (m.color, m.size, m.cell))  # noqa: E731 - a sort key
-    for mention in sorted(mentions, key=stated, reverse=True):
-        match = next((o for o in left if mention.fits(o)), None)
+    for mention in sorted(mentions, key=lambda m: m.num_stated, reverse=True):
+        match = next((o for o in unmatched if mention.fits(o)), None)
         if match is None:
             continue
-        left.remove(match)
+        unmatched.remove(match)
         correct += 1
         complete += mention.is_complete
         small_complete += mention.is_complete and match.size == "small"
@@ -223,13 +224,13 @@ def score_caption(text: str, scene: Scene) -> CaptionScore:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene with its one-word answer; ``small`` when it is about a small
-    object."""
+    """A question about a scene, with its one-word answer."""
 
     text: str
     answer: str
     kind: str
     small: bool = False
+    """It is about a small object."""
 
 
 def question(scene: Scene, kind: str, rng: random.Random) -> Question | None:
@@ -238,103 +239,96 @@ def question(scene: Scene, kind: str, rng: random.Random) -> Question | None:
     Raises:
         ValueError: for an unknown kind.
     """
-    if kind not in _ASK:
+    if kind not in _QUESTIONS:
         raise ValueError(
             f"unknown question kind {kind!r}: expected one of {', '.join(QUESTION_KINDS)}"
         )
-    return _ASK[kind](scene, rng)
+    return _QUESTIONS[kind](scene, rng)
 
 
 def any_question(scene: Scene, rng: random.Random) -> Question:
     """A question of a random kind."""
     while True:
-        asked = question(scene, pick(rng, QUESTION_KINDS), rng)
-        if asked:
-            return asked
+        candidate = question(scene, pick(rng, QUESTION_KINDS), rng)
+        if candidate:
+            return candidate
 
 
-def _existence(scene: Scene, rng: random.Random) -> Question:
+def _existence_question(scene: Scene, rng: random.Random) -> Question:
     target = pick(rng, scene.objects)
-    true = rng.random() < 0.5
-    shape, color = (target.shape, target.color) if true else _absent_pair(scene, target, rng)
-    return Question(
-        f"is there a {color} {shape} ?",
-        "yes" if true else "no",
-        "existence",
-        true and _is_small(target),
-    )
+    exists = rng.random() < 0.5
+    shape, color = (target.shape, target.color) if exists else _absent_pair(scene, target, rng)
+    text, answer = f"is there a {color} {shape} ?", "yes" if exists else "no"
+    return Question(text, answer, "existence", exists and _is_small(target))
 
 
-def _absent_pair(scene: Scene, near: Object, rng: random.Random) -> tuple[str, str]:
-    """A pair the scene lacks that shares the shape or the colour of one it has: not answerable by
-    half a look."""
-    present = {(o.shape, o.color) for o in scene.objects}
-    pairs = [(s, c) for s in SHAPES for c in COLORS if (s == near.shape) != (c == near.color)]
+def _absent_pair(scene: Scene, o: Object, rng: random.Random) -> tuple[str, str]:
+    """A pair that the scene lacks, of the same shape or colour as ``o``: half a look won't do."""
+    present = {(p.shape, p.color) for p in scene.objects}
+    pairs = [(s, c) for s in SHAPES for c in COLORS if (s == o.shape) != (c == o.color)]
     return pick(rng, [pair for pair in pairs if pair not in present])
 
 
-def _color(scene: Scene, rng: random.Random) -> Question:
+def _color_question(scene: Scene, rng: random.Random) -> Question:
     o = pick(rng, scene.objects)
     unique = sum(p.shape == o.shape for p in scene.objects) == 1 and rng.random() < 0.5
     subject = f"the {o.shape}" if unique else f"the shape {CELLS[o.cell]}"
     return Question(f"what color is {subject} ?", o.color, "color", _is_small(o))
 
 
-def _shape(scene: Scene, rng: random.Random) -> Question:
+def _shape_question(scene: Scene, rng: random.Random) -> Question:
     o = pick(rng, scene.objects)
     return Question(f"what shape is {CELLS[o.cell]} ?", o.shape, "shape", _is_small(o))
 
 
-def _size(scene: Scene, rng: random.Random) -> Question:
+def _size_question(scene: Scene, rng: random.Random) -> Question:
     o = pick(rng, scene.objects)
     return Question(f"what size is the shape {CELLS[o.cell]} ?", o.size, "size", _is_small(o))
 
 
-def _count(scene: Scene, rng: random.Random) -> Question:
+def _count_question(scene: Scene, rng: random.Random) -> Question:
     kind = int(rng.random() * 3)
     if kind == 0:
         return Question("how many shapes ?", NUMBERS[len(scene.objects)], "count")
-    near = pick(rng, scene.objects)
+    target = pick(rng, scene.objects)
     if kind == 1:
-        color = near.color if rng.random() < 0.7 else pick(rng, tuple(COLORS))
-        return Question(
-            f"how many {color} shapes ?",
-            NUMBERS[sum(o.color == color for o in scene.objects)],
-            "count",
-        )
-    size = near.size if rng.random() < 0.7 else pick(rng, tuple(SIZES))
+        color = target.color if rng.random() < 0.7 else pick(rng, tuple(COLORS))
+        number = sum(o.color == color for o in scene.objects)
+        return Question(f"how many {color} shapes ?", NUMBERS[number], "count")
+    size = target.size if rng.random() < 0.7 else pick(rng, tuple(SIZES))
     number = sum(o.size == size for o in scene.objects)
-    return Question(
-        f"how many {size} shapes ?", NUMBERS[number], "count", size == "small" and number > 0
-    )
+    is_about_small = size == "small" and number > 0
+    return Question(f"how many {size} shapes ?", NUMBERS[number], "count", is_about_small)
 
 
-def _position(scene: Scene, rng: random.Random) -> Question | None:
-    pairs = [(o.shape, o.color) for o in scene.objects]
-    unique = [o for o, pair in zip(scene.objects, pairs, strict=True) if pairs.count(pair) == 1]
+def _position_question(scene: Scene, rng: random.Random) -> Question | None:
+    unique = _unique_objects(scene)
     if not unique:
         return None
     o = pick(rng, unique)
     return Question(f"where is the {o.color} {o.shape} ?", CELLS[o.cell], "position", _is_small(o))
 
 
-def _relation(scene: Scene, rng: random.Random) -> Question | None:
-    pairs = [(o.shape, o.color) for o in scene.objects]
-    unique = [o for o, pair in zip(scene.objects, pairs, strict=True) if pairs.count(pair) == 1]
+def _relation_question(scene: Scene, rng: random.Random) -> Question | None:
     axis = int(rng.random() * 2)  # 0: rows, 1: columns
-    place = lambda o: divmod(o.cell, GRID)[axis]  # noqa: E731 - a key
-    couples = [(a, b) for a in unique for b in unique if place(a) != place(b)]
+    places = {o: divmod(o.cell, GRID)[axis] for o in _unique_objects(scene)}
+    couples = [(a, b) for a in places for b in places if places[a] != places[b]]
     if not couples:
         return None
     a, b = pick(rng, couples)
     relation = "left of" if axis else "above"
     text = f"is the {a.color} {a.shape} {relation} the {b.color} {b.shape} ?"
-    return Question(
-        text, "yes" if place(a) < place(b) else "no", "relation", _is_small(a) or _is_small(b)
-    )
+    answer = "yes" if places[a] < places[b] else "no"
+    return Question(text, answer, "relation", _is_small(a) or _is_small(b))
 
 
-def _word(scene: Scene, rng: random.Random) -> Question:
+def _unique_objects(scene: Scene) -> list[Object]:
+    """The objects that shape and colour single out."""
+    pairs = [(o.shape, o.color) for o in scene.objects]
+    return [o for o, pair in zip(scene.objects, pairs, strict=True) if pairs.count(pair) == 1]
+
+
+def _word_question(scene: Scene, rng: random.Random) -> Question:
     if scene.word and rng.random() < 0.8:
         return Question("what is the word ?", scene.word.text, "word")
     return Question("is there a word ?", "yes" if scene.word else "no", "word")
@@ -344,15 +338,15 @@ def _is_small(o: Object) -> bool:
     return o.size == "small"
 
 
-_ASK = {
-    "existence": _existence,
-    "color": _color,
-    "shape": _shape,
-    "size": _size,
-    "count": _count,
-    "position": _position,
-    "relation": _relation,
-    "word": _word,
+_QUESTIONS = {
+    "existence": _existence_question,
+    "color": _color_question,
+    "shape": _shape_question,
+    "size": _size_question,
+    "count": _count_question,
+    "position": _position_question,
+    "relation": _relation_question,
+    "word": _word_question,
 }
 
 _FUNCTION_WORDS = """
@@ -360,17 +354,5 @@ a the , and . ? on background some shapes shape picture of other word is there w
 many where left above below right yes no describe image briefly in full
 detail user assistant generate system
 """
-VOCABULARY: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        [
-            *_FUNCTION_WORDS.split(),
-            *SHAPES,
-            *COLORS,
-            *SIZE_OF,
-            *CELLS,
-            *BACKGROUNDS,
-            *NUMBERS,
-            *WORDS,
-        ]
-    )
-)
+_CONTENT_WORDS = (*SHAPES, *COLORS, *SIZE_OF, *CELLS, *BACKGROUNDS, *NUMBERS, *WORDS)
+VOCABULARY: tuple[str, ...] = tuple(dict.fromkeys((*_FUNCTION_WORDS.split(), *_CONTENT_WORDS)))

@@ -1,5 +1,4 @@
-"""Any unified model on the embedded world: the numbers of ``results.json``, measured before and
-after training.
+"""Any unified model on the embedded world: the numbers of ``results.json``.
 
     scene → picture → caption → reconstruction   four backbones, and the detector object by object
     prompt → picture                             GenEval-style, judged by the detector
@@ -26,7 +25,6 @@ from uae.models.base import Captioner, UnifiedModel
 from uae.similarity.backbones import Backbone
 from uae.types import RoundTrip
 from uae.utils.device import autocast
-from uae.world import prompts as world_prompts
 from uae.world.data import pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
@@ -42,18 +40,26 @@ from uae.world.language import (
     read_caption,
     score_caption,
 )
-from uae.world.prompts import Prompt, Verdict, judge, make_prompts
-from uae.world.scene import IMAGE_SIZE, Scene, Split, scene_at
+from uae.world.prompts import (
+    ScenePrompt,
+    Verdict,
+    geneval_rows,
+    judge,
+    make_prompts,
+    mean_over_tags,
+    shares_by_tag,
+)
+from uae.world.scene import IMAGE_SIZE, Scene, Split, first_scenes
 
 QUESTIONS_PER_SCENE = 5
 MAX_QUESTIONS = 500
 MAX_ANSWER_TOKENS = 4
-_QUESTION_BATCH = 100  # pictures looked at together
+_QUESTION_BATCH = 100  # questions answered together
 
 
 @dataclass(frozen=True)
 class WorldResult:
-    """What ``results.json`` holds of one model, and what stands behind it."""
+    """What ``results.json`` holds of one model, with the images and rows behind it."""
 
     numbers: dict[str, float | None]
     """The headline, flat; None where nothing could be counted."""
@@ -71,7 +77,7 @@ class WorldResult:
 # --- everything ----------------------------------------------------------------------------------
 
 
-def measure(
+def measure_model(
     model: UnifiedModel,
     backbones: Mapping[str, Backbone],
     num_scenes: int = 100,
@@ -84,10 +90,9 @@ def measure(
     num_bootstrap: int = 2000,
     seed: int = 0,
 ) -> WorldResult:
-    """All measures of one model, captioning and painting as it does by itself, or captioning
-    otherwise."""
+    """All measures of one model, with its own settings unless ``captioning`` is given."""
     captioning, decoding = captioning or model.captioning, at_world_size(model.decoding)
-    scenes = [scene_at(split, i) for i in range(num_scenes)]
+    scenes = first_scenes(split, num_scenes)
     images = pictures(scenes)
     captions, reconstructions = round_trip(model, images, captioning, decoding, seed)
     result = score_round_trip(
@@ -100,29 +105,31 @@ def measure(
         num_bootstrap,
         seed,
     )
-    truth = true_at_the_same_level(captions.texts, scenes)
-    if_true = score_pairs(
+    true_captions = true_at_the_same_level(captions.texts, scenes)
+    result_if_true = score_pairs(
         images,
-        paint(model, truth, decoding, seed),
+        paint(model, true_captions, decoding, seed),
         backbones,
         settings=ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap),
     )
     verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed)
-    answers = perception(model, scenes, num_questions, seed=seed)
-    by_tag = world_prompts.scores(verdicts)
+    _add_geneval(result, verdicts)
+    accuracy = perception(model, scenes, num_questions, seed=seed)
     result.numbers.update(
-        unified_score_if_true=if_true.unified_score,
-        geneval=world_prompts.overall(by_tag),
-        perception=answers["all"].percent,
-        perception_small=answers["small"].percent,
+        unified_score_if_true=result_if_true.unified_score,
+        perception=accuracy["all"].percent,
+        perception_small=accuracy["small"].percent,
     )
-    result.details.update(
-        geneval=shares_to_json(by_tag),
-        perception=shares_to_json(answers),
-        settings=_settings(num_scenes, split, captioning, decoding, prompts_per_tag, seed),
-    )
-    result.geneval_rows.extend(world_prompts.rows(verdicts))
-    result.samples.extend(samples(images, captions.texts, reconstructions, num_samples))
+    result.details["perception"] = shares_to_json(accuracy)
+    result.details["settings"] = {
+        "num_scenes": num_scenes,
+        "split": split,
+        "captioning": asdict(captioning),
+        "decoding": asdict(decoding),
+        "prompts_per_tag": prompts_per_tag,
+        "seed": seed,
+    }
+    result.samples.extend(first_round_trips(images, captions.texts, reconstructions, num_samples))
     return result
 
 
@@ -137,13 +144,13 @@ def measure_ceiling(
     num_bootstrap: int = 2000,
     seed: int = 0,
 ) -> WorldResult:
-    """As ``measure``, from exhaustive true captions of the same scenes and of scenes that fit the
-    prompts.
+    """As ``measure_model``, from exhaustive true captions.
 
+    They are of the same scenes, and of scenes that fit the prompts.
     Such a caption answers every question about its scene, so perception is 100 by construction.
     """
     decoding = at_world_size(model.decoding)
-    scenes = [scene_at(split, i) for i in range(num_scenes)]
+    scenes = first_scenes(split, num_scenes)
     images = pictures(scenes)
     texts = [exhaustive_caption(scene) for scene in scenes]
     reconstructions = paint(model, texts, decoding, seed)
@@ -151,17 +158,21 @@ def measure_ceiling(
         scenes, images, texts, reconstructions, backbones, num_bootstrap=num_bootstrap, seed=seed
     )
     verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed, exhaustive=True)
-    by_tag = world_prompts.scores(verdicts)
+    _add_geneval(result, verdicts)
     result.numbers.update(
         unified_score_if_true=result.numbers["unified_score"],
-        geneval=world_prompts.overall(by_tag),
         perception=100.0,
         perception_small=100.0,
     )
-    result.details.update(geneval=shares_to_json(by_tag))
-    result.geneval_rows.extend(world_prompts.rows(verdicts))
-    result.samples.extend(samples(images, texts, reconstructions, num_samples))
+    result.samples.extend(first_round_trips(images, texts, reconstructions, num_samples))
     return result
+
+
+def _add_geneval(result: WorldResult, verdicts: Sequence[Verdict]) -> None:
+    by_tag = shares_by_tag(verdicts)
+    result.numbers["geneval"] = mean_over_tags(by_tag)
+    result.details["geneval"] = shares_to_json(by_tag)
+    result.geneval_rows.extend(geneval_rows(verdicts))
 
 
 def split_gain(
@@ -172,13 +183,10 @@ def split_gain(
     detail: what the gain would be were all captions true, at the levels of detail they are of,
     before and after; correctness: how much more of what is said came to be true.
     """
-    gain, detail = (
-        delta(before, after)[name] for name in ("unified_score", "unified_score_if_true")
-    )
-    return {
-        "detail": detail,
-        "correctness": None if gain is None or detail is None else gain - detail,
-    }
+    gains = delta(before, after)
+    gain, detail = gains["unified_score"], gains["unified_score_if_true"]
+    correctness = None if gain is None or detail is None else gain - detail
+    return {"detail": detail, "correctness": correctness}
 
 
 def delta(
@@ -193,7 +201,7 @@ def delta(
 
 
 def at_world_size(decoding: DecodeSettings) -> DecodeSettings:
-    """The detector reads pictures of the world's size only.
+    """``decoding``, of the one size that the detector reads.
 
     Raises:
         ValueError: for any other size.
@@ -215,8 +223,7 @@ def round_trip(
     decoding: DecodeSettings,
     seed: int = 0,
 ) -> tuple[Any, Tensor]:
-    """One caption of each image (as ``Captions``) and one reconstruction of each caption, this in
-    bf16."""
+    """One caption of each image (as ``Captions``), and one reconstruction of each caption."""
     captions = model.caption(list(images), captioning, seed=seed)
     with autocast(model.encoder.device, use_bf16=True):
         reconstructions = model.reconstruct(captions, decoding, seed=seed).images
@@ -237,22 +244,21 @@ def score_round_trip(
     settings = ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap, seed=seed)
     unified = score_pairs(images, reconstructions, backbones, settings=settings)
     objects = fidelity(scenes, reconstructions)
-    said = caption_metrics(texts, scenes, truncated)
+    captions = caption_quality(texts, scenes, truncated)
     numbers = {
         **unified_numbers(unified),
         "unified_score_if_true": None,
         "geneval": None,
         "perception": None,
         "perception_small": None,
-        "caption_tokens": said["tokens"],
-        "caption_precision": said["precision"],
-        "caption_recall": said["recall"],
-        "small_recall": said["small_recall"],
+        "caption_tokens": captions["tokens"],
+        "caption_precision": captions["precision"],
+        "caption_recall": captions["recall"],
+        "small_recall": captions["small_recall"],
         "reconstruction_objects_exact": objects.objects_exact.percent,
     }
-    return WorldResult(
-        numbers, {"unified": unified.details(), "captions": said, "objects": objects.to_json()}
-    )
+    details = {"unified": unified.details(), "captions": captions, "objects": objects.to_json()}
+    return WorldResult(numbers, details)
 
 
 def unified_numbers(unified: UnifiedResult) -> dict[str, float | None]:
@@ -267,18 +273,18 @@ def unified_numbers(unified: UnifiedResult) -> dict[str, float | None]:
     }
 
 
-def samples(
+def first_round_trips(
     images: Tensor, texts: Sequence[str], reconstructions: Tensor, number: int
 ) -> list[RoundTrip]:
-    """The first few round trips."""
-    shown = list(zip(images, texts, reconstructions, strict=True))[:number]
-    return [RoundTrip(source.clone(), text, image.clone()) for source, text, image in shown]
+    """Copies, which hold no more memory than they show."""
+    trips = list(zip(images, texts, reconstructions, strict=True))[:number]
+    return [RoundTrip(source.clone(), text, image.clone()) for source, text, image in trips]
 
 
 # --- captions ------------------------------------------------------------------------------------
 
 
-def caption_metrics(
+def caption_quality(
     texts: Sequence[str], scenes: Sequence[Scene], truncated: Sequence[bool] | None = None
 ) -> dict[str, Any]:
     """How much captions say and how much of it is true, times 100 but for ``tokens`` (words per
@@ -289,8 +295,8 @@ def caption_metrics(
     ``small_recall`` count only mentions that state every attribute, of all objects and of small
     ones. ``levels``: what level captions are of.
     """
-    scored = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
-    total = {name: sum(getattr(s, name) for s in scored) for name in vars(scored[0])}
+    scores = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
+    total = {name: sum(getattr(s, name) for s in scores) for name in vars(scores[0])}
     levels = [level_of(text) for text in texts]
     return {
         "tokens": sum(len(text.split()) for text in texts) / len(texts),
@@ -300,7 +306,7 @@ def caption_metrics(
         "small_recall": Share(total["small_complete"], total["small_objects"]).percent,
         "truncated": Share.of(truncated).percent if truncated is not None else None,
         "empty": Share.of(not text.strip() for text in texts).percent,
-        "levels": {level: Share.of(found == level for found in levels).percent for level in LEVELS},
+        "levels": {name: Share.of(level == name for level in levels).percent for name in LEVELS},
     }
 
 
@@ -313,8 +319,10 @@ def true_at_the_same_level(texts: Sequence[str], scenes: Sequence[Scene]) -> lis
 
 
 def level_of(text: str) -> str:
-    """The level of detail of a caption, by what it states; one that names all objects is not
-    ``salient``."""
+    """The level of detail of a caption, by what it states.
+
+    One that names all objects is not ``salient``.
+    """
     tokens = set(text.split())
     mentions = read_caption(text).mentions
     if not mentions:
@@ -330,15 +338,15 @@ def level_of(text: str) -> str:
 def measure_captions(
     captioner: Captioner, scenes: Sequence[Scene], captioning: CaptionSettings, *, seed: int = 0
 ) -> dict[str, Any]:
-    """``caption_metrics`` of a model's captions."""
+    """``caption_quality`` of a model's captions."""
     captions = captioner.caption(list(pictures(scenes)), captioning, seed=seed)
-    return caption_metrics(captions.texts, scenes, captions.truncated.tolist())
+    return caption_quality(captions.texts, scenes, captions.truncated.tolist())
 
 
 def captions_by_instruction(
     captioner: Captioner, scenes: Sequence[Scene]
 ) -> dict[str, dict[str, Any]]:
-    """``caption_metrics`` of greedy captions under each instruction: open, brief, detailed."""
+    """``caption_quality`` of greedy captions under each instruction: open, brief, detailed."""
     return {
         name: measure_captions(captioner, scenes, CaptionSettings(text, temperature=0.0))
         for name, text in INSTRUCTIONS.items()
@@ -349,10 +357,12 @@ def captions_by_instruction(
 
 
 def geneval(
-    model: UnifiedModel, prompts: Sequence[Prompt], *, seed: int = 0, exhaustive: bool = False
+    model: UnifiedModel, prompts: Sequence[ScenePrompt], *, seed: int = 0, exhaustive: bool = False
 ) -> list[Verdict]:
-    """One image of each prompt, judged; ``exhaustive``: of the exhaustive caption of a scene that
-    fits it."""
+    """One image of each prompt, judged.
+
+    ``exhaustive``: of the exhaustive caption of the prompt's scene instead.
+    """
     texts = [exhaustive_caption(p.scene) if exhaustive else p.text for p in prompts]
     detections = detect(paint(model, texts, model.decoding, seed))
     return [judge(prompt, detection) for prompt, detection in zip(prompts, detections, strict=True)]
@@ -361,14 +371,16 @@ def geneval(
 def make_questions(
     scenes: Sequence[Scene], number: int = MAX_QUESTIONS, seed: int = 0
 ) -> list[tuple[int, Question]]:
-    """Questions of random kinds, ``QUESTIONS_PER_SCENE`` a scene, with the index of their scene;
-    none twice."""
-    asked: dict[tuple[int, str], Question] = {}
+    """Different questions of random kinds, each with the index of its scene.
+
+    ``QUESTIONS_PER_SCENE`` are drawn for each scene.
+    """
+    questions: dict[tuple[int, str], Question] = {}
     for i, scene in enumerate(scenes):
         for k in range(QUESTIONS_PER_SCENE):
             q = any_question(scene, random.Random(f"question {seed} {i} {k}"))
-            asked.setdefault((i, q.text), q)
-    return [(i, q) for (i, _), q in asked.items()][:number]
+            questions.setdefault((i, q.text), q)
+    return [(i, q) for (i, _), q in questions.items()][:number]
 
 
 @torch.no_grad()
@@ -380,42 +392,17 @@ def perception(
     seed: int = 0,
 ) -> dict[str, Share]:
     """Questions answered exactly: ``all``, those about ``small`` objects, and by kind."""
-    asked = make_questions(scenes, num_questions, seed)
-    images = list(
-        pictures(scenes)
-    )  # one tensor for each: a picture is looked at once for all its questions
-    right: list[bool] = []
-    for start in range(0, len(asked), _QUESTION_BATCH):
-        part = asked[start : start + _QUESTION_BATCH]
+    questions = make_questions(scenes, num_questions, seed)
+    images = list(pictures(scenes))  # one tensor for each: it is encoded once for all its questions
+    groups: dict[str, list[bool]] = {name: [] for name in ("all", "small", *QUESTION_KINDS)}
+    for start in range(0, len(questions), _QUESTION_BATCH):
+        batch = questions[start : start + _QUESTION_BATCH]
         answers = captioner.answer(
-            [images[i] for i, _ in part],
-            [q.text for _, q in part],
+            [images[i] for i, _ in batch],
+            [q.text for _, q in batch],
             max_new_tokens=MAX_ANSWER_TOKENS,
         )
-        right += [answer.strip() == q.answer for answer, (_, q) in zip(answers, part, strict=True)]
-    groups: dict[str, list[bool]] = {name: [] for name in ("all", "small", *QUESTION_KINDS)}
-    for (_, q), correct in zip(asked, right, strict=True):
-        for name in ("all", q.kind, *(["small"] if q.small else [])):
-            groups[name].append(correct)
-    return {name: Share.of(answers) for name, answers in groups.items()}
-
-
-# --- JSON ----------------------------------------------------------------------------------------
-
-
-def _settings(
-    num_scenes: int,
-    split: str,
-    captioning: CaptionSettings,
-    decoding: DecodeSettings,
-    prompts_per_tag: int,
-    seed: int,
-) -> dict[str, Any]:
-    return {
-        "num_scenes": num_scenes,
-        "split": split,
-        "captioning": asdict(captioning),
-        "decoding": asdict(decoding),
-        "prompts_per_tag": prompts_per_tag,
-        "seed": seed,
-    }
+        for answer, (_, q) in zip(answers, batch, strict=True):
+            for name in ("all", q.kind, *(["small"] if q.small else [])):
+                groups[name].append(answer.strip() == q.answer)
+    return {name: Share.of(is_correct) for name, is_correct in groups.items()}

@@ -1,5 +1,4 @@
-"""The tiny models: small configurations of the very classes the real checkpoints use, for 48x48
-images.
+"""The tiny models: small configurations of the classes of the real checkpoints, for 48x48 images.
 
 Sizes: VAE 0.65M parameters, 4x down, 4 channels (12x12 latents); Qwen2.5-VL 2.9M, 9 language tokens
 an image; SD3 transformer 4.5M, 36 image tokens. Janus 3.4M, of them 0.9M in the VQ model (4x down),
@@ -42,8 +41,7 @@ POOLED_WIDTH = 32
 
 
 def build_vae() -> AutoencoderKL:
-    """``AutoencoderKL`` 4x down; scaling and shift are set from the latents' statistics once
-    trained."""
+    """``AutoencoderKL`` 4x down; once trained, the latents' statistics give scaling and shift."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -75,9 +73,8 @@ LLM = {  # of both families
     "tie_word_embeddings": True,
 }
 CAPTIONING = CaptionSettings(temperature=0.0)
-IMAGE_SETTINGS = ImageSettings(
-    48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-)  # 48x48 stays as it is
+# 48x48 stays as it is
+IMAGE_SETTINGS = ImageSettings(48 * 48, 48 * 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def build_captioner() -> QwenVL:
@@ -87,14 +84,8 @@ def build_captioner() -> QwenVL:
 
 
 def build_vlm(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
-    """``Qwen2_5_VLForConditionalGeneration``: a 3-layer vision tower of width 160, a 4-layer LLM of
-    width 192."""
-    token = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")
-    }
-    vision = {
-        name: tokenizer.convert_tokens_to_ids(f"<|vision_{name}|>") for name in ("start", "end")
-    }
+    """Qwen2.5-VL: a 3-layer vision tower of width 160, a 4-layer LLM of width 192."""
+    ids = tokenizer.get_vocab()
     ends = {
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -123,10 +114,10 @@ def build_vlm(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
             "fullatt_block_indexes": [0, 1, 2],
             "out_hidden_size": LLM_WIDTH,
         },
-        image_token_id=token["image_pad"],
-        video_token_id=token["video_pad"],
-        vision_start_token_id=vision["start"],
-        vision_end_token_id=vision["end"],
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -135,8 +126,7 @@ def build_vlm(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def build_transformer() -> SD3Transformer2DModel:
-    """``SD3Transformer2DModel`` on 12x12 latents in patches of 2, in the proportions of SD3.5 (with
-    query-key norm)."""
+    """SD3's transformer on 12x12 latents in patches of 2, with query-key norm as in SD3.5."""
     return SD3Transformer2DModel(
         sample_size=12,
         patch_size=2,
@@ -176,8 +166,7 @@ def build_decoder(vae: AutoencoderKL) -> SD3Decoder:
 
 
 def build_llm_diffusion(captioner: QwenVL, decoder: SD3Decoder) -> LLMDiffusion:
-    """Both as one: asked openly, painting in 20 steps without guidance, which its decoder was not
-    taught."""
+    """Both as one, painting in 20 steps without guidance, which its decoder was not taught."""
     return LLMDiffusion(captioner, decoder, captioning=CAPTIONING, decoding=DecodeSettings(20))
 
 
@@ -185,30 +174,28 @@ def build_llm_diffusion(captioner: QwenVL, decoder: SD3Decoder) -> LLMDiffusion:
 
 CODEBOOK_SIZE = 512
 VISION_WIDTH = 160
-IMAGE_TOKENS = (
-    12 * 12
-)  # of 4x4 pixels, both where an image is seen and where it is painted: the class ties the two
+IMAGE_TOKENS = 12 * 12  # of 4x4 pixels, of an input and of an output: the class ties the two
 
 
 def build_janus() -> Janus:
-    """``JanusForConditionalGeneration`` from nothing: a 3-layer vision tower, a 4-layer LLM, a VQ
-    model."""
+    """Janus from nothing: a 3-layer vision tower, a 4-layer LLM, a VQ model."""
     tokenizer = build_janus_tokenizer()
-    images = JanusImageProcessorPil(
+    image_processor = JanusImageProcessorPil(
         size={"height": 48, "width": 48}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )  # type: ignore[call-arg]
     processor = JanusProcessor(
-        images, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=IMAGE_TOKENS
+        image_processor, tokenizer, chat_template=JANUS_TEMPLATE, num_image_tokens=IMAGE_TOKENS
     )
     decoding = DecodeSettings(temperature=0.0)  # no guidance, which makes its pictures worse
     return Janus(build_janus_model(tokenizer), processor, captioning=CAPTIONING, decoding=decoding)
 
 
 def build_janus_model(tokenizer: Any) -> JanusForConditionalGeneration:
-    """The model alone; its language model is of UMM-1's shape, biases included, to begin as
-    that."""
+    """The model alone; its LLM is of the shape of UMM-1's, biases included, to begin as that."""
     special = {
-        name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
     }
     config = JanusConfig(
         text_config={

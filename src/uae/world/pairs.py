@@ -22,28 +22,28 @@ from uae.world.scene import MAX_OBJECTS, render, scene_at
 PAIRS_PER_SHARD = 5_000
 EXHAUSTIVE_SHARE = 0.4
 SHORT_LEVELS = {"objects": 0.6, "layout": 0.15, "count": 0.25}
-"""How often short captions name one or two objects, say where they are as well, or say how many
-there are."""
+"""Weights of short captions that name objects, that say where they are as well, or how many."""
 
 
 def write_captioned_scenes(folder: Path, num_pairs: int, *, seed: int = 0) -> None:
-    """``num_pairs`` scenes of the training split, columns ``image`` (PNG) and ``caption``, in
-    ``train-*.parquet``."""
+    """``num_pairs`` scenes of the training split in ``train-*.parquet``.
+
+    The columns are ``image`` (PNG) and ``caption``.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, first in enumerate(range(0, num_pairs, PAIRS_PER_SHARD)):
-        rows = [_pair(i, seed) for i in range(first, min(first + PAIRS_PER_SHARD, num_pairs))]
-        pq.write_table(
-            pa.Table.from_pylist(rows), folder / f"train-{number:05d}.parquet", row_group_size=500
-        )
+    for number, start in enumerate(range(0, num_pairs, PAIRS_PER_SHARD)):
+        stop = min(start + PAIRS_PER_SHARD, num_pairs)
+        table = pa.Table.from_pylist([_pair(i, seed) for i in range(start, stop)])
+        pq.write_table(table, folder / f"train-{number:05d}.parquet", row_group_size=500)
 
 
 def _pair(index: int, seed: int) -> dict:
     rng = random.Random(f"captioned {seed} {index}")
     level = caption_level(EXHAUSTIVE_SHARE, rng, SHORT_LEVELS)
-    scene = scene_at("train", index, seed=seed, **_simple(level, rng))
+    scene = scene_at("train", index, seed=seed, **_scene_limits(level, rng))
     png = io.BytesIO()
     Image.fromarray(render(scene)).save(png, "PNG")
     return {
@@ -52,9 +52,8 @@ def _pair(index: int, seed: int) -> dict:
     }
 
 
-def _simple(level: str, rng: random.Random) -> dict[str, Any]:
-    """What a scene must be to have a caption of this level: anything, some shapes, or one or two of
-    them."""
+def _scene_limits(level: str, rng: random.Random) -> dict[str, Any]:
+    """Of a scene for a caption of this level: none, some shapes, or one or two of them."""
     if level == "exhaustive":
         return {}
     fewest, most = (2, MAX_OBJECTS) if level == "count" else (1, 2)

@@ -1,5 +1,4 @@
-"""What a similarity backbone of the world is worth as a reward, measured on scenes it was not
-trained on.
+"""What a similarity backbone of the world is worth as a reward, on scenes it was not trained on.
 
 - ``similarity_by_wrong``: mean cosine between a render and that of the same scene with k wrong
   attributes, k = 0..5; it must fall with k. ``falls_by_wrong``: the share of scenes in which the
@@ -21,9 +20,10 @@ import torch
 from torch import Tensor
 
 from uae.similarity.backbones import Backbone
+from uae.world.data import pictures
 from uae.world.edits import EDIT_KINDS, wrong_scene, wrong_scenes
 from uae.world.language import caption
-from uae.world.scene import Scene, Split, render_batch, scene_at
+from uae.world.scene import Scene, Split, first_scenes
 
 MAX_WRONG = 5
 NOISE_STD = 0.02
@@ -36,7 +36,7 @@ def measure_backbone(
     backbone: Backbone, split: Split = "test", num_scenes: int = 256
 ) -> dict[str, float]:
     """All measurements of a loaded backbone, by name."""
-    scenes = [scene_at(split, i) for i in range(num_scenes)]
+    scenes = first_scenes(split, num_scenes)
     results = measure_similarity(backbone.embed, scenes)
     if backbone.tokenizer is not None:
         results |= measure_retrieval(backbone.embed, backbone.embed_text, scenes)
@@ -45,7 +45,7 @@ def measure_backbone(
 
 @torch.no_grad()
 def measure_similarity(embed: EmbedImages, scenes: list[Scene]) -> dict[str, float]:
-    """How image similarity answers to wrong attributes; ``embed`` gives unit vectors."""
+    """How image similarity reacts to wrong attributes; ``embed`` gives unit vectors."""
     sources = _embed(embed, scenes)
     cosines = wrong_cosines(embed, scenes, sources)
     results = {f"similarity_by_wrong/{k}": v for k, v in enumerate(cosines.mean(0).tolist())}
@@ -53,11 +53,10 @@ def measure_similarity(embed: EmbedImages, scenes: list[Scene]) -> dict[str, flo
     results |= {f"falls_by_wrong/{k}": v for k, v in enumerate(falls, start=1)}
     for kind in EDIT_KINDS:
         results[f"sensitivity/{kind}"] = sensitivity(embed, scenes, sources, kind)
-    others = sources @ sources.T
-    results["unrelated"] = (
-        (others.sum() - others.trace()) / (len(scenes) * (len(scenes) - 1))
-    ).item()
-    images = torch.from_numpy(render_batch(scenes))
+    pairs = sources @ sources.T
+    num_pairs = len(scenes) * (len(scenes) - 1)
+    results["unrelated"] = ((pairs.sum() - pairs.trace()) / num_pairs).item()
+    images = pictures(scenes)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     noisy = embed((images + NOISE_STD * noise).clamp(0, 1))
     results["noise"] = (sources * noisy).sum(-1).mean().item()
@@ -65,8 +64,7 @@ def measure_similarity(embed: EmbedImages, scenes: list[Scene]) -> dict[str, flo
 
 
 def wrong_cosines(embed: EmbedImages, scenes: list[Scene], sources: Tensor) -> Tensor:
-    """``[P, 1 + MAX_WRONG]``: cosine of each scene's render with that of 0, 1, … wrong
-    attributes."""
+    """``[P, 1 + MAX_WRONG]``: cosine of each render with that of 0, 1, … wrong attributes."""
     chains = [
         wrong_scenes(s, MAX_WRONG, random.Random(f"uae wrong {i}")) for i, s in enumerate(scenes)
     ]
@@ -77,11 +75,11 @@ def wrong_cosines(embed: EmbedImages, scenes: list[Scene], sources: Tensor) -> T
 def sensitivity(embed: EmbedImages, scenes: list[Scene], sources: Tensor, kind: str) -> float:
     """Mean of 1 - cosine over the scenes that allow an edit of ``kind``; nan where none does."""
     edited = [wrong_scene(s, kind, random.Random(f"uae {kind} {i}")) for i, s in enumerate(scenes)]
-    possible = [i for i, scene in enumerate(edited) if scene is not None]
-    if not possible:
+    indices = [i for i, scene in enumerate(edited) if scene is not None]
+    if not indices:
         return float("nan")
-    wrong = _embed(embed, [scene for scene in edited if scene is not None])
-    return 1 - (sources[possible] * wrong).sum(-1).mean().item()
+    embeddings = _embed(embed, [scene for scene in edited if scene is not None])
+    return 1 - (sources[indices] * embeddings).sum(-1).mean().item()
 
 
 @torch.no_grad()
@@ -101,5 +99,4 @@ def measure_retrieval(
 
 
 def _embed(embed: EmbedImages, scenes: list[Scene], batch_size: int = 128) -> Tensor:
-    images = torch.from_numpy(render_batch(scenes))
-    return torch.cat([embed(part) for part in images.split(batch_size)])
+    return torch.cat([embed(batch) for batch in pictures(scenes).split(batch_size)])

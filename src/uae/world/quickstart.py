@@ -1,5 +1,7 @@
-"""The whole idea in one go: measure a shipped model, post-train it with Unified-GRPO on its own
-reconstructions, measure it again; ``results.json``, ``report.html`` and the trained model."""
+"""The whole idea in one go: measure a shipped model, train it with Unified-GRPO, measure again.
+
+It leaves ``results.json``, ``report.html`` and the trained model.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from uae.utils.suggest import did_you_mean
 from uae.world.data import SceneImages, pictures
 from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
-from uae.world.measure import WorldResult, delta, measure, measure_ceiling, split_gain
+from uae.world.measure import WorldResult, delta, measure_ceiling, measure_model, split_gain
 from uae.world.recipes import RECIPES
 from uae.world.scene import scene_at
 
@@ -41,7 +43,7 @@ FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
 
 
-def _family(words: list[str]) -> str:
+def _parse_family(words: list[str]) -> str:
     name = FORMER_NAMES.get(words[0], words[0])
     if name not in FAMILIES:
         hint = did_you_mean(name, FAMILIES)
@@ -54,7 +56,7 @@ Family = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="{umm1,umm2}",
-        instance_from_str=_family,
+        instance_from_str=_parse_family,
         is_instance=lambda value: value in FAMILIES,
         str_from_instance=lambda value: [value],
     ),
@@ -102,11 +104,11 @@ def quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
     check_out_folder(settings.folder)
     with locked(settings.folder):
         check_family(settings.folder, settings.family)
-        return _quickstart(settings, command)
+        return _train_and_measure(settings, command)
 
 
-def _quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
-    began, config, installed = time.monotonic(), settings.run(), versions()
+def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, Any]:
+    start, config, library_versions = time.monotonic(), settings.run(), versions()
     out, run_dir = settings.folder, settings.folder / "run"
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
@@ -117,7 +119,7 @@ def _quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
         "measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive "
         "true captions"
     )
-    before = measure(model, backbones)
+    before = measure_model(model, backbones)
     ceiling = measure_ceiling(model, backbones)
     captioning, frames = model.captioning, []
     if settings.control == "none":
@@ -125,16 +127,16 @@ def _quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
     else:
         captioning = run_control(model, config, settings.control)
     print("measuring the trained model")
-    after = measure(model, backbones, captioning=captioning)
+    after = measure_model(model, backbones, captioning=captioning)
     appear(out / "model", model.save_pretrained)
     results = {
-        **compare(before, after, ceiling),
+        **headline(before, after, ceiling),
         "family": model.family,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - start,
         "seed": settings.seed,
         "command": command,
         "control": settings.control,
-        "versions": installed,
+        "versions": library_versions,
         "details": {
             "before": before.details,
             "after": after.details,
@@ -177,18 +179,18 @@ def train_with_frames(
     """Train, and look at one image at the start, after a quarter, half and all of the steps."""
     settings = config.stage_settings()
     prepare_policy(model, settings)
-    instruction, last = config.train.captioning.instruction, config.train.num_steps
+    instruction, num_steps = config.train.captioning.instruction, config.train.num_steps
     reward = build_reward(config.rewards, backbones, model.encoder, instruction)
     images = SceneImages(config.train.seed)
     frames = [frame(model, 0)]
-    for until in sorted({max(1, last // 4), max(1, last // 2), last}):
+    for until in sorted({max(1, num_steps // 4), max(1, num_steps // 2), num_steps}):
         train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
         frames.append(frame(model, until))
     return frames
 
 
 def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSettings:
-    """What is held against Unified-GRPO; how the model is to caption afterwards."""
+    """The control beside Unified-GRPO; returns how the model captions afterwards."""
     if control == "prompted":
         return replace(model.captioning, instruction=INSTRUCTIONS["detailed"])
     prepare_policy(model, config.stage_settings())
@@ -197,7 +199,7 @@ def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSetti
 
 
 def frame(model: UnifiedModel, step: int) -> Frame:
-    """The strip's image, captioned and painted by the model as it is."""
+    """The strip's image, captioned and painted by the model of now."""
     captions = model.caption([strip_image()], model.captioning)
     reconstruction = model.reconstruct(captions, model.decoding).images[0]
     return Frame(step, captions.texts[0], reconstruction)
@@ -207,7 +209,7 @@ def strip_image() -> Tensor:
     return pictures([scene_at("test", STRIP_SCENE)])[0]
 
 
-def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> dict[str, Any]:
+def headline(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> dict[str, Any]:
     """The headline numbers side by side."""
     return {
         "before": before.numbers,
@@ -219,5 +221,5 @@ def compare(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> di
 
 
 def reward_backbones(config: RunConfig) -> list[str]:
-    """Backbones that were the reward, as against those held out."""
+    """The backbones that were the reward; the others are held out."""
     return [name for name, weight in config.rewards.items() if weight]

@@ -1,5 +1,7 @@
-"""Training runs of the tiny models: the recipes of ``stages/recipes.py`` in the embedded world,
-which hands in what they learn from and what is measured."""
+"""Training runs of the tiny models: the recipes of ``stages/recipes.py`` in the embedded world.
+
+The world hands in what they learn from and what is measured.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from uae.stages.unified_grpo import Half, UnifiedGRPO, UnifiedGRPOSettings, lear
 from uae.utils.files import appear
 from uae.world.data import SceneImages
 from uae.world.language import INSTRUCTIONS
-from uae.world.measure import measure
+from uae.world.measure import measure_model
 from uae.world.pairs import write_captioned_scenes
 
 PAIRS, NUM_PAIRS = "captioned_scenes", 50_000
@@ -43,16 +45,16 @@ class SceneCaptions(LongCaptions):
         check_pyarrow()
 
     def run(self, work: Assignment) -> None:
-        drawn = work.folder.parent / PAIRS
-        if self.settings.data == (str(drawn),) and not drawn.exists():
-            appear(drawn, lambda unfinished: write_captioned_scenes(unfinished, NUM_PAIRS))
+        pairs = work.folder.parent / PAIRS
+        if self.settings.data == (str(pairs),) and not pairs.exists():
+            appear(pairs, lambda unfinished: write_captioned_scenes(unfinished, NUM_PAIRS))
         super().run(work)
 
 
-def measure_model(source: str) -> dict[str, Any]:
-    """The world's numbers of a model, as it is loaded again, and what it makes of some pictures."""
+def measure_saved(source: str) -> dict[str, Any]:
+    """The world's numbers of a model, loaded again, and its round trips of some pictures."""
     model: Any = load_model(source)
-    result = measure(model, {name: load_backbone(name, "tiny") for name in BACKBONES})
+    result = measure_model(model, {name: load_backbone(name, "tiny") for name in BACKBONES})
     samples = [sample_to_json(sample) for sample in result.samples]
     return {"measured": result.to_json(), "samples": samples}
 
@@ -135,12 +137,12 @@ RECIPES = {
     "v1-tiny": Recipe(
         "tiny",
         {"long_captions": _LONG_CAPTIONS, "cold_start": _COLD_START, **_RL},
-        measure_model,
+        measure_saved,
     ),
-    "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_model),
-    "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_model),
-    "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_DECODER_ALONE)}, measure_model),
-    "joint-tiny": Recipe("tiny", {"joint": _grpo(_JOINT)}, measure_model),
-    "v5-tiny-ar": Recipe("tiny-ar", {"unified_grpo": _grpo(_TINY_AR)}, measure_model),
-    "v3-tiny-ar": Recipe("tiny-ar", _AR_RL, measure_model),
+    "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_saved),
+    "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_saved),
+    "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_DECODER_ALONE)}, measure_saved),
+    "joint-tiny": Recipe("tiny", {"joint": _grpo(_JOINT)}, measure_saved),
+    "v5-tiny-ar": Recipe("tiny-ar", {"unified_grpo": _grpo(_TINY_AR)}, measure_saved),
+    "v3-tiny-ar": Recipe("tiny-ar", _AR_RL, measure_saved),
 }

@@ -1,5 +1,4 @@
-"""The embedded world: scenes of a few shapes (and sometimes a word) on a background, drawn at 48x48
-pixels.
+"""The embedded world: scenes of a few shapes, and sometimes a word, drawn at 48x48 pixels.
 
 A scene is fully described by its background, its objects (shape, colour, size, cell of a 3x3 grid)
 and an optional word. Nothing is left to chance between a description and its picture, so an
@@ -25,7 +24,8 @@ GRID = 3
 CELL = IMAGE_SIZE // GRID  # pixels
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-COLORS: dict[str, tuple[int, int, int]] = {
+Color = tuple[int, int, int]
+COLORS: dict[str, Color] = {
     "red": (216, 32, 32),
     "green": (32, 160, 56),
     "blue": (40, 72, 224),
@@ -47,9 +47,7 @@ CELLS = (
     "bottom",
     "bottom-right",
 )
-BACKGROUNDS: dict[
-    str, tuple[tuple[int, int, int], tuple[int, int, int]]
-] = {  # two tones, equal when plain
+BACKGROUNDS: dict[str, tuple[Color, Color]] = {  # two tones, equal when plain
     "white": ((248, 248, 248), (248, 248, 248)),
     "gray": ((150, 150, 150), (150, 150, 150)),
     "black": ((16, 16, 16), (16, 16, 16)),
@@ -140,8 +138,7 @@ class Object:
 
 @dataclass(frozen=True, order=True)
 class Word:
-    """A word in rendered letters, in a cell of its own, black on light backgrounds and white on
-    dark."""
+    """A word in rendered letters, in a cell of its own: black on light backgrounds, else white."""
 
     cell: int
     text: str
@@ -161,6 +158,14 @@ class Scene:
         word = f"{self.word.cell},{self.word.text}" if self.word else ""
         return f"{self.background}|{objects}|{word}"
 
+    @property
+    def contents(self) -> list[Object | Word | None]:
+        """What each cell holds, None for nothing."""
+        by_cell: dict[int, Object | Word] = {o.cell: o for o in self.objects}
+        if self.word:
+            by_cell[self.word.cell] = self.word
+        return [by_cell.get(cell) for cell in range(GRID * GRID)]
+
 
 def split_of(scene: Scene) -> Split:
     """The one split a scene belongs to, decided by its content alone."""
@@ -178,8 +183,9 @@ def scene_at(
     num_objects: int | None = None,
     with_word: bool | None = None,
 ) -> Scene:
-    """The ``index``-th scene of a split; ``num_objects`` (1-5) and ``with_word`` fix what is
-    otherwise drawn.
+    """The ``index``-th scene of a split.
+
+    ``num_objects`` (1-5) and ``with_word`` fix what is drawn at random otherwise.
 
     Raises:
         ValueError: for an unknown split or an impossible number of objects.
@@ -190,31 +196,35 @@ def scene_at(
         raise ValueError(f"num_objects must be 1 to {MAX_OBJECTS}, got {num_objects}")
     rng = random.Random(f"uae scene {seed} {split} {index}")
     while True:
-        scene = _draw(rng, split, num_objects, with_word)
+        scene = _draw_scene(rng, split, num_objects, with_word)
         if split_of(scene) == split:
             return scene
+
+
+def first_scenes(split: Split, number: int, *, with_word: bool | None = None) -> list[Scene]:
+    """The first ``number`` scenes of a split."""
+    return [scene_at(split, i, with_word=with_word) for i in range(number)]
 
 
 T = TypeVar("T")
 
 
 def pick(rng: random.Random, items: tuple[T, ...] | list[T]) -> T:
-    """A uniform choice through ``rng.random()``, the one method whose stream Python promises to
-    keep."""
+    """A uniform choice through ``rng.random()``, whose stream alone Python promises to keep."""
     return items[int(rng.random() * len(items))]
 
 
-def shuffled(rng: random.Random, items: list[T]) -> list[T]:
+def random_order(rng: random.Random, items: list[T]) -> list[T]:
     """A random order, by ``rng.random()`` alone as in ``pick``."""
     return [items[i] for _, i in sorted((rng.random(), i) for i in range(len(items)))]
 
 
-def _draw(
+def _draw_scene(
     rng: random.Random, split: Split, num_objects: int | None, with_word: bool | None
 ) -> Scene:
     count = num_objects or 1 + int(rng.random() * MAX_OBJECTS)
     has_word = rng.random() < _WORD_SHARE if with_word is None else with_word
-    cells = shuffled(rng, list(range(GRID * GRID)))
+    cells = random_order(rng, list(range(GRID * GRID)))
     objects = [
         _draw_object(rng, cell, unseen=split == "unseen" and i == 0)
         for i, cell in enumerate(cells[:count])
@@ -224,13 +234,12 @@ def _draw(
 
 
 def _draw_object(rng: random.Random, cell: int, *, unseen: bool) -> Object:
-    pairs = _PAIRS_UNSEEN if unseen else _PAIRS_SEEN
-    shape, color = pick(rng, pairs)
+    shape, color = pick(rng, _UNSEEN_PAIRS if unseen else SEEN_PAIRS)
     return Object(cell, shape, color, pick(rng, tuple(SIZES)))
 
 
-_PAIRS_UNSEEN = sorted(HELD_OUT_PAIRS)
-_PAIRS_SEEN = [(s, c) for s in SHAPES for c in COLORS if (s, c) not in HELD_OUT_PAIRS]
+SEEN_PAIRS = [(s, c) for s in SHAPES for c in COLORS if (s, c) not in HELD_OUT_PAIRS]
+_UNSEEN_PAIRS = sorted(HELD_OUT_PAIRS)
 
 
 # --- drawing -------------------------------------------------------------------------------------
@@ -245,7 +254,7 @@ def object_coverage(shape: str, size: str) -> np.ndarray:
     axis = 2 * np.arange(CELL * _SUB) + 1 - centre
     x, y = axis[None, :], axis[:, None]
     r = SIZES[size] * _SUB
-    inside = {
+    is_inside = {
         "circle": x * x + y * y <= r * r,
         "square": (8 * abs(x) <= 7 * r) & (8 * abs(y) <= 7 * r),
         "triangle": (y <= r) & (2 * abs(x) <= y + r),
@@ -253,7 +262,7 @@ def object_coverage(shape: str, size: str) -> np.ndarray:
         "cross": ((3 * abs(x) <= r) & (abs(y) <= r)) | ((3 * abs(y) <= r) & (abs(x) <= r)),
         "ring": (x * x + y * y <= r * r) & (100 * (x * x + y * y) >= 36 * r * r),
     }[shape]
-    return inside.reshape(CELL, _SUB, CELL, _SUB).sum(axis=(1, 3))
+    return is_inside.reshape(CELL, _SUB, CELL, _SUB).sum(axis=(1, 3))
 
 
 @cache
@@ -282,9 +291,8 @@ def ink(background: str) -> np.ndarray:
     return np.array((248,) * 3 if np.mean(BACKGROUNDS[background]) < 128 else (16,) * 3)
 
 
-def paint(pixels: np.ndarray, coverage: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """``color`` over ``pixels`` where ``coverage`` (0 to 64) says so, rounded to the nearest
-    integer."""
+def blend(pixels: np.ndarray, coverage: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """``color`` over ``pixels``, as much as ``coverage`` (0 to 64) says, rounded to integers."""
     full = _SUB * _SUB
     return (pixels * (full - coverage[..., None]) + color * coverage[..., None] + full // 2) // full
 
@@ -299,11 +307,12 @@ def render(scene: Scene) -> np.ndarray:
     """The scene's picture: ``[48, 48, 3]`` uint8."""
     pixels = background_pixels(scene.background).copy()
     for o in scene.objects:
-        at = cell_slice(o.cell)
-        pixels[at] = paint(pixels[at], object_coverage(o.shape, o.size), np.array(COLORS[o.color]))
+        cell = cell_slice(o.cell)
+        coverage, color = object_coverage(o.shape, o.size), np.array(COLORS[o.color])
+        pixels[cell] = blend(pixels[cell], coverage, color)
     if scene.word:
-        at = cell_slice(scene.word.cell)
-        pixels[at] = paint(pixels[at], word_coverage(scene.word.text), ink(scene.background))
+        cell = cell_slice(scene.word.cell)
+        pixels[cell] = blend(pixels[cell], word_coverage(scene.word.text), ink(scene.background))
     return pixels.astype(np.uint8)
 
 

@@ -1,5 +1,4 @@
-"""What the shipped models can do before any reinforcement learning, on held-out scenes: ``uae tiny
-measure``."""
+"""``uae tiny measure``: what the shipped models can do before any reinforcement learning."""
 
 from __future__ import annotations
 
@@ -18,12 +17,13 @@ from uae.models.load import load_model
 from uae.similarity.backbones import load_backbone
 from uae.utils.files import atomic_write_json
 from uae.utils.outputs import check_out_file
+from uae.world.data import pictures
 from uae.world.fidelity import decoder_report, fidelity, psnr, scenes_with
-from uae.world.measure import captions_by_instruction, perception, pictures
+from uae.world.measure import captions_by_instruction, perception
 from uae.world.quality import measure_backbone
-from uae.world.scene import scene_at
+from uae.world.scene import first_scenes
 
-DECODINGS = {  # by family: for UMM-1 the quickstart's reward, and its evaluation
+DECODINGS = {  # by family; of UMM-1, that of the quickstart's reward and that of its evaluation
     "umm1": {f"{num_steps} steps": DecodeSettings(num_steps) for num_steps in (10, 20)},
     "umm2": {
         "sampled": DecodeSettings(),
@@ -58,18 +58,12 @@ def measure_shipped(settings: MeasureSettings) -> dict[str, Any]:
 def measure_parts(
     model: UnifiedModel, decodings: Mapping[str, DecodeSettings], min_objects: int = 1000
 ) -> dict[str, Any]:
-    """Codec round trip, decoder from exhaustive true captions painted in each of these ways,
-    captioner and the world's four backbones."""
-    scenes = [scene_at("test", i) for i in range(NUM_SCENES)]
+    """Codec, decoder from exhaustive true captions by each decoding, captioner, four backbones."""
+    scenes = first_scenes("test", NUM_SCENES)
     return {
         "codec": codec_report(model, min_objects),
         "decoder": {
-            name: {
-                case: found.to_json()
-                for case, found in decoder_report(
-                    model, min_objects=min_objects, decoding=decoding
-                ).items()
-            }
+            name: _decoder_report(model, min_objects, decoding)
             for name, decoding in decodings.items()
         },
         "captions": captions_by_instruction(model, scenes),
@@ -78,11 +72,17 @@ def measure_parts(
     }
 
 
+def _decoder_report(
+    model: UnifiedModel, min_objects: int, decoding: DecodeSettings
+) -> dict[str, Any]:
+    report = decoder_report(model, min_objects=min_objects, decoding=decoding)
+    return {case: result.to_json() for case, result in report.items()}
+
+
 @torch.no_grad()
 def codec_report(model: UnifiedModel, min_objects: int = 1000) -> dict[str, Any]:
-    """Pixels to latents or tokens and back: what the detector still reads exactly, and the peak
-    signal-to-noise ratio in dB."""
+    """Pixels to latents or tokens and back: what survives, and the PSNR in dB."""
     scenes = scenes_with(min_objects, "test")
     images = pictures(scenes)
-    decoded = torch.cat([model.decoder.round_trip(part) for part in images.split(64)])
+    decoded = torch.cat([model.decoder.round_trip(batch) for batch in images.split(64)])
     return {**fidelity(scenes, decoded).to_json(), "psnr": psnr(images, decoded)}

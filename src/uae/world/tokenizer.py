@@ -1,4 +1,4 @@
-"""The world's tokenizers: one token a word, loaded as ``transformers`` fast tokenizers.
+"""The world's tokenizers: one token a word, as ``transformers`` fast tokenizers.
 
 They differ in their special tokens and chat templates, which are those of Qwen2.5-VL and of
 Janus-Pro. Line breaks vanish, as these tokenizers split on white space.
@@ -58,7 +58,7 @@ JANUS_TEMPLATE = """{% for message in messages %}\
 def build_qwen_tokenizer() -> PreTrainedTokenizerFast:
     """From nothing: special tokens first, then ``VOCABULARY``."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_words(QWEN_TOKENS, "<|unk|>"),
+        tokenizer_object=_word_tokenizer(QWEN_TOKENS, "<|unk|>"),
         unk_token="<|unk|>",
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
@@ -74,7 +74,7 @@ def build_qwen_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_janus_tokenizer() -> PreTrainedTokenizerFast:
     """From nothing; it puts BOS before each text, as Janus-Pro's does."""
-    words = _words(JANUS_TOKENS, "<unk>")
+    words = _word_tokenizer(JANUS_TOKENS, "<unk>")
     words.post_processor = TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", JANUS_TOKENS.index("<bos>"))]
     )
@@ -97,8 +97,8 @@ def build_janus_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _words(special_tokens: tuple[str, ...], unk_token: str) -> Tokenizer:
+def _word_tokenizer(special_tokens: tuple[str, ...], unk_token: str) -> Tokenizer:
     vocabulary = {token: i for i, token in enumerate((*special_tokens, *VOCABULARY))}
-    words = Tokenizer(WordLevel(vocabulary, unk_token=unk_token))
-    words.pre_tokenizer = WhitespaceSplit()
-    return words
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=unk_token))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return tokenizer
