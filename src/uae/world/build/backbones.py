@@ -1,5 +1,4 @@
-"""Training of the world's similarity backbones: CLIP and LongCLIP by contrast with captions, the
-DINO ones alone.
+"""Training of the world's similarity backbones: CLIPs by contrast with captions, DINOs alone.
 
 One loss, InfoNCE over the logits s q kᵀ of a batch of B pairs of unit rows at inverse temperature
 s:
@@ -53,22 +52,16 @@ from uae.world.backbones import (
     processor_config,
     stretch_positions,
 )
-from uae.world.data import pictures
+from uae.world.data import pictures, train_scenes
 from uae.world.edits import EDIT_KINDS, wrong_scene
 from uae.world.language import LEVELS, caption
 from uae.world.quality import measure_retrieval, measure_similarity
-from uae.world.scene import Scene, pick, scene_at, split_of
+from uae.world.scene import Scene, first_scenes, pick, split_of
 
 NUM_VARIANTS = 4  # scenes in a group of near-duplicates
-VARIANT_KINDS = (
-    *EDIT_KINDS,
-    "shape",
-    "size",
-    "position",
-)  # how they differ; the hardest twice as often
-MAX_LOGIT_SCALE = (
-    30.0  # CLIP's inverse temperature; higher, wrong attributes need hardly lower the cosine
-)
+VARIANT_KINDS = (*EDIT_KINDS, "shape", "size", "position")  # the hardest twice as often
+# CLIP's inverse temperature; higher, wrong attributes need hardly lower the cosine
+MAX_LOGIT_SCALE = 30.0
 EXHAUSTIVE_SHARE = 0.8  # of CLIP's captions; the others are of any level
 MAX_JOINED = 3  # captions in one long caption, before the exhaustive one is placed among them
 VIEW_SCALE = 20.0  # inverse temperature between views of an image
@@ -80,37 +73,33 @@ MIN_AREA = 0.8  # of a view
 
 
 def scene_groups(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
-    """One step's scenes: groups of a training scene and others that differ from it in one
-    attribute."""
+    """One step's scenes: groups of a training scene and others with one attribute changed."""
     rng = random.Random(f"uae groups {seed} {step}")
     num_groups = batch_size // NUM_VARIANTS
-    bases = [scene_at("train", step * num_groups + i, seed=seed) for i in range(num_groups)]
-    return [
-        s for base in bases for s in (base, *(_variant(base, rng) for _ in range(NUM_VARIANTS - 1)))
-    ]
+    scenes = []
+    for base in train_scenes(step, num_groups, seed=seed):
+        scenes += [base, *(_variant(base, rng) for _ in range(NUM_VARIANTS - 1))]
+    return scenes
 
 
 def _variant(scene: Scene, rng: random.Random) -> Scene:
     """One attribute changed, inside the training split."""
     while True:
-        changed = wrong_scene(scene, pick(rng, VARIANT_KINDS), rng)
-        if changed is not None and split_of(changed) == "train":
-            return changed
+        variant = wrong_scene(scene, pick(rng, VARIANT_KINDS), rng)
+        if variant is not None and split_of(variant) == "train":
+            return variant
 
 
 def short_caption(scene: Scene, rng: random.Random) -> str:
     """What CLIP reads: mostly exhaustive, else of any level of detail."""
-    return caption(
-        scene, "exhaustive" if rng.random() < EXHAUSTIVE_SHARE else pick(rng, LEVELS), rng
-    )
+    level = "exhaustive" if rng.random() < EXHAUSTIVE_SHARE else pick(rng, LEVELS)
+    return caption(scene, level, rng)
 
 
 def long_caption(scene: Scene, rng: random.Random) -> str:
-    """What LongCLIP reads: an exhaustive caption, among up to ``MAX_JOINED`` others of the same
-    scene."""
-    parts = [
-        caption(scene, pick(rng, LEVELS), rng) for _ in range(int(rng.random() * (MAX_JOINED + 1)))
-    ]
+    """What LongCLIP reads: an exhaustive caption among up to ``MAX_JOINED`` others of the scene."""
+    num_others = int(rng.random() * (MAX_JOINED + 1))
+    parts = [caption(scene, pick(rng, LEVELS), rng) for _ in range(num_others)]
     parts.insert(int(rng.random() * (len(parts) + 1)), caption(scene, "exhaustive", rng))
     return " . ".join(parts)
 
@@ -146,9 +135,9 @@ class ContrastiveTask:
         name: str,
         fit_settings: FitSettings,
         model: CLIPModel,
-        write: Callable[[Scene, random.Random], str],
+        write_caption: Callable[[Scene, random.Random], str],
     ) -> None:
-        self.name, self.fit_settings, self.write = name, fit_settings, write
+        self.name, self.fit_settings, self.write_caption = name, fit_settings, write_caption
         self.model: Any = model
         self.modules: dict[str, nn.Module] = {name: model}
         self.tokenizer = build_clip_tokenizer()
@@ -158,22 +147,16 @@ class ContrastiveTask:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
         rng = random.Random(f"uae captions {self.fit_settings.seed} {step}")
-        texts = [self.write(scene, rng) for scene in scenes]
+        texts = [self.write_caption(scene, rng) for scene in scenes]
         images = pictures(scenes)
         views = torch.cat([degrade(images), degrade(crop_views(images))])
         with torch.autocast("cpu", torch.bfloat16):
             (whole, cropped), captions = self.embed(views).chunk(2), self.embed_text(texts)
         logits = self.model.logit_scale.exp() * whole @ captions.T
-        text_loss, view_loss = (
-            contrastive_loss(logits),
-            contrastive_loss(VIEW_SCALE * whole @ cropped.T),
-        )
-        right = (logits.argmax(1) == torch.arange(len(scenes))).float().mean().item()
-        return text_loss + view_loss, {
-            "text": text_loss.item(),
-            "view": view_loss.item(),
-            "right": right,
-        }
+        text_loss = contrastive_loss(logits)
+        view_loss = contrastive_loss(VIEW_SCALE * whole @ cropped.T)
+        metrics = {"text": text_loss.item(), "view": view_loss.item()}
+        return text_loss + view_loss, metrics | {"right": share_right(logits)}
 
     def embed(self, images: Tensor) -> Float[Tensor, "B D"]:
         """Unit image embeddings."""
@@ -183,16 +166,13 @@ class ContrastiveTask:
     def embed_text(self, texts: list[str]) -> Float[Tensor, "B D"]:
         """Unit text embeddings."""
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        features = self.model.get_text_features(
-            **{k: tokens[k] for k in ("input_ids", "attention_mask")}
-        ).pooler_output
-        return normalize(features.float(), dim=-1)
+        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        return normalize(self.model.get_text_features(**inputs).pooler_output.float(), dim=-1)
 
     def evaluate(self, num_scenes: int = 256) -> dict[str, float]:
-        scenes = [scene_at("validation", i) for i in range(num_scenes)]
-        return measure_similarity(self.embed, scenes) | measure_retrieval(
-            self.embed, self.embed_text, scenes
-        )
+        scenes = first_scenes("validation", num_scenes)
+        retrieval = measure_retrieval(self.embed, self.embed_text, scenes)
+        return measure_similarity(self.embed, scenes) | retrieval
 
     def export(self, folder: Path) -> None:
         export_backbone(self.name, self.model, folder)
@@ -212,6 +192,11 @@ def contrast(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
     return cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
+def share_right(logits: Float[Tensor, "B B"]) -> float:
+    """Of rows whose diagonal is largest."""
+    return (logits.argmax(1) == torch.arange(len(logits))).float().mean().item()
+
+
 # --- self-distillation ---------------------------------------------------------------------------
 
 
@@ -226,7 +211,8 @@ class SelfDistillationTask:
         self.preprocess = parse_preprocess(processor_config(name))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        images = pictures(scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed))
+        scenes = scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
+        images = pictures(scenes)
         views = torch.cat([degrade(crop_views(images)) for _ in range(2)])
         with torch.autocast("cpu", torch.bfloat16):
             student = self.embed(views)
@@ -234,43 +220,39 @@ class SelfDistillationTask:
                 teacher = self.cls(self.teacher, views)
         (s_a, s_b), (t_a, t_b) = student.chunk(2), teacher.chunk(2)
         logits = VIEW_SCALE * s_a @ t_b.T
-        right = (logits.argmax(1) == torch.arange(len(images))).float().mean().item()
-        return (contrast(logits) + contrast(VIEW_SCALE * s_b @ t_a.T)) / 2, {"right": right}
+        loss = (contrast(logits) + contrast(VIEW_SCALE * s_b @ t_a.T)) / 2
+        return loss, {"right": share_right(logits)}
 
     def cls(self, model: nn.Module, images: Tensor) -> Float[Tensor, "B D"]:
         """Unit CLS tokens."""
-        return normalize(
-            model(pixel_values=self.preprocess(images)).last_hidden_state[:, 0].float(), dim=-1
-        )
+        states = model(pixel_values=self.preprocess(images)).last_hidden_state
+        return normalize(states[:, 0].float(), dim=-1)
 
     def embed(self, images: Tensor) -> Float[Tensor, "B D"]:
         """Unit image embeddings of the student."""
         return self.cls(self.model, images)
 
     def evaluate(self, num_scenes: int = 256) -> dict[str, float]:
-        return measure_similarity(
-            self.embed, [scene_at("validation", i) for i in range(num_scenes)]
-        )
+        return measure_similarity(self.embed, first_scenes("validation", num_scenes))
 
     def export(self, folder: Path) -> None:
         export_backbone(self.name, self.model, folder)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        for old, new in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
-            old.lerp_(new, 1 - TEACHER_DECAY)
+        parameters = zip(self.teacher.parameters(), self.model.parameters(), strict=True)
+        for teacher, student in parameters:
+            teacher.lerp_(student, 1 - TEACHER_DECAY)
 
 
 # --- both ----------------------------------------------------------------------------------------
 
 
 def export_backbone(name: str, model: Any, folder: Path) -> None:
-    """Write ``model`` in bf16 with its preprocessing (and tokenizer), as ``load_backbone`` reads
-    it."""
+    """Write ``model`` in bf16, its preprocessing and tokenizer, as ``load_backbone`` reads it."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(processor_config(name), indent=2) + "\n"
-    )
+    config = json.dumps(processor_config(name), indent=2)
+    (folder / "preprocessor_config.json").write_text(config + "\n")
     if isinstance(model, CLIPModel):
         build_clip_tokenizer().save_pretrained(folder)
 

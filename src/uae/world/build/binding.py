@@ -1,5 +1,4 @@
-"""The captioner's text states, before they condition the decoder alone: they learn to say which
-words belong together.
+"""The captioner's text states learn which words belong together, to condition the decoder.
 
 The decoder's attention knows no order of words, so what a phrase says of one object must meet in
 one state. Large language models bring that along; the tiny one, trained on next words only, did
@@ -19,20 +18,22 @@ from torch import Tensor, nn
 
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.fit import FitSettings
-from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
-from uae.world.build.vision import HEADS, NOTHING, ReadOut
+from uae.world.build.captioner import caption_and_answer_loss, captioner_quality
+from uae.world.build.vision import HEADS, NOTHING, ReadOut, shares_right
 from uae.world.data import train_scenes
 from uae.world.language import LEVELS, SIZE_OF, caption, read_caption
 from uae.world.models import LLM_WIDTH
-from uae.world.scene import CELLS, COLORS, SHAPES, WORDS, Scene, pick, scene_at
+from uae.world.scene import CELLS, COLORS, SHAPES, WORDS, Scene, first_scenes, pick
 
-READ = {**HEADS, "cell": CELLS}
+PHRASE_HEADS = {**HEADS, "cell": CELLS}
 NUM_CAPTIONER_IMAGES = 32  # per micro-batch, for the captioning loss
 
 
 class BindingTask:
-    """Cross-entropy of what each phrase says, read from its last word's state, beside the
-    captioner's own loss."""
+    """Cross-entropy of what each phrase says, read from its last word's state.
+
+    The captioner's own loss goes on beside it.
+    """
 
     name = "binding"
     fit_settings = FitSettings(
@@ -44,21 +45,22 @@ class BindingTask:
         self.model = LLMDiffusion.from_pretrained(joint_folder)
         self.encoder = self.model.encoder
         self.encoder.model.model.visual.requires_grad_(False)
-        self.heads = ReadOut(LLM_WIDTH, READ)
+        self.heads = ReadOut(LLM_WIDTH, PHRASE_HEADS)
         self.modules: dict[str, nn.Module] = {"captioner": self.encoder.model, "heads": self.heads}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.fit_settings.batch_size, seed=2)
         rng = random.Random(f"binding {step}")
         with torch.autocast("cpu", torch.bfloat16):
-            logits, labels = self._read(scenes, rng)
-            said, metrics = caption_and_answer_loss(
+            logits, labels = self._read_phrases(scenes, rng)
+            captioner_loss, metrics = caption_and_answer_loss(
                 self.encoder, scenes[:NUM_CAPTIONER_IMAGES], rng
             )
-        bound = torch.stack([_cross_entropy(logits[name], labels[name]) for name in READ]).sum()
-        return bound + said, {"bound": bound.item(), **metrics}
+        losses = [_cross_entropy(logits[kind], labels[kind]) for kind in PHRASE_HEADS]
+        binding_loss = torch.stack(losses).sum()
+        return binding_loss + captioner_loss, {"bound": binding_loss.item(), **metrics}
 
-    def _read(
+    def _read_phrases(
         self, scenes: list[Scene], rng: random.Random
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Logits at the states that must name something, and their labels."""
@@ -67,42 +69,29 @@ class BindingTask:
             for s in scenes
         ]
         states, mask = self.encoder.text_states(texts)
-        rows, places, said = [], [], []
+        rows, columns, phrases = [], [], []
         for row, text in enumerate(texts):
-            start = self.encoder.chat([{"role": "generate", "content": text}]).index(
-                self.encoder.tokenize(text)[0]
-            )
-            found = said_by(text.split())
+            tokens = self.encoder.chat([{"role": "generate", "content": text}])
+            start = tokens.index(self.encoder.tokenize(text)[0])
+            last = int(mask[row].sum()) - 1 - start
             background = read_caption(text).background
-            found[int(mask[row].sum()) - 1 - start] = (
-                {"background": background} if background else {}
-            )
-            rows += [row] * len(found)
-            places += [start + at for at in found]
-            said += found.values()
+            by_place = phrases_by_place(text.split())
+            by_place[last] = {"background": background} if background else {}
+            rows += [row] * len(by_place)
+            columns += [start + place for place in by_place]
+            phrases += by_place.values()
         labels = {
-            kind: torch.tensor([READ[kind].index(s[kind]) if kind in s else NOTHING for s in said])
-            for kind in READ
+            kind: torch.tensor([names.index(p[kind]) if kind in p else NOTHING for p in phrases])
+            for kind, names in PHRASE_HEADS.items()
         }
-        return self.heads.read(states[rows, places]), labels
+        return self.heads.read(states[rows, columns]), labels
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        scenes = [scene_at("validation", i) for i in range(200)]
-        logits, labels = self._read(scenes, random.Random("binding evaluation"))
-        right = {
-            name: (logits[name].argmax(-1) == labels[name])[labels[name] != NOTHING]
-            for name in READ
-        }
-        bound = {f"bound_{name}": values.float().mean().item() for name, values in right.items()}
-        return {
-            **bound,
-            **{
-                f"question_{kind}": share
-                for kind, share in measure_questions(self.encoder, scenes).items()
-            },
-            "detailed_recall": measure_captions(self.encoder, scenes, "detailed")["exact_recall"],
-        }
+        scenes = first_scenes("validation", 200)
+        logits, labels = self._read_phrases(scenes, random.Random("binding evaluation"))
+        shares = {f"bound_{kind}": share for kind, share in shares_right(logits, labels).items()}
+        return {**shares, **captioner_quality(self.encoder, scenes)}
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -111,12 +100,11 @@ class BindingTask:
         pass
 
 
-def said_by(words: list[str]) -> dict[int, dict[str, str]]:
-    """By the place of each word for a shape, a cell or a rendered word: what its phrase has said
-    until then."""
-    found: dict[int, dict[str, str]] = {}
+def phrases_by_place(words: list[str]) -> dict[int, dict[str, str]]:
+    """What each phrase has said so far, at its words for a shape, a cell or a rendered word."""
+    phrases: dict[int, dict[str, str]] = {}
     phrase: dict[str, str] = {}
-    for at, word in enumerate(words):
+    for place, word in enumerate(words):
         if word in SIZE_OF or (word in COLORS and "content" in phrase):
             phrase = {}
         if word in SIZE_OF:
@@ -125,15 +113,15 @@ def said_by(words: list[str]) -> dict[int, dict[str, str]]:
             phrase["color"] = word
         elif word in SHAPES:
             phrase["content"] = word
-        elif word in WORDS and words[at - 1] == "word":
+        elif word in WORDS and words[place - 1] == "word":
             phrase = {"content": "word", "word": word}
         elif word in CELLS and "content" in phrase:
             phrase["cell"] = word
         else:
             continue
         if "content" in phrase:
-            found[at] = dict(phrase)
-    return found
+            phrases[place] = dict(phrase)
+    return phrases
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

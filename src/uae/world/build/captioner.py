@@ -1,5 +1,4 @@
-"""The world's captioner: captions at all levels of detail, and answers to questions, by next-token
-prediction.
+"""The world's captioner: captions and answers to questions, by next-token prediction.
 
 The default instruction leaves the level open, as web captions do; ``brief`` and ``detailed`` ask
 for one. Each image is seen once and continued twice: by a caption, and by a chat of several
@@ -21,7 +20,6 @@ from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.encoders.tokens import pad
 from uae.models.janus import Janus
 from uae.stages.fit import FitSettings
-from uae.world import measure as world
 from uae.world.data import pictures, train_scenes
 from uae.world.language import (
     INSTRUCTIONS,
@@ -32,17 +30,15 @@ from uae.world.language import (
     caption,
     question,
 )
+from uae.world.measure import measure_captions, perception
 from uae.world.models import build_captioner
-from uae.world.scene import Scene, pick, scene_at
+from uae.world.scene import Scene, first_scenes, pick
 
 NUM_QUESTIONS = 4  # per image
-HARD_QUESTIONS = (
-    "existence",
-    "position",
-    "relation",
-)  # they take two looks or more, and are asked twice as often
+# they take two looks or more, and come twice as often
+HARD_QUESTIONS = ("existence", "position", "relation")
 MAX_CAPTION_TOKENS = 40
-TURNS = {  # what begins the user's turn in a chat, and what ends it and begins the assistant's
+TURNS = {  # what begins the user's turn, and what ends it and begins the assistant's
     QwenVL: ("<|im_start|> user", "<|im_end|> <|im_start|> assistant"),
     Janus: ("<|User|>:", "<|Assistant|>:"),
 }
@@ -59,25 +55,24 @@ class CaptionerTask:
     def __init__(self, vision_folder: Path) -> None:
         torch.manual_seed(self.fit_settings.seed)
         self.captioner = build_captioner()
-        seeing = QwenVL.from_pretrained(vision_folder).model.model.visual
-        self.captioner.model.model.visual.load_state_dict(seeing.state_dict())
+        vision_tower = QwenVL.from_pretrained(vision_folder).model.model.visual
+        self.captioner.model.model.visual.load_state_dict(vision_tower.state_dict())
         self.modules: dict[str, nn.Module] = {"captioner": self.captioner.model}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.fit_settings.batch_size)
+        rng = random.Random(f"captioner {step}")
         with torch.autocast("cpu", torch.bfloat16):
-            return caption_and_answer_loss(
-                self.captioner, scenes, random.Random(f"captioner {step}")
-            )
+            return caption_and_answer_loss(self.captioner, scenes, rng)
 
     def evaluate(self) -> dict[str, float]:
-        scenes = [scene_at("validation", i) for i in range(200)]
-        detailed = measure_captions(self.captioner, scenes, "detailed")
+        scenes = first_scenes("validation", 200)
+        detailed = greedy_caption_quality(self.captioner, scenes, "detailed")
         return {
-            "question_accuracy": measure_questions(self.captioner, scenes)["all"],
+            "question_accuracy": question_shares(self.captioner, scenes)["all"],
             "detailed_precision": detailed["precision"],
             "detailed_recall": detailed["exact_recall"],
-            "default_tokens": measure_captions(self.captioner, scenes, "default")["tokens"],
+            "default_tokens": greedy_caption_quality(self.captioner, scenes, "default")["tokens"],
         }
 
     def export(self, folder: Path) -> None:
@@ -90,21 +85,18 @@ class CaptionerTask:
 def caption_and_answer_loss(
     captioner: CausalCaptioner, scenes: list[Scene], rng: random.Random
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross-entropy over caption tokens plus mean over answer tokens, for one caption and one
-    chat an image."""
-    rows, is_target = [], []
+    """Mean cross-entropy over caption tokens plus mean over answer tokens.
+
+    Each image has one caption and one chat.
+    """
+    rows = []
     for scene in scenes:
-        for tokens, targets in (
-            _caption_row(captioner, scene, rng),
-            _chat_row(captioner, scene, rng),
-        ):
-            rows.append(tokens)
-            is_target.append(targets)
-    ids, mask = pad(rows, captioner.pad_id, "right", captioner.device)
-    target, _ = pad(is_target, 0, "right", captioner.device)
+        rows += [_caption_row(captioner, scene, rng), _chat_row(captioner, scene, rng)]
+    ids, mask = pad([tokens for tokens, _ in rows], captioner.pad_id, "right", captioner.device)
+    targets, _ = pad([is_target for _, is_target in rows], 0, "right", captioner.device)
     context = captioner.look(list(pictures(scenes)), [""] * len(scenes), group_size=2)
     errors = token_errors(captioner, captioner.until_question(context), ids)
-    weight = target * mask
+    weight = targets * mask
     caption_loss = (errors[0::2] * weight[0::2]).sum() / weight[0::2].sum()
     answer_loss = (errors[1::2] * weight[1::2]).sum() / weight[1::2].sum()
     return caption_loss + answer_loss, {
@@ -130,40 +122,41 @@ def _caption_row(
         "brief": pick(rng, LEVELS[:3]),
         "detailed": "exhaustive",
     }[style]
-    return _turns(captioner, [(INSTRUCTIONS[style], caption(scene, level, rng))])
+    return _chat_tokens(captioner, [(INSTRUCTIONS[style], caption(scene, level, rng))])
 
 
 def _chat_row(
     captioner: CausalCaptioner, scene: Scene, rng: random.Random
 ) -> tuple[list[int], list[int]]:
-    asked = [_question(scene, rng) for _ in range(NUM_QUESTIONS)]
-    return _turns(captioner, [(q.text, q.answer) for q in asked])
+    questions = [_question(scene, rng) for _ in range(NUM_QUESTIONS)]
+    return _chat_tokens(captioner, [(q.text, q.answer) for q in questions])
 
 
 def _question(scene: Scene, rng: random.Random) -> Question:
-    asked = question(scene, pick(rng, (*QUESTION_KINDS, *HARD_QUESTIONS)), rng)
-    return asked or any_question(scene, rng)
+    """Of a random kind, or of any other where the scene does not allow that."""
+    kind = pick(rng, (*QUESTION_KINDS, *HARD_QUESTIONS))
+    return question(scene, kind, rng) or any_question(scene, rng)
 
 
-def _turns(
-    captioner: CausalCaptioner, pairs: Sequence[tuple[str, str]]
+def _chat_tokens(
+    captioner: CausalCaptioner, turns: Sequence[tuple[str, str]]
 ) -> tuple[list[int], list[int]]:
     """Token ids after the image, and 1 where the assistant speaks (its end token included)."""
     opening, closing = TURNS[type(captioner)]
     ids: list[int] = []
-    targets: list[int] = []
-    for i, (said, answer) in enumerate(pairs):
-        prompt = captioner.tokenize(f"{opening if i else ''} {said} {closing}")
-        reply = captioner.tokenize(f"{answer} {captioner.tokenizer.eos_token}")
-        ids += prompt + reply
-        targets += [0] * len(prompt) + [1] * len(reply)
-    return ids, targets
+    is_target: list[int] = []
+    for i, (request, reply) in enumerate(turns):
+        request_ids = captioner.tokenize(f"{opening if i else ''} {request} {closing}")
+        reply_ids = captioner.tokenize(f"{reply} {captioner.tokenizer.eos_token}")
+        ids += request_ids + reply_ids
+        is_target += [0] * len(request_ids) + [1] * len(reply_ids)
+    return ids, is_target
 
 
 # --- measurements --------------------------------------------------------------------------------
 
 
-def measure_captions(
+def greedy_caption_quality(
     captioner: CausalCaptioner, scenes: list[Scene], style: str
 ) -> dict[str, float]:
     """Greedy captions' length in words, share of true mentions, and share of objects described
@@ -171,18 +164,27 @@ def measure_captions(
     settings = CaptionSettings(
         INSTRUCTIONS[style], temperature=0.0, max_new_tokens=MAX_CAPTION_TOKENS
     )
-    found = world.measure_captions(captioner, scenes, settings)
-    precision, recall = (
-        found[name] or 0.0 for name in ("precision", "recall_complete")
-    )  # None: nothing mentioned
-    return {"tokens": found["tokens"], "precision": precision / 100, "exact_recall": recall / 100}
+    quality = measure_captions(captioner, scenes, settings)
+    precision = quality["precision"] or 0.0  # None: nothing was mentioned
+    recall = quality["recall_complete"] or 0.0
+    return {"tokens": quality["tokens"], "precision": precision / 100, "exact_recall": recall / 100}
 
 
-def measure_questions(
+def captioner_quality(captioner: CausalCaptioner, scenes: list[Scene]) -> dict[str, float]:
+    """Shares of questions answered by kind, and of objects described completely when asked."""
+    shares = question_shares(captioner, scenes)
+    detailed = greedy_caption_quality(captioner, scenes, "detailed")
+    return {
+        **{f"question_{kind}": share for kind, share in shares.items()},
+        "detailed_recall": detailed["exact_recall"],
+    }
+
+
+def question_shares(
     captioner: CausalCaptioner, scenes: list[Scene], per_scene: int = 5
 ) -> dict[str, float]:
     """Share of questions answered exactly: all, about small objects, and by kind."""
-    shares = world.perception(captioner, scenes, num_questions=per_scene * len(scenes))
+    shares = perception(captioner, scenes, num_questions=per_scene * len(scenes))
     return {
         name: share.percent / 100 for name, share in shares.items() if share.percent is not None
     }

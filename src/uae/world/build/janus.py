@@ -1,4 +1,4 @@
-"""The tiny UMM-2, all of it but its VQ model: captions, questions and image tokens learnt together.
+"""The tiny UMM-2 but for its VQ model: captions, questions and image tokens, learnt together.
 
 As with UMM-1's text states (``binding.py``), attention must first learn what belongs together:
 which phrase speaks of the cell that an image token lies in. So the state that predicts a token must
@@ -12,22 +12,21 @@ import random
 from pathlib import Path
 
 import torch
-from einops import repeat
 from torch import Tensor, nn
 
-from uae.models.encoders.qwen_vl import QwenVL
+from uae.models.encoders.causal import CausalCaptioner
 from uae.models.encoders.tokens import pad
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.fit import FitSettings
 from uae.utils.device import can_compile
-from uae.world.build.captioner import caption_and_answer_loss, measure_captions, measure_questions
+from uae.world.build.captioner import caption_and_answer_loss, captioner_quality
 from uae.world.build.decoder import objects_exact
-from uae.world.build.vision import HEADS, NOTHING, ReadOut, cell_labels
+from uae.world.build.vision import HEADS, NOTHING, ReadOut, cell_labels, to_tokens
 from uae.world.data import pictures, train_scenes
 from uae.world.language import caption, caption_level
 from uae.world.models import LLM_WIDTH, TEXT_LENGTH
-from uae.world.scene import GRID, Scene, scene_at
+from uae.world.scene import Scene, first_scenes
 
 SAME_TOKEN = {  # in UMM-1's tokenizer
     "<pad>": "<|endoftext|>",
@@ -41,16 +40,17 @@ SAME_TOKEN = {  # in UMM-1's tokenizer
     "<image_placeholder>": "<|image_pad|>",
 }
 # of the captions' and answers' cross-entropy, beside the image tokens': it is known at the start
-SAID_COEF = 0.5
-BOUND_COEF = 0.2  # of what cells show
-WORDLESS_SHARE = (
-    0.1  # of the prompts lose their words, so that guidance has something to lead away from
-)
+CAPTIONER_COEF = 0.5
+CELL_COEF = 0.2  # of what cells show
+# of the prompts: they lose their words, so that guidance has something to lead away from
+WORDLESS_SHARE = 0.1
 
 
 class JanusTask:
-    """Mean cross-entropy of caption tokens, of answer tokens, of image tokens and of what their
-    cells show; the VQ model is frozen."""
+    """Mean cross-entropy of caption, answer and image tokens, and of what the tokens' cells show.
+
+    The VQ model is frozen.
+    """
 
     name = "janus"
     fit_settings = FitSettings(
@@ -71,20 +71,27 @@ class JanusTask:
         self.model.model.model.vqmodel.requires_grad_(False)
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {"janus": self.model.model, "heads": self.heads}
-        self.read = torch.compile(_read, dynamic=False) if compiled and can_compile() else _read
+        self.last_states = (
+            torch.compile(_last_states, dynamic=False)
+            if compiled and can_compile()
+            else _last_states
+        )
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
         rng = random.Random(f"janus {step}")
         with torch.autocast("cpu", torch.bfloat16):
-            painted, bound = self.paint_losses(scenes, rng)
-            said, metrics = caption_and_answer_loss(self.model, scenes, rng)
-        loss = painted + BOUND_COEF * bound + SAID_COEF * said
-        return loss, {"paint_loss": painted.item(), "bound": bound.item(), **metrics}
+            paint_loss, cell_loss = self.paint_losses(scenes, rng)
+            captioner_loss, metrics = caption_and_answer_loss(self.model, scenes, rng)
+        loss = paint_loss + CELL_COEF * cell_loss + CAPTIONER_COEF * captioner_loss
+        return loss, {"paint_loss": paint_loss.item(), "bound": cell_loss.item(), **metrics}
 
     def paint_losses(self, scenes: list[Scene], rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of each scene's image tokens, given a caption of it or, now and then,
-        no words; and of what the cells of an exhaustive caption show."""
+        """Mean cross-entropy of image tokens, and of what their cells show.
+
+        The tokens follow a caption of the scene or, now and then, no words. What cells show is
+        asked only where the caption is exhaustive.
+        """
         levels = [caption_level(self.exhaustive_share, rng) for _ in scenes]
         texts = [caption(scene, level, rng) for scene, level in zip(scenes, levels, strict=True)]
         is_wordless = torch.tensor([rng.random() < WORDLESS_SHARE for _ in scenes])
@@ -92,51 +99,46 @@ class JanusTask:
             tokens = self.model.image_tokens(pictures(scenes))
         states = self._image_states(texts, is_wordless, tokens)
         logits = self.model.model.model.generation_head(states)
-        painted = nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens)
-        says_all = torch.tensor([level == "exhaustive" for level in levels]) & ~is_wordless
-        read, labels = self.heads.read(states), cell_labels(scenes)
-        side = int(tokens.shape[1] ** 0.5) // GRID
-        bound = []
+        paint_loss = nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens)
+        is_exhaustive = torch.tensor([level == "exhaustive" for level in levels]) & ~is_wordless
+        return paint_loss, self._cell_loss(states, scenes, is_exhaustive)
+
+    def _cell_loss(self, states: Tensor, scenes: list[Scene], is_exhaustive: Tensor) -> Tensor:
+        """Mean cross-entropy of what the cells of exhaustive captions show, summed over kinds."""
+        logits, labels = self.heads.read(states), cell_labels(scenes)
+        losses = []
         for kind in HEADS:
-            label = labels[kind].masked_fill(~says_all[:, None], NOTHING)
-            label = repeat(label, "b (gy gx) -> b (gy y gx x)", gy=GRID, y=side, x=side)
+            label = labels[kind].masked_fill(~is_exhaustive[:, None], NOTHING)
+            label = to_tokens(label, states.shape[1])
             errors = nn.functional.cross_entropy(
-                read[kind].float().transpose(1, 2), label, reduction="sum"
+                logits[kind].float().transpose(1, 2), label, reduction="sum"
             )
-            bound.append(errors / (label != NOTHING).sum().clamp(min=1))
-        return painted, torch.stack(bound).sum()
+            losses.append(errors / (label != NOTHING).sum().clamp(min=1))
+        return torch.stack(losses).sum()
 
     def _image_states(self, texts: list[str], is_wordless: Tensor, tokens: Tensor) -> Tensor:
-        """``[B, T, D]``: the language model's state before each image token. All batches have one
-        shape, to compile."""
+        """``[B, T, D]``: the language model's state before each image token.
+
+        All batches have one shape, to compile.
+        """
         model = self.model
-        ids, mask = pad(
-            [model.paint_prompt(text) for text in texts], model.pad_id, "left", model.device
-        )
-        missing = (TEXT_LENGTH - ids.shape[1], 0)
-        ids, mask = (
-            nn.functional.pad(ids, missing, value=model.pad_id),
-            nn.functional.pad(mask, missing),
-        )
+        prompts = [model.paint_prompt(text) for text in texts]
+        ids, mask = pad(prompts, model.pad_id, "left", model.device)
+        padding = (TEXT_LENGTH - ids.shape[1], 0)
+        ids = nn.functional.pad(ids, padding, value=model.pad_id)
+        mask = nn.functional.pad(mask, padding)
         ids = torch.where(is_wordless[:, None], model.decoder.without_words(ids), ids)
         words = model.language_model.embed_tokens(ids)  # type: ignore[operator]
-        painted = model.model.prepare_embeddings_for_image_generation(tokens[:, :-1])
-        seen = torch.cat([mask, torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
-        return self.read(model.language_model, torch.cat([words, painted], 1), seen)[
-            :, TEXT_LENGTH - 1 :
-        ]
+        image = model.model.prepare_embeddings_for_image_generation(tokens[:, :-1])
+        mask = torch.cat([mask, torch.ones_like(tokens[:, :-1], dtype=torch.bool)], 1)
+        states = self.last_states(model.language_model, torch.cat([words, image], 1), mask)
+        return states[:, TEXT_LENGTH - 1 :]
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self) -> dict[str, float]:
-        scenes = [scene_at("validation", i, with_word=False) for i in range(200)]
-        return {
-            "objects_exact": objects_exact(self.model, scenes),
-            **{
-                f"question_{kind}": share
-                for kind, share in measure_questions(self.model, scenes).items()
-            },
-            "detailed_recall": measure_captions(self.model, scenes, "detailed")["exact_recall"],
-        }
+        scenes = first_scenes("validation", 200, with_word=False)
+        exact = objects_exact(self.model, scenes)
+        return {"objects_exact": exact, **captioner_quality(self.model, scenes)}
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -146,7 +148,7 @@ class JanusTask:
 
 
 @torch.no_grad()
-def inherit_language_model(janus: Janus, qwen: QwenVL) -> None:
+def inherit_language_model(janus: Janus, qwen: CausalCaptioner) -> None:
     """UMM-2's language model becomes UMM-1's: Qwen2.5's is Llama's with biases. Words go by name.
 
     As Janus-Pro's was DeepSeek-LLM before it painted, so this one knows the world's words before it
@@ -154,24 +156,20 @@ def inherit_language_model(janus: Janus, qwen: QwenVL) -> None:
     """
     inherited = qwen.language_model.state_dict()
     words = inherited.pop("embed_tokens.weight")
-    result = janus.language_model.load_state_dict(inherited, strict=False)
-    assert not result.unexpected_keys
-    for name in result.missing_keys:
-        if name != "embed_tokens.weight":
-            janus.language_model.get_parameter(
-                name
-            ).zero_()  # the bias of attention's output, which Qwen2.5 lacks
-    known, embeddings = (
-        qwen.tokenizer.get_vocab(),
-        janus.language_model.get_parameter("embed_tokens.weight"),
-    )
+    keys = janus.language_model.load_state_dict(inherited, strict=False)
+    assert not keys.unexpected_keys
+    for name in keys.missing_keys:
+        if name != "embed_tokens.weight":  # the bias of attention's output, which Qwen2.5 lacks
+            janus.language_model.get_parameter(name).zero_()
+    vocabulary = qwen.tokenizer.get_vocab()
+    embeddings = janus.language_model.get_parameter("embed_tokens.weight")
     for word, row in janus.tokenizer.get_vocab().items():
-        source = known.get(SAME_TOKEN.get(word, word))
+        source = vocabulary.get(SAME_TOKEN.get(word, word))
         if source is not None:
             embeddings[row] = words[source]
 
 
-def _read(language_model: nn.Module, embeds: Tensor, mask: Tensor) -> Tensor:
+def _last_states(language_model: nn.Module, embeds: Tensor, mask: Tensor) -> Tensor:
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return language_model(
         inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions

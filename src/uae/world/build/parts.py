@@ -26,26 +26,28 @@ from uae.world.build.vq import VqDecoderTask, VqTask
 
 @dataclass(frozen=True)
 class Part:
-    """One training: its task, made from the exports of other parts; the asset it ends as; how many
-    processes."""
+    """One training."""
 
-    make: Callable[..., Task]
+    make_task: Callable[..., Task]
+    """From the exported folders of ``inputs``."""
     inputs: tuple[str, ...] = ()
+    """Other parts."""
     asset: str = ""
-    processes: int = 1
+    """What the export is shipped as; nothing where empty."""
+    num_processes: int = 1
 
 
 PARTS = {
     "vae": Part(VaeTask),
     "vision": Part(VisionTask),
     "captioner": Part(CaptionerTask, ("vision",)),
-    "joint": Part(JointTask, ("vae", "captioner"), processes=2),
-    "binding": Part(BindingTask, ("joint",), processes=2),
-    "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", processes=2),
-    "vq": Part(VqTask, processes=2),
-    "janus_vision": Part(JanusVisionTask, ("vq", "binding"), processes=2),
-    "janus": Part(JanusTask, ("janus_vision", "binding"), processes=2),
-    "vq_decoder": Part(VqDecoderTask, ("janus",), asset="umm2", processes=2),
+    "joint": Part(JointTask, ("vae", "captioner"), num_processes=2),
+    "binding": Part(BindingTask, ("joint",), num_processes=2),
+    "decoder": Part(DecoderTask, ("vae", "binding"), asset="umm1", num_processes=2),
+    "vq": Part(VqTask, num_processes=2),
+    "janus_vision": Part(JanusVisionTask, ("vq", "binding"), num_processes=2),
+    "janus": Part(JanusTask, ("janus_vision", "binding"), num_processes=2),
+    "vq_decoder": Part(VqDecoderTask, ("janus",), asset="umm2", num_processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -77,11 +79,10 @@ def build(settings: BuildSettings) -> None:
             )
     for name in settings.only or PARTS:
         part = PARTS[name]
-        in_processes(part.processes, train_part, name, settings.work, settings.threads)
+        in_processes(part.num_processes, train_part, name, settings.work, settings.threads)
         if part.asset:
-            shutil.copytree(
-                settings.work / name / "export", settings.assets / part.asset, dirs_exist_ok=True
-            )
+            export = settings.work / name / "export"
+            shutil.copytree(export, settings.assets / part.asset, dirs_exist_ok=True)
 
 
 def train_part(name: str, work: Path, threads: int) -> None:
@@ -89,5 +90,6 @@ def train_part(name: str, work: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     quiet_libraries()
     part = PARTS[name]
+    inputs = [work / source / "export" for source in part.inputs]
     with plain_warnings():  # in a process of its own, where the command's do not reach
-        fit(part.make(*(work / source / "export" for source in part.inputs)), work / name)
+        fit(part.make_task(*inputs), work / name)

@@ -1,5 +1,4 @@
-"""The world's VAE: pixels to 12x12x4 latents and back, good enough that the detector cannot tell
-(>= 99 %)."""
+"""The world's VAE: pixels to 12x12x4 latents and back; of these, the detector reads >= 99 %."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from uae.stages.fit import FitSettings
 from uae.world.data import pictures, train_scenes
 from uae.world.fidelity import fidelity, psnr
 from uae.world.models import build_vae
-from uae.world.scene import IMAGE_SIZE, Scene, cell_slice, scene_at
+from uae.world.scene import IMAGE_SIZE, Scene, cell_slice, first_scenes, scene_at
 
 KL_COEF = 1e-4  # of the summed KL per image value: keeps latents near unit scale, costs no detail
 # afterwards the decoder alone learns, on latents without noise: what they hold must come out
@@ -46,19 +45,13 @@ class VaeTask:
             decoded = self.vae.decode(latents).sample.float()  # type: ignore[union-attr]
         error = decoded - (images * 2 - 1)
         reconstruction = weighted_error(error, scenes)
-        kl = (
-            0.5
-            * (
-                posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()
-            ).mean()
-        )
-        return reconstruction + KL_COEF * kl, {
-            "abs_error": error.abs().mean().item(),
-            "kl": kl.item(),
-        }
+        mean, variance = posterior.mean.float(), posterior.var.float()
+        kl = 0.5 * (mean**2 + variance - 1 - posterior.logvar.float()).mean()
+        metrics = {"abs_error": error.abs().mean().item(), "kl": kl.item()}
+        return reconstruction + KL_COEF * kl, metrics
 
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
-        return measure_vae(self.vae, [scene_at("validation", i) for i in range(num_scenes)])
+        return measure_vae(self.vae, first_scenes("validation", num_scenes))
 
     def export(self, folder: Path) -> None:
         scenes = [scene_at("train", 10**9 + i) for i in range(512)]
@@ -73,8 +66,7 @@ class VaeTask:
 
 
 def weighted_error(error: Tensor, scenes: list[Scene]) -> Tensor:
-    """Mean absolute plus twice the squared error of pixels in [-1, 1], small objects counting
-    more."""
+    """Mean absolute plus twice the squared error of pixels in [-1, 1], more of small objects."""
     weight = pixel_weights(scenes)
     return ((error.abs() + 2 * error.square()) * (weight / weight.mean())).mean()
 
@@ -92,7 +84,7 @@ def pixel_weights(scenes: list[Scene]) -> Tensor:
 @torch.no_grad()
 def encode_means(vae: AutoencoderKL, images: Tensor, batch_size: int = 64) -> Tensor:
     """``[B, c, h, w]`` posterior means, unscaled."""
-    posteriors: list[Any] = [vae.encode(part * 2 - 1) for part in images.split(batch_size)]
+    posteriors: list[Any] = [vae.encode(batch * 2 - 1) for batch in images.split(batch_size)]
     return torch.cat([posterior.latent_dist.mean for posterior in posteriors])
 
 
@@ -101,19 +93,21 @@ def measure_vae(vae: AutoencoderKL, scenes: list[Scene]) -> dict[str, float]:
     """Pixels to latents and back, as ``compare_round_trip`` says."""
     images = pictures(scenes)
     latents = encode_means(vae, images)
-    decoded = torch.cat([vae.decode(part).sample for part in latents.split(64)])  # type: ignore[union-attr]
+    decoded = torch.cat([vae.decode(batch).sample for batch in latents.split(64)])  # type: ignore[union-attr]
     return compare_round_trip(scenes, images, decoded)
 
 
 def compare_round_trip(scenes: list[Scene], images: Tensor, decoded: Tensor) -> dict[str, float]:
-    """Share of objects, words and whole scenes that the detector still reads exactly in
-    ``decoded``, which is in [-1, 1]; PSNR in dB."""
+    """Share of objects, words and whole scenes that survive in ``decoded``; PSNR in dB.
+
+    ``decoded`` is in [-1, 1].
+    """
     decoded = (decoded / 2 + 0.5).clamp(0, 1)
-    found = fidelity(scenes, decoded)
+    result = fidelity(scenes, decoded)
     shares = {
-        "objects_exact": found.objects_exact,
-        "words_exact": found.words_exact,
-        "scenes_exact": found.scenes_exact,
+        "objects_exact": result.objects_exact,
+        "words_exact": result.words_exact,
+        "scenes_exact": result.scenes_exact,
     }
     exact = {
         name: share.percent / 100 for name, share in shares.items() if share.percent is not None

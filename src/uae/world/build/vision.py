@@ -1,5 +1,4 @@
-"""The captioner's vision tower, before it meets the language model: name what each of the nine
-cells shows.
+"""The captioner's vision tower, before it meets the language model: it names what cells show.
 
 Real vision-language models start from a vision tower trained before; so does the tiny one. Left to
 captions alone, it takes colour and place within 80k images but shape and size not at all. Its
@@ -23,7 +22,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.fit import FitSettings
 from uae.world.data import pictures, train_scenes
 from uae.world.models import LLM_WIDTH, build_captioner
-from uae.world.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, scene_at
+from uae.world.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, WORDS, Scene, first_scenes
 
 NOTHING = -100  # the label that cross-entropy skips
 HEADS = {
@@ -44,13 +43,12 @@ class ReadOut(nn.Linear):
 
     def read(self, states: Tensor) -> dict[str, Tensor]:
         """Logits by kind."""
-        return dict(
-            zip(self.sizes, self(states).split(list(self.sizes.values()), dim=-1), strict=True)
-        )
+        logits = self(states).split(list(self.sizes.values()), dim=-1)
+        return dict(zip(self.sizes, logits, strict=True))
 
 
 class VisionTask:
-    """Cross-entropy of each cell's attributes, those that it has."""
+    """Cross-entropy of the attributes that each cell has."""
 
     name = "vision"
     fit_settings = FitSettings(
@@ -81,12 +79,11 @@ class VisionTask:
             if (labels[name] != NOTHING).any()
         }
         losses |= self.further_losses(tokens, scenes)
-        return torch.stack(list(losses.values())).sum(), {
-            name: loss.item() for name, loss in losses.items()
-        }
+        metrics = {name: loss.item() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), metrics
 
     def further_losses(self, tokens: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
-        """Beside the naming of attributes, none."""
+        """Those beside the cells' attributes."""
         return {}
 
     def _tokens(self, scenes: list[Scene]) -> Tensor:
@@ -95,13 +92,8 @@ class VisionTask:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        scenes = [scene_at("validation", i) for i in range(256)]
-        logits, labels = self.heads.read(by_cell(self._tokens(scenes))), cell_labels(scenes)
-        shown = {name: labels[name] != NOTHING for name in HEADS}
-        return {
-            name: (logits[name].argmax(-1) == labels[name])[shown[name]].float().mean().item()
-            for name in HEADS
-        }
+        scenes = first_scenes("validation", 256)
+        return shares_right(self.heads.read(by_cell(self._tokens(scenes))), cell_labels(scenes))
 
     def export(self, folder: Path) -> None:
         self.captioner.save_pretrained(folder)
@@ -111,18 +103,20 @@ class VisionTask:
 
 
 class JanusVisionTask(VisionTask):
-    """The same for UMM-2, whose tower sees sixteen tokens where UMM-1's sees one; each is to be
-    like that one, for the language model that reads them begins as UMM-1's."""
+    """The same for UMM-2, whose tower has sixteen tokens where UMM-1's has one.
+
+    Each is to be like that one, for the language model that reads them begins as UMM-1's.
+    """
 
     name = "janus_vision"
     fit_settings = FitSettings(
-        num_steps=1_500,
+        num_steps=1_500,  # shapes take longest: they lie across its tokens
         batch_size=32,
         num_parallel=2,
         learning_rate=2e-3,
         warmup_steps=60,
         ema_decay=0.98,
-    )  # shapes take longest: they lie across its tokens
+    )
 
     def __init__(self, vq_folder: Path, umm1_folder: Path) -> None:
         torch.manual_seed(self.fit_settings.seed)
@@ -135,18 +129,31 @@ class JanusVisionTask(VisionTask):
     def further_losses(self, tokens: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
         """Mean squared distance to UMM-1's token of the same cell, over the variance of those."""
         features, _ = self.teacher.see(list(pictures(scenes)))
-        wanted = torch.stack(features).float()
-        side = int(tokens.shape[1] ** 0.5) // GRID
-        copies = repeat(wanted, "b (gy gx) d -> b (gy y gx x) d", gy=GRID, y=side, x=side)
-        return {"unlike": (tokens.float() - copies).square().mean() / wanted.var()}
+        cells = torch.stack(features).float()
+        distances = tokens.float() - to_tokens(cells, tokens.shape[1])
+        return {"unlike": distances.square().mean() / cells.var()}
 
 
 def by_cell(tokens: Tensor) -> Tensor:
     """``[B, N, D]`` in rows of a square to ``[B, 9, D]``: the mean of each cell's tokens."""
     side = int(tokens.shape[1] ** 0.5) // GRID
-    return reduce(
-        tokens, "b (gy y gx x) d -> b (gy gx) d", "mean", gy=GRID, gx=GRID, y=side, x=side
-    )
+    pattern = "b (gy y gx x) d -> b (gy gx) d"
+    return reduce(tokens, pattern, "mean", gy=GRID, gx=GRID, y=side, x=side)
+
+
+def to_tokens(cells: Tensor, num_tokens: int) -> Tensor:
+    """``[B, 9, …]`` to ``[B, N, …]``: what is true of a cell, for each of its tokens."""
+    side = int(num_tokens**0.5) // GRID
+    return repeat(cells, "b (gy gx) ... -> b (gy y gx x) ...", gy=GRID, y=side, x=side)
+
+
+def shares_right(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, float]:
+    """By kind, the share of labels that are read right."""
+    is_right = {kind: logits[kind].argmax(-1) == labels[kind] for kind in logits}
+    return {
+        kind: values[labels[kind] != NOTHING].float().mean().item()
+        for kind, values in is_right.items()
+    }
 
 
 def cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:

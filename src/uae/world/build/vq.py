@@ -1,5 +1,4 @@
-"""UMM-2's VQ model: pixels to 12x12 tokens and back, good enough that the detector cannot tell (>=
-98 %).
+"""UMM-2's VQ model: pixels to 12x12 tokens and back; of these, the detector reads >= 98 %.
 
 Two parts. ``VqTask`` makes the tokens. ``VqDecoderTask`` makes more of them, when all else is
 trained.
@@ -13,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import repeat
 from torch import Tensor, nn
 
 from uae.models.janus import Janus
 from uae.stages.fit import FitSettings
 from uae.utils.device import can_compile
 from uae.world.build.vae import compare_round_trip, weighted_error
+from uae.world.build.vision import to_tokens
 from uae.world.data import pictures
 from uae.world.models import build_janus
-from uae.world.scene import GRID, MAX_OBJECTS, Object, Scene, Word, scene_at
+from uae.world.scene import GRID, MAX_OBJECTS, Scene, first_scenes, scene_at
 
 REVIVE_EVERY = 50  # steps
-LOCALITY_COEF = (
-    4.0  # codes lie close: what is shared must be nearer to itself than they are to each other
-)
+# codes lie close: what is shared must be nearer to itself than they are to each other
+LOCALITY_COEF = 4.0
 
 
 class VqTask:
-    """Absolute plus squared error, more of it where objects are small, the class's own codebook
-    loss, and locality.
+    """Absolute plus squared error, the class's own codebook loss, and locality.
+
+    The error counts more where objects are small.
 
     The class decodes codes at unit length, so codes are kept there, and encodings too. Codes that
     no picture uses go where the encoder is far from all others.
@@ -54,9 +53,8 @@ class VqTask:
         codes = self.vq.quantize.embedding.weight
         codes.data = nn.functional.normalize(torch.randn_like(codes), dim=-1)
         self.modules: dict[str, nn.Module] = {"vq": self.vq}
-        if compiled and can_compile():
-            self.vq.encoder.compile(dynamic=False)
-            self.vq.decoder.compile(dynamic=False)
+        if compiled:
+            _compile(self.vq)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         pairs = training_pairs(step, self.fit_settings)
@@ -76,33 +74,33 @@ class VqTask:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Codes back to unit length; now and then, but not near the end, dead ones to new
-        places."""
+        """Codes back to unit length; now and then, but not near the end, dead ones move."""
         codes = self.vq.quantize.embedding.weight
         codes.copy_(nn.functional.normalize(codes, dim=-1))
         if step % REVIVE_EVERY == REVIVE_EVERY - 1 and step < 0.8 * self.fit_settings.num_steps:
             batches = [training_scenes(4 * step + i, self.fit_settings, seed=1) for i in range(4)]
             encoded = torch.cat([self._encode(pictures(scenes)) for scenes in batches])
-            dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
-            places = encoded.permute(0, 2, 3, 1).flatten(0, 2)
-            far = torch.cdist(places, codes).square().amin(1)
-            if dead.any():
+            is_dead = self.vq.quantize(encoded)[2].bincount(minlength=len(codes)) == 0
+            encodings = encoded.permute(0, 2, 3, 1).flatten(0, 2)
+            distances = torch.cdist(encodings, codes).square().amin(1)
+            if (num_dead := int(is_dead.sum())) > 0:
                 generator = torch.Generator().manual_seed(step)
-                codes[dead] = places[torch.multinomial(far, int(dead.sum()), generator=generator)]
+                chosen = torch.multinomial(distances, num_dead, generator=generator)
+                codes[is_dead] = encodings[chosen]
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
-        pairs = [(a := scene_at("validation", i), partner(a, i)) for i in range(128)]
-        found = measure_vq(self.janus, [scene_at("validation", i) for i in range(num_scenes)])
-        return found | {"local": measure_locality(self.janus, pairs)}
+        scenes = first_scenes("validation", 128)
+        pairs = [(scene, partner(scene, i)) for i, scene in enumerate(scenes)]
+        round_trip = measure_vq(self.janus, first_scenes("validation", num_scenes))
+        return round_trip | {"local": measure_locality(self.janus, pairs)}
 
     def export(self, folder: Path) -> None:
         self.janus.save_pretrained(folder)
 
 
 class VqDecoderTask:
-    """The VQ decoder alone, last of all: tokens stay as they are, and so does the language model
-    that paints them."""
+    """The VQ decoder alone, last of all: tokens stay, and so does the model that paints them."""
 
     name = "vq_decoder"
     fit_settings = FitSettings(
@@ -119,9 +117,8 @@ class VqDecoderTask:
         }
         for module in self.modules.values():
             module.requires_grad_(True)
-        if compiled and can_compile():
-            self.vq.encoder.compile(dynamic=False)
-            self.vq.decoder.compile(dynamic=False)
+        if compiled:
+            _compile(self.vq)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = training_scenes(step, self.fit_settings)
@@ -133,7 +130,7 @@ class VqDecoderTask:
 
     @torch.compiler.set_stance("force_eager")
     def evaluate(self, num_scenes: int = 512) -> dict[str, float]:
-        return measure_vq(self.janus, [scene_at("validation", i) for i in range(num_scenes)])
+        return measure_vq(self.janus, first_scenes("validation", num_scenes))
 
     def export(self, folder: Path) -> None:
         copy.deepcopy(self.janus).to(torch.bfloat16).save_pretrained(folder)  # as it is shipped
@@ -142,67 +139,61 @@ class VqDecoderTask:
         pass
 
 
+def _compile(vq: Any) -> None:
+    """Encoder and decoder, where this machine can."""
+    if can_compile():
+        vq.encoder.compile(dynamic=False)
+        vq.decoder.compile(dynamic=False)
+
+
 def training_scenes(step: int, fit_settings: FitSettings, seed: int | None = None) -> list[Scene]:
-    """One of four as it is, the others crowded: objects and words are what there is to learn, not
-    backgrounds."""
+    """One of four as it is, the others crowded.
+
+    What there is to learn is objects and words, not backgrounds.
+    """
     seed = fit_settings.seed if seed is None else seed
-    places = range(step * fit_settings.batch_size, (step + 1) * fit_settings.batch_size)
-    return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in places]
+    indices = range(step * fit_settings.batch_size, (step + 1) * fit_settings.batch_size)
+    return [crowded_scene(i, seed) if i % 4 else scene_at("train", i, seed=seed) for i in indices]
 
 
 def training_pairs(step: int, fit_settings: FitSettings) -> list[tuple[Scene, Scene]]:
     """A micro-batch in pairs that share cells."""
     scenes = training_scenes(step, fit_settings)[::2]
-    return [(scene, partner(scene, step * fit_settings.batch_size + i)) for i, scene in enumerate(scenes)]
+    start = step * fit_settings.batch_size
+    return [(scene, partner(scene, start + i)) for i, scene in enumerate(scenes)]
 
 
 def partner(scene: Scene, index: int) -> Scene:
     """About half of the scene on the same background, and half of a crowded one."""
     rng, other = random.Random(f"partner {index}"), crowded_scene(index, seed=2)
-    kept = {o.cell: o for o in scene.objects if rng.random() < 0.5}
+    objects = {o.cell: o for o in scene.objects if rng.random() < 0.5}
     word = scene.word if scene.word and rng.random() < 0.5 else None
-    free = {cell for cell in range(GRID * GRID) if rng.random() < 0.5} - {
-        word.cell if word else None
-    }
-    if word is None and other.word and other.word.cell in free - kept.keys():
+    cells = {cell for cell in range(GRID * GRID) if rng.random() < 0.5}
+    cells -= {word.cell} if word else set()
+    if word is None and other.word and other.word.cell in cells - objects.keys():
         word = other.word
-    added = {
-        o.cell: o for o in other.objects if o.cell in free and (word is None or o.cell != word.cell)
-    }
-    return Scene(scene.background, tuple(sorted((added | kept).values())), word)
+        cells.remove(word.cell)
+    additions = {o.cell: o for o in other.objects if o.cell in cells}
+    return Scene(scene.background, tuple(sorted((additions | objects).values())), word)
 
 
 def shared_places(pairs: list[tuple[Scene, Scene]], side: int) -> Tensor:
     """``[P, side, side]``: where both of a pair show the same cell."""
-    same = torch.tensor(
-        [[a == b for a, b in zip(cells(one), cells(other), strict=True)] for one, other in pairs]
-    )
-    return repeat(same, "p (gy gx) -> p (gy y) (gx x)", gy=GRID, y=side // GRID, x=side // GRID)
-
-
-def cells(scene: Scene) -> list[Object | Word | None]:
-    """What each cell holds."""
-    held: dict[int, Object | Word] = {o.cell: o for o in scene.objects}
-    if scene.word:
-        held[scene.word.cell] = scene.word
-    return [held.get(cell) for cell in range(GRID * GRID)]
+    contents = [zip(one.contents, other.contents, strict=True) for one, other in pairs]
+    is_same = torch.tensor([[a == b for a, b in cells] for cells in contents])
+    return to_tokens(is_same, side * side).unflatten(1, (side, side))
 
 
 def crowded_scene(index: int, seed: int = 0) -> Scene:
-    """The objects of three scenes in one, about seven, and a word: more than any scene of a split
-    has."""
+    """The objects of three scenes in one, about seven, and a word: more than a split's scenes."""
     several = [
         scene_at("train", 3 * index + i, seed=seed, num_objects=MAX_OBJECTS, with_word=True)
         for i in range(3)
     ]
     background, word = several[0].background, several[0].word
-    in_cell = {
-        o.cell: o
-        for scene in several
-        for o in scene.objects
-        if word is not None and o.cell != word.cell
-    }
-    return Scene(background, tuple(sorted(in_cell.values())), word)
+    assert word is not None
+    by_cell = {o.cell: o for scene in several for o in scene.objects if o.cell != word.cell}
+    return Scene(background, tuple(sorted(by_cell.values())), word)
 
 
 @torch.no_grad()
@@ -210,16 +201,15 @@ def measure_locality(janus: Janus, pairs: list[tuple[Scene, Scene]]) -> float:
     """Of the places that both of a pair show alike, the share whose tokens are the same."""
     one, other = (janus.image_tokens(pictures(list(scenes))) for scenes in zip(*pairs, strict=True))
     side = int(one.shape[1] ** 0.5)
-    same = (one == other).view(-1, side, side)
-    return same[shared_places(pairs, side)].float().mean().item()
+    is_same = (one == other).view(-1, side, side)
+    return is_same[shared_places(pairs, side)].float().mean().item()
 
 
 @torch.no_grad()
 def measure_vq(janus: Janus, scenes: list[Scene]) -> dict[str, float]:
-    """Round trip through tokens: what the detector still reads exactly, PSNR in dB, and the share
-    of codes in use."""
+    """Round trip through tokens, as ``compare_round_trip`` says, and the share of codes in use."""
     images, vq = pictures(scenes), janus.model.model.vqmodel
-    tokens = torch.cat([janus.image_tokens(part) for part in images.split(64)])
-    decoded = torch.cat([vq.decode(part) for part in tokens.split(64)])
-    used = len(tokens.unique()) / vq.config.num_embeddings
-    return compare_round_trip(scenes, images, decoded) | {"codebook_used": used}
+    tokens = torch.cat([janus.image_tokens(batch) for batch in images.split(64)])
+    decoded = torch.cat([vq.decode(batch) for batch in tokens.split(64)])
+    share_in_use = len(tokens.unique()) / vq.config.num_embeddings
+    return compare_round_trip(scenes, images, decoded) | {"codebook_used": share_in_use}
