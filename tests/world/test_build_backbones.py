@@ -1,5 +1,4 @@
-"""The world's similarity backbones: training falls and resumes exactly; the shipped weights do what
-they are for."""
+"""The world's similarity backbones: training resumes exactly, shipped weights do their work."""
 
 import itertools
 import random

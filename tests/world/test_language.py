@@ -1,5 +1,4 @@
-"""The world's language: captions are true at every level, answers are right, each word is one
-token."""
+"""The world's language: captions are true, answers are right, each word is one token."""
 
 import random
 from collections import Counter
@@ -187,10 +186,10 @@ def unique(o: Object, scene: Scene) -> bool:
 def test_answers_are_right():
     kinds: Counter[str] = Counter()
     for i, scene in enumerate(SCENES):
-        known = facts(scene)
+        answers = facts(scene)
         for k in range(10):
             q = any_question(scene, rng(i, k))
-            assert known[q.text] == q.answer, (q, scene)
+            assert answers[q.text] == q.answer, (q, scene)
             kinds[q.kind] += 1
     assert set(kinds) == set(QUESTION_KINDS)
 
@@ -230,9 +229,9 @@ def test_each_word_is_one_token():
     for i, s in enumerate(SCENES):
         q = any_question(s, rng(i))
         texts += [q.text, q.answer]
-    known = set(VOCABULARY)
-    assert {word for text in texts for word in text.split()} <= known
-    assert len(known) == len(VOCABULARY)
+    vocabulary = set(VOCABULARY)
+    assert {word for text in texts for word in text.split()} <= vocabulary
+    assert len(vocabulary) == len(VOCABULARY)
     for text in texts[:200]:
         ids = tokenizer(text)["input_ids"]
         assert len(ids) == len(text.split()) and tokenizer.unk_token_id not in ids

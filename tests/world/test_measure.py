@@ -1,5 +1,4 @@
-"""The world's benchmark against models whose right answers are known: a perfect one, and ones
-broken on purpose."""
+"""The world's measurements of a perfect model, and of models broken on purpose."""
 
 import json
 import random
@@ -262,9 +261,9 @@ def test_dropped_small_objects(four):
         Perfect(see=without_small), four, num_scenes=40, prompts_per_tag=2, num_bootstrap=20
     )
     objects = [o for i in range(40) for o in scene_at("test", i).objects]
-    kept = 100 * sum(o.size != "small" for o in objects) / len(objects)
-    assert result.numbers["reconstruction_objects_exact"] == pytest.approx(kept)
-    assert result.numbers["caption_recall"] == pytest.approx(kept)
+    share = 100 * sum(o.size != "small" for o in objects) / len(objects)
+    assert result.numbers["reconstruction_objects_exact"] == pytest.approx(share)
+    assert result.numbers["caption_recall"] == pytest.approx(share)
     assert result.numbers["caption_precision"] == 100 and result.numbers["small_recall"] == 0
     by_size = {size: s["percent"] for size, s in result.details["objects"]["by_size"].items()}
     assert by_size == {"small": 0, "medium": 100, "large": 100}
@@ -332,9 +331,9 @@ def test_prompts_say_what_the_tag_asks():
     assert [sum(p.tag == tag for p in prompts) for tag in TAGS] == [20] * 6
     assert len({(p.tag, p.text) for p in prompts}) == 120
     for p in prompts:
-        named = [(m.shape, m.color) for m in read_caption(p.text).mentions]
-        assert not HELD_OUT_PAIRS & set(named)
-        assert p.tag == "counting" or sorted(named) == sorted(
+        pairs = [(m.shape, m.color) for m in read_caption(p.text).mentions]
+        assert not HELD_OUT_PAIRS & set(pairs)
+        assert p.tag == "counting" or sorted(pairs) == sorted(
             (o.shape, o.color) for o in p.scene.objects
         )
     unseen = make_prompts(5, split="unseen")

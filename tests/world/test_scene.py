@@ -137,8 +137,8 @@ def test_pixels_by_hand():
 
 
 def test_every_word_looks_different():
-    drawn = {word_coverage(word).tobytes() for word in WORDS}
-    assert len(drawn) == len(WORDS)
+    pictures = {word_coverage(word).tobytes() for word in WORDS}
+    assert len(pictures) == len(WORDS)
     assert all(
         word_coverage(word)[[0, -1]].sum() == word_coverage(word)[:, -1].sum() == 0
         for word in WORDS

@@ -203,9 +203,8 @@ def detect(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
 def _detect_batch(images: Float[Tensor, "B 3 48 48"]) -> list[Detection]:
     templates = _templates()
     cells = rearrange(images.float().cpu(), "b c (i y) (j x) -> b (i j) (y x c)", y=CELL, x=CELL)
-    errors = (
-        cells.square().sum(-1, keepdim=True) - 2 * cells @ templates.pixels.T + templates.squares
-    )
+    squares = cells.square().sum(-1, keepdim=True)
+    errors = squares - 2 * cells @ templates.pixels.T + templates.squares
     errors = rearrange(errors.clamp_min(0), "b k (g n) -> b g k n", g=len(BACKGROUNDS))
     totals = errors.min(-1).values.sum(-1)  # [B, 6]
     background = totals.argmin(1)

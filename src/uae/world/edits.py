@@ -34,8 +34,7 @@ _ATTRIBUTES = frozenset({"color", "shape", "size", "position"})
 
 @dataclass
 class _Draft:
-    """A scene being edited: its objects by number, and which attributes of each
-    no edit has touched."""
+    """A scene being edited: its objects by number, and their attributes that no edit touched."""
 
     scene: Scene
     objects: dict[int, Object]

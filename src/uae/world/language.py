@@ -87,8 +87,7 @@ def caption_level(
 
 
 def exhaustive_caption(scene: Scene) -> str:
-    """Every attribute of everything, in reading order, in one fixed wording: determines the
-    picture."""
+    """Every attribute of everything in one fixed wording, which determines the picture."""
     phrases = [f"a {o.size} {o.color} {o.shape} {CELLS[o.cell]}" for o in scene.objects]
     if scene.word:
         phrases.append(f"the word {scene.word.text} {CELLS[scene.word.cell]}")

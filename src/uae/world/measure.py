@@ -106,21 +106,13 @@ def measure_model(
         seed,
     )
     true_captions = true_at_the_same_level(captions.texts, scenes)
-    result_if_true = score_pairs(
-        images,
-        paint(model, true_captions, decoding, seed),
-        backbones,
-        settings=ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap),
-    )
+    images_if_true = paint(model, true_captions, decoding, seed)
+    settings = ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap)
+    result_if_true = score_pairs(images, images_if_true, backbones, settings=settings)
+    result.numbers["unified_score_if_true"] = result_if_true.unified_score
     verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed)
     _add_geneval(result, verdicts)
-    accuracy = perception(model, scenes, num_questions, seed=seed)
-    result.numbers.update(
-        unified_score_if_true=result_if_true.unified_score,
-        perception=accuracy["all"].percent,
-        perception_small=accuracy["small"].percent,
-    )
-    result.details["perception"] = shares_to_json(accuracy)
+    _add_perception(result, perception(model, scenes, num_questions, seed=seed))
     result.details["settings"] = {
         "num_scenes": num_scenes,
         "split": split,
@@ -173,6 +165,12 @@ def _add_geneval(result: WorldResult, verdicts: Sequence[Verdict]) -> None:
     result.numbers["geneval"] = mean_over_tags(by_tag)
     result.details["geneval"] = shares_to_json(by_tag)
     result.geneval_rows.extend(geneval_rows(verdicts))
+
+
+def _add_perception(result: WorldResult, accuracy: Mapping[str, Share]) -> None:
+    result.numbers["perception"] = accuracy["all"].percent
+    result.numbers["perception_small"] = accuracy["small"].percent
+    result.details["perception"] = shares_to_json(accuracy)
 
 
 def split_gain(
@@ -287,13 +285,12 @@ def first_round_trips(
 def caption_quality(
     texts: Sequence[str], scenes: Sequence[Scene], truncated: Sequence[bool] | None = None
 ) -> dict[str, Any]:
-    """How much captions say and how much of it is true, times 100 but for ``tokens`` (words per
-    caption).
+    """How much captions say and how much of it is true, times 100.
 
-    ``precision`` is the share of mentions that are true, None when nothing is mentioned; ``recall``
-    the share of objects that a true mention names, whatever it leaves out; ``recall_complete`` and
-    ``small_recall`` count only mentions that state every attribute, of all objects and of small
-    ones. ``levels``: what level captions are of.
+    ``tokens`` are words per caption, not a share. ``precision`` is the share of mentions that are
+    true, None when nothing is mentioned. ``recall`` is the share of objects that a true mention
+    names, whatever it leaves out. ``recall_complete`` and ``small_recall`` count only mentions that
+    state every attribute, of all objects and of small ones. ``levels``: what level captions are of.
     """
     scores = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     total = {name: sum(getattr(s, name) for s in scores) for name in vars(scores[0])}

@@ -137,11 +137,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
         "command": command,
         "control": settings.control,
         "versions": library_versions,
-        "details": {
-            "before": before.details,
-            "after": after.details,
-            "ceiling": ceiling.details,
-        },
+        "details": {"before": before.details, "after": after.details, "ceiling": ceiling.details},
         "config": asdict(config),
     }
     atomic_write_json(out / "results.json", results)
@@ -199,7 +195,7 @@ def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSetti
 
 
 def frame(model: UnifiedModel, step: int) -> Frame:
-    """The strip's image, captioned and painted by the model of now."""
+    """The strip's image, captioned and painted by the model after ``step`` steps."""
     captions = model.caption([strip_image()], model.captioning)
     reconstruction = model.reconstruct(captions, model.decoding).images[0]
     return Frame(step, captions.texts[0], reconstruction)

@@ -159,8 +159,7 @@ def _chat_tokens(
 def greedy_caption_quality(
     captioner: CausalCaptioner, scenes: list[Scene], style: str
 ) -> dict[str, float]:
-    """Greedy captions' length in words, share of true mentions, and share of objects described
-    completely."""
+    """Greedy captions: words, share of true mentions, share of objects described completely."""
     settings = CaptionSettings(
         INSTRUCTIONS[style], temperature=0.0, max_new_tokens=MAX_CAPTION_TOKENS
     )

@@ -71,11 +71,8 @@ class JanusTask:
         self.model.model.model.vqmodel.requires_grad_(False)
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {"janus": self.model.model, "heads": self.heads}
-        self.last_states = (
-            torch.compile(_last_states, dynamic=False)
-            if compiled and can_compile()
-            else _last_states
-        )
+        compiled = compiled and can_compile()
+        self.last_states = torch.compile(_last_states, dynamic=False) if compiled else _last_states
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)

@@ -64,10 +64,10 @@ class VqTask:
         quantized, codebook_loss, _ = self.vq.quantize(encoded)
         error = self.vq.decoder(self.vq.post_quant_conv(quantized)) - (images * 2 - 1)
         shared = shared_places(pairs, encoded.shape[-1])
-        unlike = (encoded[0::2] - encoded[1::2]).square().sum(1)[shared].mean()
+        distance = (encoded[0::2] - encoded[1::2]).square().sum(1)[shared].mean()
         metrics = {"abs_error": error.abs().mean().item(), "codebook_loss": codebook_loss.item()}
-        loss = weighted_error(error, scenes) + codebook_loss + LOCALITY_COEF * unlike
-        return loss, metrics | {"unlike": unlike.item()}
+        loss = weighted_error(error, scenes) + codebook_loss + LOCALITY_COEF * distance
+        return loss, metrics | {"unlike": distance.item()}
 
     def _encode(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.vq.quant_conv(self.vq.encoder(images * 2 - 1)), dim=1)
