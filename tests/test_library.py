@@ -26,7 +26,7 @@ def test_importing_loads_nothing_heavy():
 
 
 def test_a_function_keeps_its_name_beside_the_module():
-    import uae.autoencode  # noqa: F401 - as any other module of the package does
+    import uae.autoencode
     from uae import autoencode, load_model, unified_score
 
     assert autoencode is sys.modules["uae.autoencode"].autoencode

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.rl.tiny_run import build_model
-from uae.stages.fit import Task
+from uae.stages.fit import Fittable
 from uae.utils.weights import stored_dtype
 from uae.world.build.janus import JanusTask, inherit_language_model
 from uae.world.build.vq import REVIVE_EVERY, VqDecoderTask, VqTask, measure_vq, training_scenes
@@ -16,7 +16,7 @@ from uae.world.data import pictures
 from uae.world.models import build_captioner, build_janus
 
 
-def losses_on_one_batch(task: Task, num_steps: int, learning_rate: float) -> list[float]:
+def losses_on_one_batch(task: Fittable, num_steps: int, learning_rate: float) -> list[float]:
     parameters = [
         p for module in task.modules.values() for p in module.parameters() if p.requires_grad
     ]

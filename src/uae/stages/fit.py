@@ -68,7 +68,7 @@ class FitSettings:
 
 
 @runtime_checkable
-class Task(Protocol):
+class Fittable(Protocol):
     """What is trained: modules, a loss for each step, a measurement, and a way to save the result.
 
     A task that reads a stream keeps it as ``data``, with ``state_dict`` and ``load_state_dict``;
@@ -99,7 +99,7 @@ class Task(Protocol):
 
 
 def fit(
-    task: Task, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000
+    task: Fittable, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000
 ) -> dict[str, float]:
     """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last
     measurements, empty where the run was finished before.
@@ -112,7 +112,7 @@ def fit(
         run.resume()
         for step in range(run.step, num_steps):
             with run.whole_step():
-                train_step(run, step)
+                fit_step(run, step)
                 run.finish_step()
         return {}
     results: dict[str, float] = {}
@@ -120,7 +120,7 @@ def fit(
         for step in range(run.step, num_steps):
             with run.whole_step():
                 began = time.monotonic()
-                metrics = train_step(run, step)
+                metrics = fit_step(run, step)
                 metrics["time/step_sec"] = time.monotonic() - began
                 is_measured = (step + 1) % eval_every == 0 or step + 1 == num_steps
                 if is_measured:
@@ -139,7 +139,7 @@ class TaskRun(Run):
 
     settings_key = "recipe"
 
-    def __init__(self, task: Task, folder: Path, save_every: int) -> None:
+    def __init__(self, task: Fittable, folder: Path, save_every: int) -> None:
         settings = task.fit_settings
         parameters = {
             f"{module_name}.{name}": p
@@ -179,7 +179,7 @@ class TaskRun(Run):
         print(f"{self.task.name}: resumed from step {checkpoint.step}", flush=True)
 
 
-def train_step(run: TaskRun, step: int) -> dict[str, float]:
+def fit_step(run: TaskRun, step: int) -> dict[str, float]:
     """One update of the weights and of their average; the metrics of the step."""
     task, settings, parameters = run.task, run.task.fit_settings, list(run.parameters.values())
     seed_everything(settings.seed * 1_000_003 + step)
@@ -196,7 +196,7 @@ def train_step(run: TaskRun, step: int) -> dict[str, float]:
     return metrics
 
 
-def _backward(task: Task, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
+def _backward(task: Fittable, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
     """Gradients of the step's mean loss; mean metrics."""
     num, processes = task.fit_settings.num_parallel, num_processes()
     if num % processes:

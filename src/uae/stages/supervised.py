@@ -9,7 +9,7 @@ from torch import nn
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.load import load_to_train
 from uae.stages.base import Assignment
-from uae.stages.fit import Task, fit
+from uae.stages.fit import Fittable, fit
 
 
 def load_decoder_model(work: Assignment, lora_rank: int) -> Any:
@@ -19,7 +19,7 @@ def load_decoder_model(work: Assignment, lora_rank: int) -> Any:
     return model
 
 
-def fit_to_model(task: Task, work: Assignment) -> None:
+def fit_to_model(task: Fittable, work: Assignment) -> None:
     """``fit``, whose average of the weights becomes the stage's model."""
     fit(task, work.folder, save_every=max(1, min(250, task.fit_settings.num_steps // 10)))
     (work.folder / "export").replace(work.folder / "model")

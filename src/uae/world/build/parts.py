@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from uae.stages.fit import Task, fit
+from uae.stages.fit import Fittable, fit
 from uae.utils.assets import ASSETS
 from uae.utils.processes import in_processes
 from uae.utils.quiet import plain_warnings, quiet_libraries
@@ -28,7 +28,7 @@ from uae.world.build.vq import VqDecoderTask, VqTask
 class Part:
     """One training."""
 
-    make_task: Callable[..., Task]
+    make_task: Callable[..., Fittable]
     """From the exported folders of ``inputs``."""
     inputs: tuple[str, ...] = ()
     """Other parts."""
