@@ -16,7 +16,6 @@ from uae.models.footprint import (
     meta_vae,
     peak_bytes,
     print_footprint,
-    published_name,
     step_lines,
 )
 
@@ -41,6 +40,11 @@ def test_parameters_are_as_many_as_published(build, published):
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def published_name(name: str) -> str:
+    """A parameter of the class as the checkpoint's index file names it."""
+    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
 def test_names_and_shapes_of_qwen_as_its_index_file_has_them():

@@ -1,5 +1,10 @@
 """LongCLIP's published file against an independent forward."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from einops import rearrange
@@ -9,7 +14,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from tests.similarity.images import assert_same_direction, photographs, to_tensor
 from uae.similarity.backbones import load_backbone
-from uae.similarity.longclip import save_longclip
+from uae.similarity.longclip import load_longclip
+from uae.similarity.preprocess import CLIP_PREPROCESS
 
 
 def openai_state_dict(layers: int = 2) -> dict[str, Tensor]:
@@ -143,6 +149,28 @@ def test_longclip_file_equals_an_independent_forward(longclip_file):
     backbone.model.text_model.eos_token_id = 63
     features = backbone.model.get_text_features(input_ids=tokens).pooler_output
     torch.testing.assert_close(features, reference_text(state, tokens), atol=1e-4, rtol=1e-4)
+
+
+def clip_processor_config() -> dict[str, Any]:
+    """CLIP's image preprocessing as ``transformers`` writes it."""
+    settings = asdict(CLIP_PREPROCESS)
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": settings["size"]},
+        "crop_size": {"height": settings["crop"], "width": settings["crop"]},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": settings["mean"],
+        "image_std": settings["std"],
+    } | dict.fromkeys(
+        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), True
+    )
+
+
+def save_longclip(checkpoint: Path, folder: Path) -> None:
+    """A LongCLIP ``.pt`` as a ``save_pretrained`` folder."""
+    load_longclip(checkpoint).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(clip_processor_config()))
 
 
 @torch.no_grad()

@@ -140,12 +140,6 @@ def count_lora(language_model: nn.Module, rank: int) -> int:
     return sum(rank * (layer.in_features + layer.out_features) for layer in linear)
 
 
-def published_name(name: str) -> str:
-    """A parameter of ``Qwen2_5_VLForConditionalGeneration`` as the checkpoint's index file names
-    it."""
-    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-
-
 # --- memory --------------------------------------------------------------------------------------
 
 

@@ -9,16 +9,13 @@ transposed.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from uae.similarity.preprocess import CLIP_PREPROCESS
 from uae.utils.messages import first_line
 
 if TYPE_CHECKING:
@@ -65,31 +62,6 @@ def load_longclip(checkpoint: Path) -> CLIPModel:
     model = CLIPModel(longclip_config(state))
     model.load_state_dict(convert_state_dict(state))
     return model.eval()
-
-
-def save_longclip(checkpoint: Path, folder: Path) -> None:
-    """Convert a LongCLIP ``.pt`` to a ``save_pretrained`` folder (CLIP's tokenizer files beside it
-    embed text)."""
-    load_longclip(checkpoint).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(clip_processor_config(), indent=2) + "\n"
-    )
-
-
-def clip_processor_config() -> dict[str, Any]:
-    """CLIP's image preprocessing as ``transformers`` writes it."""
-    settings = asdict(CLIP_PREPROCESS)
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": settings["size"]},
-        "crop_size": {"height": settings["crop"], "width": settings["crop"]},
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "image_mean": settings["mean"],
-        "image_std": settings["std"],
-    } | dict.fromkeys(
-        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), True
-    )
 
 
 def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
