@@ -4,6 +4,7 @@ not change is said."""
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -150,9 +151,14 @@ def test_a_finished_stage_is_not_run_again_and_one_can_be_redone(files: Path, mo
     assert trained == []
     run_pipeline(stages, replace(args, only="cold_start", redo=True))
     assert trained == ["2_cold_start"]
-    (args.run_dir / "3_generation_for_understanding" / "finished.json").unlink()
+    third = args.run_dir / "3_generation_for_understanding"
+    (third / "finished.json").unlink()
     run_pipeline(stages, args)
-    assert trained == ["2_cold_start", "3_generation_for_understanding"]
+    assert trained == ["2_cold_start"] and (third / "finished.json").exists()  # it had its model
+    (third / "finished.json").unlink()
+    shutil.rmtree(third / "model")
+    run_pipeline(stages, args)
+    assert trained == ["2_cold_start", third.name] and (third / "model").exists()
 
 
 def test_a_stage_goes_on_as_it_was_begun(files: Path):
