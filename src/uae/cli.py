@@ -57,9 +57,8 @@ def main() -> None:
     """Run the command named first; whatever goes wrong is one message, without a traceback."""
     before = signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # names that the terminal cannot show are no error
+        # names that the terminal cannot show are no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(sys.argv[1:])
         sys.stdout.flush()

@@ -62,14 +62,12 @@ def _run_alone(name: str, recipe: Recipe, options: Sequence[str]) -> None:
 def _run_stages(name: str, recipe: Recipe, options: Sequence[str]) -> None:
     """Stage after stage; each setting of each stage is an option."""
     listing = "\n".join(f"  {number}. {stage}" for number, stage in enumerate(recipe.stages, 1))
+    options_of_stages = [
+        (name, type(stage.settings), field(default=stage.settings))
+        for name, stage in recipe.stages.items()
+    ]
     with_stages = make_dataclass(
-        "PipelineSettings",
-        [
-            (stage, type(settings), field(default=settings))
-            for stage, settings in ((n, s.settings) for n, s in recipe.stages.items())
-        ],
-        bases=(PipelineSettings,),
-        frozen=True,
+        "PipelineSettings", options_of_stages, bases=(PipelineSettings,), frozen=True
     )
     args: Any = tyro.cli(
         with_stages,

@@ -115,9 +115,8 @@ def split_pair(source: str) -> tuple[str, str] | None:
     pairs = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
     fitting = [pair for pair in pairs if all(_may_be_checkpoint(side) for side in pair)]
     if len(fitting or pairs) == 1:
-        return (fitting or pairs)[
-            0
-        ]  # if it does not fit, whoever loads a side says what is wrong with it
+        # if it does not fit, whoever loads a side says what is wrong with it
+        return (fitting or pairs)[0]
     readings = " or ".join(" and ".join(map(repr, pair)) for pair in fitting or pairs)
     raise ValueError(
         f"expected ENCODER+DECODER with one reading as two folders or hub ids, got {source!r}, "
