@@ -138,7 +138,7 @@ def janus_inputs(janus: Janus, images: torch.Tensor) -> dict[str, Any]:
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": INSTRUCTION}]}]
     text = janus.processor.apply_chat_template(chat, add_generation_prompt=True)
     pixels = [(image * 255).round().byte().permute(1, 2, 0).numpy() for image in images]
-    return dict(janus.processor(images=pixels, text=[text] * len(pixels), return_tensors="pt"))  # type: ignore[operator]
+    return dict(janus.processor(images=pixels, text=[text] * len(pixels), return_tensors="pt"))
 
 
 def qwen_inputs(qwen: Any, images: torch.Tensor) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Test set-up: shapes checked at run time, no network, two threads, fixed seeds, fast tests
 first."""
 
-import uae  # noqa: F401 - first: it says how OpenMP's threads wait, and torch reads that as it is loaded
+# first: it says how OpenMP's threads wait, and torch reads that as it is loaded
+import uae  # noqa: F401
 
 # isort: split
 import os

@@ -154,3 +154,17 @@ def test_pages_a_newcomer_reads_stay_short():
     limits = {"autoencode.py": 60, "rl/losses.py": 240, "rl/train.py": 192}
     for name, limit in limits.items():
         assert len((SRC / name).read_text().splitlines()) <= limit, name
+
+
+def test_lines_are_at_most_100_columns():
+    root = SRC.parents[1]
+    paths = [
+        p for f in ("src", "tests", "examples", "benchmarks") for p in (root / f).rglob("*.py")
+    ]
+    long = [
+        f"{path.relative_to(root)}:{number}"
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert long == []

@@ -98,7 +98,7 @@ def test_a_reference_that_encodes_texts_is_exported_too(tmp_path: Path):
     model.save_pretrained(tmp_path / "model")
     export(str(tmp_path / "model"), tmp_path / "out", torch.float32)
     with torch.no_grad():
-        got = load_model(str(tmp_path / "out")).text_states(["a red circle"])[0]  # type: ignore[attr-defined]
+        got = load_model(str(tmp_path / "out")).text_states(["a red circle"])[0]
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 

@@ -81,7 +81,7 @@ def test_equal_captions_of_an_image_are_painted_once(
     captions.texts = ["a red circle", "a red circle", "a red circle", "some shapes"]
     painted = []
     paint = model._paint
-    model._paint = lambda states, *rest: painted.append(len(states)) or paint(states, *rest)  # type: ignore[method-assign]
+    model._paint = lambda states, *rest: painted.append(len(states)) or paint(states, *rest)
     found = rearrange(
         model.reconstruct(captions, PAINT, group_size=2).images, "(b k) c h w -> b k c h w", k=2
     )

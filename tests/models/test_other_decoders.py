@@ -262,7 +262,7 @@ def test_pixels_equal_the_pipelines(decoder: FlowDecoder, guidance_scale: float)
             "true_cfg_scale": guidance_scale,
         }
     else:
-        pipeline = FluxPipeline(**parts, text_encoder_2=None, tokenizer_2=None)  # type: ignore[arg-type]
+        pipeline = FluxPipeline(**parts, text_encoder_2=None, tokenizer_2=None)
         options |= {
             "pooled_prompt_embeds": FluxDecoder.pooled.expand(len(states), -1),
             "guidance_scale": guidance_scale,

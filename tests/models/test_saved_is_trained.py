@@ -385,7 +385,7 @@ def test_peft_puts_the_adapter_on_its_base(bases: dict[str, Path], part: str, tm
     family, library, weights, beside, of = PARTS[part]
     stage(bases[family], tmp_path / "one", "both", 2)
     stage(tmp_path / "one", tmp_path / "two", "both", 3)  # two stages are one adapter
-    base: Any = library.from_pretrained(bases[family] / weights, torch_dtype=torch.float32)  # type: ignore[attr-defined]
+    base: Any = library.from_pretrained(bases[family] / weights, torch_dtype=torch.float32)
     merged = PeftModel.from_pretrained(
         base, str(tmp_path / "two" / beside / "adapter")
     ).merge_and_unload()

@@ -148,7 +148,7 @@ def test_lora_moves_the_adapter_alone_and_is_exported_as_it_is(data: str, tmp_pa
     weights = tmp_path / "checkpoints/step_00000006/transformer.safetensors"
     assert weights.stat().st_size < 1e6  # not the 18 MB of the frozen transformer
     task.export(tmp_path / "export")
-    again = LongCaptionTask(load_model(str(tmp_path / "export")), task.config)  # type: ignore[arg-type]
+    again = LongCaptionTask(load_model(str(tmp_path / "export")), task.config)
     assert again.evaluate()["flow_loss"] == task.evaluate()["flow_loss"]
 
 

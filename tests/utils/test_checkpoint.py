@@ -60,7 +60,8 @@ def in_child(function, *arguments):
 def train_some_steps(model, optimiser, scheduler, num_steps):
     for _ in range(num_steps):
         optimiser.zero_grad()
-        (model(torch.rand(4, 3) + random.random() + np.random.rand()) ** 2).mean().backward()  # noqa: NPY002
+        draws = torch.rand(4, 3) + random.random() + np.random.rand()  # noqa: NPY002
+        (model(draws) ** 2).mean().backward()
         optimiser.step()
         scheduler.step()
 

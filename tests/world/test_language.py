@@ -71,7 +71,7 @@ def test_exhaustive_captions_determine_the_scene():
     for i, scene in enumerate(SCENES):
         for text in (exhaustive_caption(scene), caption(scene, "exhaustive", rng(i))):
             reading = read_caption(text)
-            objects = [Object(m.cell, m.shape, m.color, m.size) for m in reading.mentions]  # type: ignore[arg-type]
+            objects = [Object(m.cell, m.shape, m.color, m.size) for m in reading.mentions]
             assert tuple(sorted(objects)) == scene.objects
             assert reading.background == scene.background
             if scene.word:

@@ -287,7 +287,7 @@ def test_constant_answers():
     assert answers["small"] == Share(
         sum(q.answer == "yes" for q in questions if q.small), sum(q.small for q in questions)
     )
-    assert answers["color"].percent == 0 and 30 < answers["relation"].percent < 70  # type: ignore[operator]
+    assert answers["color"].percent == 0 and 30 < answers["relation"].percent < 70
     assert sum(answers[kind].total for kind in {q.kind for q in questions}) == answers["all"].total
 
 

@@ -116,7 +116,7 @@ def _read_as(file: File, raw_modes: dict[str, str]) -> Float[np.ndarray, "h w c"
     """The image's bytes, unpacked by other raw modes than Pillow would choose."""
     file.seek(0)
     with Image.open(file) as image:
-        image.tile = [_with_raw_mode(tile, raw_modes) for tile in image.tile]  # type: ignore[attr-defined]
+        image.tile = [_with_raw_mode(tile, raw_modes) for tile in image.tile]  # type: ignore
         return np.asarray(image).astype(np.float32)
 
 

@@ -57,7 +57,7 @@ class Janus(CausalCaptioner):
         self.image_pad_id = int(model.config.image_token_id)
         self.boi_id = int(self.tokenizer.convert_tokens_to_ids(processor.image_start_token))
         self.decoder = ImageTokenPolicy(self)
-        self.image_size: int = processor.image_processor.size["height"]  # type: ignore[attr-defined]
+        self.image_size: int = processor.image_processor.size["height"]  # type: ignore
         self.captioning = captioning
         published = DecodeSettings(
             guidance_scale=5.0, height=self.image_size, width=self.image_size, micro_batch=16

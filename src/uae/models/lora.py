@@ -73,7 +73,8 @@ class Lora:
         source, revision = (None, None) if base is None else hub_name(base)
         return LoraConfig(
             r=self.rank,
-            lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]  # a whole number unless a release says otherwise
+            # a whole number unless a release says otherwise
+            lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]
             target_modules=sorted(self.factors),
             base_model_name_or_path=source,
             revision=revision,
@@ -261,7 +262,7 @@ class Adapters:
 
     def _add(self, name: str, config: LoraConfig) -> None:
         if self._peft is None:
-            self._peft = get_peft_model(self._model, config, adapter_name=name)  # type: ignore[arg-type]
+            self._peft = get_peft_model(self._model, config, adapter_name=name)  # type: ignore
         else:
             self._peft.add_adapter(name, config)
 

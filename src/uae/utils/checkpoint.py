@@ -125,7 +125,8 @@ def find_damage(path: Path) -> str | None:
 def capture_rng(**generators: torch.Generator) -> dict[str, Any]:
     """The state of the global generators (python, numpy, torch CPU and CUDA) and of any given by
     name."""
-    algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002 - the state other libraries draw from
+    # the state that other libraries draw from
+    algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "python": random.getstate(),
         "numpy": (algorithm, np.asarray(keys).tolist(), *rest),

@@ -86,7 +86,7 @@ class Detection:
     def word(self) -> Word | None:
         """The word the detector is sure of; the surest if there are several."""
         words = [c for c in self.cells if c.is_sure and isinstance(c.content, Word)]
-        return max(words, key=lambda c: c.confidence).content if words else None  # type: ignore[return-value]
+        return max(words, key=lambda c: c.confidence).content if words else None  # type: ignore
 
     @property
     def unsure_cells(self) -> tuple[int, ...]:

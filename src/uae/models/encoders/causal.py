@@ -143,7 +143,7 @@ class CausalCaptioner(Learner, ABC):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of text of ours, in which names of control tokens stand for these."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[return-value]
+        return self.tokenizer(text, add_special_tokens=False).input_ids  # type: ignore
 
     def tokenize_answer(self, text: str) -> list[int]:
         """Token ids of an answer that somebody wrote, and its end."""
@@ -351,7 +351,7 @@ class CausalCaptioner(Learner, ABC):
 
     def feed(self, prefix: Prefix, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Feed tokens after what the prefix holds; the last hidden state at each."""
-        return self.feed_embeds(prefix, self.language_model.embed_tokens(tokens))  # type: ignore[operator,union-attr]
+        return self.feed_embeds(prefix, self.language_model.embed_tokens(tokens))  # type: ignore
 
     def feed_embeds(self, prefix: Prefix, embeds: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Feed embedded tokens after what the prefix holds; the last hidden state at each."""

@@ -87,7 +87,7 @@ class QwenVL(ConditioningCaptioner):
     ) -> None:
         super().__init__(model, tokenizer)
         self.image_settings = images
-        self.image_pad_id = int(tokenizer.convert_tokens_to_ids(IMAGE_PAD))  # type: ignore[arg-type]
+        self.image_pad_id = int(tokenizer.convert_tokens_to_ids(IMAGE_PAD))  # type: ignore
 
     @classmethod
     def from_pretrained(

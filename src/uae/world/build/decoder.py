@@ -101,7 +101,7 @@ class DecoderTask:
     def __init__(self, vae_folder: Path, binding_folder: Path, compiled: bool = True) -> None:
         self.model = LLMDiffusion.from_pretrained(binding_folder)
         self.model.requires_grad_(False)
-        self.model.decoder.vae = AutoencoderKL.from_pretrained(vae_folder)  # type: ignore[assignment]
+        self.model.decoder.vae = AutoencoderKL.from_pretrained(vae_folder)  # type: ignore
         self.modules = _learning_parts(self.model, compiled)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

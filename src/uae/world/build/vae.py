@@ -93,7 +93,7 @@ def measure_vae(vae: AutoencoderKL, scenes: list[Scene]) -> dict[str, float]:
     """Pixels to latents and back, as ``compare_round_trip`` says."""
     images = pictures(scenes)
     latents = encode_means(vae, images)
-    decoded = torch.cat([vae.decode(batch).sample for batch in latents.split(64)])  # type: ignore[union-attr]
+    decoded = torch.cat([vae.decode(batch).sample for batch in latents.split(64)])  # type: ignore
     return compare_round_trip(scenes, images, decoded)
 
 
