@@ -153,7 +153,7 @@ def read_adapter(folder: Path, model: nn.Module) -> PeftAdapter:
     if not scales:
         raise ModelFileError(f"{file}: expected the pairs of matrices of LoRA, found none; {AGAIN}")
     _check_shapes(file, tensors, scales, modules)
-    config.target_modules = set(scales)
+    config.target_modules = set(scales)  # type: ignore[assignment]
     config.rank_pattern, config.alpha_pattern = ranks, alphas  # type: ignore[assignment]
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     return PeftAdapter(folder, config, tensors, scales)
