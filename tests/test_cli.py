@@ -439,6 +439,13 @@ def test_generate_paints_prompts_for_geneval_and_goes_on(
     assert [file.read_bytes() for file in files] == before
     code, _, err = run(capsys, "generate", *wanted, *short, "--seed", "1")
     assert code == 2 and "seed" in err
+    record = json.loads((out_folder / "settings.json").read_text())
+    assert record.pop("weights")[0].startswith("sha256:")
+    for weights, code in ((None, 0), (["sha256:of another model"], 2)):  # None: begun before
+        changed = record | ({"weights": weights} if weights else {})
+        (out_folder / "settings.json").write_text(json.dumps(changed))
+        found, _, err = run(capsys, "generate", *wanted, *short)
+        assert found == code and (code == 0 or "weights" in err)
     prompts.write_text('{"prompt": "a"}\n{"text": "b"}')
     code, _, err = run(capsys, "generate", *wanted)
     assert code == 2 and "line 2" in err

@@ -17,6 +17,15 @@ def test_the_docstrings_example_runs():
     assert doctest.testmod(uae, raise_on_error=True).attempted >= 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", uae.__all__)
+def test_the_example_of_each_function_runs(name: str):
+    (example,) = doctest.DocTestFinder().find(getattr(uae, name), name, globs={})
+    runner = doctest.DocTestRunner()
+    runner.run(example)
+    assert runner.tries >= 3 and runner.failures == 0
+
+
 def test_importing_loads_nothing_heavy():
     code = "import sys, uae; dir(uae); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -31,6 +40,7 @@ def test_a_function_keeps_its_name_beside_the_module():
 
     assert autoencode is sys.modules["uae.autoencode"].autoencode
     assert callable(load_model) and callable(unified_score)
+    assert {"autoencode", "load_model", "unified_score"} <= set(dir(uae))
     with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
         uae.load_modle  # noqa: B018
 

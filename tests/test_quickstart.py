@@ -116,6 +116,22 @@ def test_another_familys_quickstart_is_not_replaced(tmp_path: Path):
     assert kept.exists()
 
 
+def test_a_finished_control_of_another_family_is_not_replaced(tmp_path: Path):
+    (tmp_path / "results.json").write_text('{"config": {"model": "tiny-ar"}}')
+    with pytest.raises(ValueError, match="it holds one of the model tiny-ar"):
+        quickstart(QuickstartSettings(tmp_path), "uae quickstart")
+
+
+def test_a_run_from_when_families_shared_a_folder_is_resumed_there(monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    settings = QuickstartSettings(family="umm2", resume=True)
+    assert settings.folder == Path("quickstart-umm2")
+    (tmp_path / "quickstart" / "run").mkdir(parents=True)
+    (tmp_path / "quickstart" / "run" / "config.json").write_text('{"model": "tiny-ar"}')
+    assert settings.folder == Path("quickstart")
+    assert QuickstartSettings(family="umm2").folder == Path("quickstart-umm2")  # begun anew
+
+
 def test_two_quickstarts_in_one_folder_are_refused(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from uae.utils.lock import locked\n"

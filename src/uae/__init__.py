@@ -55,6 +55,9 @@ class _Package(ModuleType):
         super().__setattr__(name, function)
         return function
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_MODULES})
+
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)

@@ -46,6 +46,11 @@ def autoencode(
 
     Returns P·G captions and ``[P·G·K, 3, H, W]`` reconstructions in [0, 1], those of one image
     adjacent.
+
+    >>> import torch, uae
+    >>> captions, reconstructions = uae.autoencode(uae.load_model("tiny"), torch.rand(2, 3, 48, 48))
+    >>> len(captions.texts), tuple(reconstructions.images.shape)
+    (2, (2, 3, 48, 48))
     """
     draws: dict[str, Any] = {"seed": seed, "step": step, "keys": keys}
     captions = model.caption(

@@ -135,7 +135,7 @@ def test_what_is_left_out_has_its_reason_and_none_at_all_is_an_error(tmp_path: P
     assert answers.in_order() == [12, 14]
     assert answers.left_out == {13: "unlucky"}
     shown = []
-    with pytest.raises(ValueError, match="none of 1 could be read"):
+    with pytest.raises(ValueError, match="none of 1 can: unlucky"):
         answer_items(Doubling(tmp_path, [13]), named(), lambda *each: shown.append(each))
     assert shown == []
 

@@ -138,6 +138,12 @@ def test_a_short_run_exports_what_it_learnt(tmp_path: Path):
     assert measured["slope"] == pytest.approx(average, rel=1e-5)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, number: int):
+    fit(Line(30), tmp_path, save_every=5, keep_checkpoints=number)
+    assert len(list((tmp_path / "checkpoints").glob("step_*"))) == number
+
+
 def test_other_settings_are_refused(tmp_path: Path):
     fit(Line(10), tmp_path, save_every=5)
     changed = Line(10)

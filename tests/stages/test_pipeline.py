@@ -32,6 +32,7 @@ from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import RECIPES, Recipe
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.utils.checkpoint import defaults_of
+from uae.utils.files import json_ready
 from uae.world import recipes as world
 from uae.world.data import SceneImages
 from uae.world.pairs import write_captioned_scenes
@@ -230,13 +231,13 @@ def test_a_run_from_before_there_was_a_setting_goes_on(tmp_path: Path):
     """While that is at its default."""
     settings = UnifiedGRPOSettings()
     before, now = asdict(settings), asdict(settings)
-    del before["train"]["keep_checkpoints"]
+    del before["train"]["ema_every"]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "stage.json").write_text(json.dumps({"settings": before}))
     defaults = {"settings": defaults_of(settings)}
     pipelines.record_settings({"settings": now}, tmp_path, defaults)
-    now["train"]["keep_checkpoints"] = 5
-    with pytest.raises(ValueError, match=r"keep_checkpoints: was not set, now 5"):
+    now["train"]["ema_every"] = 5
+    with pytest.raises(ValueError, match=r"ema_every: was not set, now 5"):
         pipelines.record_settings({"settings": now}, tmp_path, defaults)
 
 
@@ -247,6 +248,20 @@ def test_a_pipeline_in_use_is_refused(files: Path):
         pytest.raises(ValueError, match=rf"in use by process {other.pid} "),
     ):
         run_pipeline(stages, replace(args, only="cold_start", redo=True))
+
+
+def test_how_many_checkpoints_stay_may_change(tmp_path: Path):
+    """Also of a run that was begun before there was a choice."""
+    (tmp_path / "checkpoints").mkdir()
+    stage = STAGES["cold_start"]
+    recorded = asdict(stage.settings)
+    del recorded["keep_checkpoints"]
+    (tmp_path / "stage.json").write_text(json.dumps(json_ready({"settings": recorded})))
+    for number in (2, 5):
+        settings = asdict(replace(stage.settings, keep_checkpoints=number))
+        pipelines.record_settings(
+            {"settings": settings}, tmp_path, {"settings": defaults_of(stage.settings)}
+        )
 
 
 def test_settings_of_stages_are_options(monkeypatch):

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from uae.bench.api import Answers
+from uae.bench.provenance import provenance
 from uae.config import DecodeOptions, changed
 from uae.data.prompts import read_prompts
 from uae.images.write import save_png
@@ -81,6 +82,7 @@ class PromptImages:
     def settings(self, model: UnifiedModel, items: Sequence[Prompt]) -> dict[str, Any]:
         return {
             "model": self.model,
+            "weights": provenance(self.model, model)["weights"],
             "decoding": vars(changed(model.decoding, self.decoding)),
             "seed": self.seed,
             "prompts": [prompt.row["prompt"] for prompt in items],
@@ -109,19 +111,19 @@ class PromptImages:
         files = self.images_of(prompt)
         files[0].parent.mkdir(parents=True, exist_ok=True)
         decoding = changed(model.decoding, self.decoding)
-        painted = model.generate(
+        reconstructions = model.generate(
             [prompt.row["prompt"]],
             decoding,
             group_size=len(files),
             seed=self.seed,
             step=prompt.place,
         )
-        if painted.metrics.get("image/text_cut_frac"):
+        if reconstructions.metrics.get("image/text_cut_frac"):
             print(
                 f"prompt {prompt.place} is longer than the decoder reads: painted without its end",
                 file=sys.stderr,
             )
-        for file, image in zip(files, painted.images, strict=True):
+        for file, image in zip(files, reconstructions.images, strict=True):
             save_png(file, image)
         line = json.dumps(prompt.row, ensure_ascii=False)
         atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete

@@ -25,7 +25,7 @@ import torch
 
 from uae.models.base import UnifiedModel
 from uae.models.hub import fetch
-from uae.models.origin import SHIPPED, WHOLE, Origin, adapters_in, find_base
+from uae.models.origin import SHIPPED, WEIGHT_PATTERNS, WHOLE, Origin, adapters_in, find_base
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
@@ -44,10 +44,16 @@ def load_model(source: str, dtype: torch.dtype | None = None) -> UnifiedModel:
     folder, a Janus-Pro or ``ENCODER+DECODER``; of a hub id a revision may be named,
     ``REPOSITORY@REVISION``.
 
-    dtype: of all weights; by default as the rule says.
+    dtype: of all weights; by default as the rule says. What the model offers, with shapes and
+    ranges, is said by ``models/base.py``.
 
     Raises:
         ValueError: when there is no such model; the message says what is known.
+
+    >>> import uae
+    >>> model = uae.load_model("tiny")
+    >>> model.family, (model.decoding.height, model.decoding.width)
+    ('umm1', (48, 48))
     """
     model = _load(source, dtype)
     return model.to(device_for(sum(p.numel() for p in model.parameters())))
@@ -79,9 +85,9 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
     if (pair := split_pair(source)) is not None:
         return _join(*pair, dtype=dtype)
     described = _described(folder)
-    if gone := set(described.get("adapters", ())) - set(adapters_in(folder)):
+    if missing := set(described.get("adapters", ())) - set(adapters_in(folder)):
         raise ModelFileError(
-            f"{folder}: expected the adapters that learnt, {', '.join(sorted(gone))} is gone; "
+            f"{folder}: expected the adapters that learnt, {', '.join(sorted(missing))} is gone; "
             f"{AGAIN}"
         )
     if described.get("weights", WHOLE) != WHOLE:
@@ -163,9 +169,8 @@ def _base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) ->
 
 def _dtype_for(*folders: Path) -> torch.dtype | None:
     """fp32 for a small model; None, as each part is stored, for a real one."""
-    num_bytes = sum(
-        file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors")
-    )
+    files = {file for folder in folders for kind in WEIGHT_PATTERNS for file in folder.rglob(kind)}
+    num_bytes = sum(file.stat().st_size for file in files)
     return torch.float32 if num_bytes < SMALL_BYTES else None
 
 

@@ -47,8 +47,9 @@ from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.seed import normals
 
 NUM_EVALUATED = 16  # images
+KEEP = "keep_checkpoints"  # a setting on which the result does not depend
 RANGES = {
-    **dict.fromkeys(("num_steps", "images_per_step"), AT_LEAST_1),
+    **dict.fromkeys(("num_steps", "images_per_step", "keep_checkpoints"), AT_LEAST_1),
     **dict.fromkeys(("warmup_steps", "lora_rank"), AT_LEAST_0),
     "learning_rate": ABOVE_0,
 }
@@ -76,11 +77,13 @@ class ColdStartConfig:
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     data: tuple[str, ...] = ()
-    """Image files or folders; none means scenes of the embedded world."""
+    """Image files or folders; the tiny models' recipes learn from scenes where there are none."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     decoding: DecodeSettings = field(default_factory=lambda: DecodeSettings(num_steps=4))
     """How they are painted: gradients flow through all these steps."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints stay."""
     use_bf16: bool = True
     """Compute in bf16 where that is safe."""
     seed: int = 0
@@ -108,7 +111,7 @@ class ColdStartFit(FitSettings):
     """With the settings that a resumed run must share."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    """All of ``ColdStartConfig``."""
+    """All of ``ColdStartConfig`` that the result depends on."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ class ColdStart:
         reward = load_reward(
             settings.rewards, settings.backbones, model, settings.captioning.instruction
         )
-        fit_to_model(ColdStartTask(model, reward, images, settings), work)
+        fit_to_model(
+            ColdStartTask(model, reward, images, settings), work, settings.keep_checkpoints
+        )
 
 
 class ColdStartTask:
@@ -158,7 +163,7 @@ class ColdStartTask:
             warmup_steps=config.warmup_steps,
             ema_decay=0.98,
             seed=config.seed,
-            settings=json_ready(asdict(config)),
+            settings=json_ready({n: v for n, v in asdict(config).items() if n != KEEP}),
         )
         self.modules: dict[str, nn.Module] = decoder_learning(model, config.lora_rank)
 

@@ -99,7 +99,12 @@ class Fittable(Protocol):
 
 
 def fit(
-    task: Fittable, run_dir: Path, *, save_every: int = 250, eval_every: int = 1000
+    task: Fittable,
+    run_dir: Path,
+    *,
+    save_every: int = 250,
+    eval_every: int = 1000,
+    keep_checkpoints: int = 2,
 ) -> dict[str, float]:
     """Train ``task`` in ``run_dir`` from its last checkpoint (or the start) to the end; the last
     measurements, empty where the run was finished before.
@@ -108,6 +113,7 @@ def fit(
         ValueError: when ``run_dir`` was begun with other settings, or is in use.
     """
     run, num_steps = TaskRun(task, run_dir, save_every), task.fit_settings.num_steps
+    run.keep_checkpoints = keep_checkpoints
     if process_rank() > 0:
         run.resume()
         for step in range(run.step, num_steps):

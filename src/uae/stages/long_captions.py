@@ -43,7 +43,8 @@ from uae.utils.seed import normals, uniforms
 EVAL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 RANGES = {
     **dict.fromkeys(
-        ("num_steps", "batch_size", "resolution", "pool_size", "num_held_out"), AT_LEAST_1
+        ("num_steps", "batch_size", "resolution", "pool_size", "num_held_out", "keep_checkpoints"),
+        AT_LEAST_1,
     ),
     **dict.fromkeys(("lora_rank", "guidance_scale"), AT_LEAST_0),
     "learning_rate": ABOVE_0,
@@ -77,6 +78,8 @@ class LongCaptionConfig:
     cache: str | None = None
     """Folder where latents and text states are kept for the next pass, about 2 MB a pair; None
     computes them anew."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints stay."""
     num_held_out: int = 64
     """Pairs kept out of training to measure the loss on."""
     seed: int = 0
@@ -118,7 +121,7 @@ class LongCaptions:
 
     def run(self, work: Assignment) -> None:
         model = load_decoder_model(work, self.settings.lora_rank)
-        fit_to_model(LongCaptionTask(model, self.settings), work)
+        fit_to_model(LongCaptionTask(model, self.settings), work, self.settings.keep_checkpoints)
 
 
 class LongCaptionTask:

@@ -26,6 +26,7 @@ from uae.utils.outputs import check_out_folder
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
 START = "start"  # the name of the model that the first stage takes
+MAY_CHANGE = ("settings.keep_checkpoints", "settings.train.keep_checkpoints")
 NO_LONGER_RECORDED = ("model", "run_dir", "dry_run")  # of a stage's settings
 
 Record = dict[str, Any]
@@ -141,7 +142,7 @@ def record_settings(
         before = json.loads(path.read_text())
         for option in NO_LONGER_RECORDED:
             before.get("settings", {}).pop(option, None)
-        check_same_config(before, json_ready(settings), defaults=defaults)
+        check_same_config(before, json_ready(settings), MAY_CHANGE, defaults)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, json_ready(settings))

@@ -19,9 +19,10 @@ def load_decoder_model(work: Assignment, lora_rank: int) -> Any:
     return model
 
 
-def fit_to_model(task: Fittable, work: Assignment) -> None:
+def fit_to_model(task: Fittable, work: Assignment, keep_checkpoints: int) -> None:
     """``fit``, whose average of the weights becomes the stage's model."""
-    fit(task, work.folder, save_every=max(1, min(250, task.fit_settings.num_steps // 10)))
+    save_every = max(1, min(250, task.fit_settings.num_steps // 10))
+    fit(task, work.folder, save_every=save_every, keep_checkpoints=keep_checkpoints)
     (work.folder / "export").replace(work.folder / "model")
 
 

@@ -38,7 +38,7 @@ class UnifiedGRPOSettings:
     """What is trained on what, for which reward."""
 
     data: tuple[str, ...] = ()
-    """Image files or folders; none means scenes of the embedded world."""
+    """Image files or folders; the tiny models' recipes learn from scenes where there are none."""
     rewards: RewardWeights = field(
         default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
     )

@@ -87,8 +87,13 @@ class QuickstartSettings:
 
     @property
     def folder(self) -> Path:
-        """Where everything goes: one for each family, as a run of the other would replace it."""
-        return self.out or Path("quickstart" if self.family == "umm1" else "quickstart-umm2")
+        """Where everything goes: one for each family, as a run of the other would replace it. A run
+        of before, when both had the same folder, is resumed where it is."""
+        first = Path("quickstart")
+        if self.out is not None or self.family == "umm1":
+            return self.out or first
+        is_there = self.resume and model_of(first) == FAMILIES[self.family]
+        return first if is_there else Path("quickstart-umm2")
 
     def run(self) -> RunConfig:
         """The family's recipe with this seed, length and learning half."""
@@ -113,7 +118,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
     backbones = {n: load_backbone(n, config.backbones) for n in backbones_of(config.rewards)}
-    if not settings.resume:
+    if not settings.resume and settings.control == "none":
         shutil.rmtree(run_dir, ignore_errors=True)
     print(
         "measuring the model as shipped, and its ceiling: what its decoder makes of exhaustive "
@@ -160,13 +165,23 @@ def check_family(folder: Path, family: str) -> None:
     Raises:
         ValueError: where the folder holds one.
     """
-    path = folder / "run" / "config.json"
-    model = json.loads(path.read_text()).get("model") if path.is_file() else None
+    model = model_of(folder)
     if model not in (None, FAMILIES[family]):
         raise ValueError(
             f"--out {folder}: expected a new folder or one of a quickstart of {family}, it holds "
             f"one of the model {model}; name another"
         )
+
+
+def model_of(folder: Path) -> str | None:
+    """The model of the quickstart in a folder, finished or not; None where there is none."""
+    for file, keys in (("results.json", ("config", "model")), ("run/config.json", ("model",))):
+        if (folder / file).is_file():
+            value: Any = json.loads((folder / file).read_text())
+            for key in keys:
+                value = value.get(key, {})
+            return value or None
+    return None
 
 
 def train_with_frames(

@@ -121,6 +121,11 @@ def unified_score(
         ValueError: when a backbone cannot be loaded or fails, or numbers of images differ.
 
     ``score_pairs`` gives the scores of each backbone and image, and intervals.
+
+    >>> import torch, uae
+    >>> images = torch.rand(2, 3, 48, 48)
+    >>> round(uae.unified_score(images, images, backbones="tiny"))
+    100
     """
     loaded = {name: load_backbone(name, backbones, device=device) for name in BACKBONES}
     result = score_pairs(sources, reconstructions, loaded)
