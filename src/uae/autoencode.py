@@ -40,12 +40,9 @@ def autoencode(
 ) -> AutoEncoding:
     """Encode images to captions, and decode these to images again.
 
-    images: P images ``[3, h, w]`` of any sizes, values in [0, 1]; a batch ``[P, 3, h, w]`` is taken
-    too. captioning, decoding: by default as the model does by itself.
-    keys: what draws are keyed by beside seed and step, one for each image; by default its place.
-
-    Returns P·G captions and ``[P·G·K, 3, H, W]`` reconstructions in [0, 1], those of one image
-    adjacent.
+    images: P of any sizes, ``[3, h, w]`` or a batch ``[P, 3, h, w]``, in [0, 1]. captioning,
+    decoding: by default the model's own. keys: of draws, one an image; by default its place.
+    Returns P·G captions and ``[P·G·K, 3, H, W]`` reconstructions in [0, 1], an image's adjacent.
 
     >>> import torch, uae
     >>> captions, reconstructions = uae.autoencode(uae.load_model("tiny"), torch.rand(2, 3, 48, 48))
