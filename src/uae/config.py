@@ -96,6 +96,9 @@ class DecodeSettings:
     """The first step that draws noise; those outside the window are the ODE's."""
     window_size: int | None = None
     """Steps that draw noise (Flow-GRPO-Fast); by default all from the first."""
+    shared_noise: bool = False
+    """Whether pictures of one text, where `sde` or `cps` paints them, start from the same noise:
+    then they differ by what the policy drew alone."""
     kl_form: KLForm = "published"
     """The KL of a denoising step: `published` leaves the step's length out of the variance, `exact`
     does not."""
@@ -110,17 +113,27 @@ class DecodeSettings:
     micro_batch: int = 64
     """Images decoded at a time."""
 
+    @property
+    def num_random_steps(self) -> int:
+        """Steps that may draw noise: the last one of `cps` draws none."""
+        return 0 if self.sampler == "ode" else self.num_steps - (self.sampler == "cps")
+
+    @property
+    def has_window(self) -> bool:
+        """Whether some of the steps that may draw noise are the ODE's."""
+        return self.sampler != "ode" and self.window_size is not None
+
     def __post_init__(self) -> None:
         noise = {"noise_level": AT_LEAST_0 if self.sampler == "ode" else ABOVE_0}
         check_ranges(
             self, DECODE_RANGES | noise | {"window_start": AT_LEAST_0, "window_size": AT_LEAST_1}
         )
-        num_noisy = self.num_steps - (self.sampler == "cps")  # whose last step draws none
+        limit = self.num_random_steps
         refuse_if(
             (
-                self.sampler != "ode" and self.window_start >= num_noisy,
+                self.sampler != "ode" and self.window_start >= limit,
                 (
-                    f"window-start: expected below {num_noisy}, as no later of {self.num_steps} "
+                    f"window-start: expected below {limit}, as no later of {self.num_steps} "
                     f"steps draws noise by {self.sampler}, got {self.window_start}"
                 ),
             ),

@@ -212,9 +212,12 @@ class LLMDiffusion(nn.Module):
         step: int,
     ) -> Reconstructions:
         """Start noise is keyed by ``noise_of``, that of random steps by ``draws_of``, and either by
-        the image's place among those of its text."""
+        the image's place among those of its text, but for start noise that they share."""
         shape = self.decoder.noise_shape(settings.height, settings.width)
-        unique, row = sequence_keys(noise_of, len(states), per_text).unique(return_inverse=True)
+        keys = sequence_keys(noise_of, len(states), per_text)
+        if settings.shared_noise and settings.sampler != "ode":
+            keys = noise_of.repeat_interleave(per_text)
+        unique, row = keys.unique(return_inverse=True)
         noise = normals(seed, step, unique.tolist(), "decode", shape)[row].to(states.device)
         negative = None
         if settings.guidance_scale != 1:

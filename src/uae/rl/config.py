@@ -21,6 +21,7 @@ COUNTS = (
     "save_every",
     "keep_checkpoints",
     "probe_every",
+    "window_interval",
 )
 WEIGHTS = ("caption_weight", "image_weight", "image_kl_coef", "warmup_steps", "weight_decay")
 RANGES = {
@@ -50,6 +51,9 @@ class TrainConfig:
     from captions of any length."""
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
+    window_interval: int | None = None
+    """Steps after which the window of random steps moves on by its size, from the first of the
+    steps that can be random to the last, and again (MixGRPO); by default it stays."""
     objective: Objective = field(default_factory=Objective)
     """What is maximised."""
     caption_weight: float = 1.0
@@ -99,6 +103,15 @@ class TrainConfig:
         """The learning rate of each step."""
         return Schedule(self.num_steps, self.warmup_steps, self.lr_scheduler_type)
 
+    def decoding_at(self, step: int) -> DecodeSettings:
+        """How captions are painted in this step."""
+        if self.window_interval is None:
+            return self.decoding
+        assert self.decoding.window_size is not None
+        starts = range(0, self.decoding.num_random_steps, self.decoding.window_size)
+        start = starts[step // self.window_interval % len(starts)]
+        return replace(self.decoding, window_start=start)
+
     def captioning_at(self, step: int) -> CaptionSettings:
         """How captions are sampled in this step."""
         if not self.instructions:
@@ -120,6 +133,14 @@ class TrainConfig:
                 (
                     "group-size and reconstructions-per-caption: nothing is compared where both "
                     "are 1; raise one"
+                ),
+            ),
+            (
+                self.window_interval is not None and not self.decoding.has_window,
+                (
+                    "window-interval: expected decoding.sampler sde or cps and a "
+                    f"decoding.window-size to move, got {self.decoding.sampler} and "
+                    f"{self.decoding.window_size}"
                 ),
             ),
             (

@@ -89,7 +89,7 @@ def train_step(
             model,
             images,
             config.captioning_at(step),
-            config.decoding,
+            config.decoding_at(step),
             captions_per_image=config.group_size,
             reconstructions_per_caption=config.reconstructions_per_caption,
             seed=config.seed,
