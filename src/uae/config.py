@@ -99,6 +99,9 @@ class DecodeSettings:
     shared_noise: bool = False
     """Whether pictures of one text, where `sde` or `cps` paints them, start from the same noise:
     then they differ by what the policy drew alone."""
+    keeps_latents: Annotated[bool, tyro.conf.Suppress] = False
+    """Whether finished latents of the `ode` are kept to learn from without probabilities (a run's
+    own choice, by `decoder-update`)."""
     kl_form: KLForm = "published"
     """The KL of a denoising step: `published` leaves the step's length out of the variance, `exact`
     does not."""
@@ -117,6 +120,11 @@ class DecodeSettings:
     def num_random_steps(self) -> int:
         """Steps that may draw noise: the last one of `cps` draws none."""
         return 0 if self.sampler == "ode" else self.num_steps - (self.sampler == "cps")
+
+    @property
+    def has_rollout(self) -> bool:
+        """Whether a diffusion decoder can learn from what is painted so."""
+        return self.sampler != "ode" or self.keeps_latents
 
     @property
     def has_window(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from uae.utils.optim import Average, Schedule, clipped_update
+from uae.utils.optim import Average, FastAverage, Schedule, clipped_update
 
 
 def weight(*values: float) -> nn.Parameter:
@@ -46,6 +46,41 @@ def test_an_average_forgets_the_start_and_stands_in_for_the_weights():
     with average.in_place():
         assert learnt.item() == pytest.approx(mean)
     assert learnt.item() == 2.0 and average.values["w"].item() == pytest.approx(mean)
+
+
+def test_a_fast_average_follows_at_once_and_then_slower():
+    learnt = weight(1.0)
+    average = FastAverage({"w": learnt}, rate=0.1, largest_decay=0.25)
+    assert [average.decay_at(n) for n in (1, 2, 3, 9)] == pytest.approx([0.1, 0.2, 0.25, 0.25])
+    with torch.no_grad():
+        learnt.fill_(2.0)
+    average.update(1)
+    assert average.values["w"].item() == pytest.approx(0.1 * 1 + 0.9 * 2)
+
+
+@pytest.mark.parametrize("use_bf16", [False, True])
+def test_a_fast_average_may_stand_in_between_forward_and_backward(use_bf16: bool):
+    """Autocast's casts are of the weights that learn before and after, and of the average's
+    between."""
+    learnt = torch.nn.Parameter(torch.tensor([[3.0]]))
+    average = FastAverage({"w": learnt}, 0.001, 0.5)
+    with torch.no_grad():
+        learnt.fill_(5.0)
+    place = learnt.data_ptr()
+    values = torch.tensor([[2.0]])
+    with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+        with torch.no_grad(), average.in_place():
+            assert (values @ learnt).item() == 6
+        product = values @ learnt
+        with torch.no_grad(), average.in_place():
+            assert (values @ learnt).item() == 6
+        assert product.item() == 10 and (values @ learnt).item() == 10
+        (product * learnt).sum().backward()
+    assert learnt.grad is not None and learnt.grad.item() == 20  # of 2 w², at 5
+    assert learnt.data_ptr() == place
+    with pytest.raises(KeyError), average.in_place():
+        raise KeyError
+    assert learnt.data_ptr() == place
 
 
 def test_an_update_is_clipped_and_drops_the_gradient():

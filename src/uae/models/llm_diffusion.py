@@ -111,12 +111,12 @@ class LLMDiffusion(nn.Module):
     ) -> Reconstructions:
         """``group_size`` images of each caption. All captions of one image start from the same
         noise, so by the ODE equal ones have equal pictures and are painted once. Random samplers
-        return their steps as a rollout."""
+        return their steps as a rollout, the ODE finished latents where they are kept."""
         per_image = captions.group_size
         draws_of = sequence_keys(keys, len(captions) // per_image, per_image)
         noise_of = draws_of // per_image  # the image's key
         # each differs, even where the words do not
-        if self.conditioning == "hidden" or settings.sampler != "ode":
+        if self.conditioning == "hidden" or settings.has_rollout:
             with torch.no_grad():
                 states, mask = self.condition(captions)
             reconstructions = self._paint(
@@ -232,6 +232,9 @@ class LLMDiffusion(nn.Module):
 
             images, rollout = self.decoder.sample(states, mask, noise, draws, settings, negative)
             return Reconstructions(images, per_text, rollout)
+        if settings.keeps_latents:
+            images, rollout = self.decoder.sample_ode(states, mask, noise, settings)
+            return Reconstructions(images, per_text, rollout)
         images = self.decoder.generate(
             states,
             mask,
@@ -249,14 +252,14 @@ class LLMDiffusion(nn.Module):
         self, lora_rank: int, *, captions: bool, decoding: DecodeSettings | None
     ) -> None:
         """Freeze all but what learns: the language model to caption, and the transformer to paint
-        if ``decoding`` draws steps that have probabilities; by LoRA, or fully at rank 0."""
+        if ``decoding`` keeps what it learns from; by LoRA, or fully at rank 0."""
         self.requires_grad_(False)
         self.eval()
         if captions:
             if self.text_encoder == "reference":
                 self.encoder.hold_text_encoder()
             self.encoder.learn(lora_rank)
-        if decoding is not None and decoding.sampler != "ode":
+        if decoding is not None and decoding.has_rollout:
             self.decoder.learn(lora_rank)
 
     # --- files ---

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -56,14 +56,17 @@ class Run(ABC):
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         average: Average,
+        others: Sequence[Tensor] = (),
     ) -> None:
+        """others: what else a step changes."""
         self.folder, self.parameters, self.optimizer = folder, parameters, optimizer
         self.schedule, self.average = schedule, average
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
         self.step = self._saved_step = 0
         self.logger: MetricsLogger
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        self._before = Snapshot([*parameters.values(), *average.values.values()], optimizer)
+        changing = [*parameters.values(), *average.values.values(), *others]
+        self._before = Snapshot(changing, optimizer)
         self._is_between_steps = True
 
     @abstractmethod

@@ -28,7 +28,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from uae.config import DecodeSettings
-from uae.diffusion.policy import FlowContext, evaluate_path
+from uae.diffusion.policy import (
+    FlowContext,
+    FlowEvaluation,
+    Weights,
+    evaluate_path,
+    velocity_at,
+)
 from uae.diffusion.sampling import Velocity, extrapolate, guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
@@ -37,7 +43,7 @@ from uae.models.connectors import FOLDER, Connector, Projector
 from uae.models.decoders.learner import TransformerLearner
 from uae.models.lora import ADAPTER
 from uae.models.storage import save_exactly
-from uae.types import Evaluation, Rollout
+from uae.types import Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import phase
 from uae.utils.weights import load_pretrained
@@ -245,6 +251,39 @@ class FlowDecoder(TransformerLearner, ABC):
         rollout = Rollout(torch.cat(paths)[back], scored, mask_of_steps, context)
         return torch.cat(images)[back], rollout
 
+    @torch.no_grad()
+    def sample_ode(
+        self,
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        noise: Float[Tensor, "M c h w"],
+        settings: DecodeSettings,
+    ) -> tuple[Float[Tensor, "M 3 H W"], Rollout]:
+        """As ``generate`` without guidance, and finished latents, in fp32, as a rollout of no
+        actions: no step has a probability."""
+        sigmas = self.sigmas(settings.num_steps, tuple(noise.shape[1:]))
+        rows: list[Tensor] = []
+        images, finished, indices = [], [], []
+        for part, texts in self._batches(states, mask, len(noise), settings.micro_batch):
+            latents = sample_ode(self.field(texts, None, 1.0), noise[part], sigmas)
+            images.append(self.decode_latents(latents))
+            finished.append(latents)
+            indices.append(part)
+            rows += texts.rows()
+        back = torch.cat(indices).argsort()
+        context = FlowContext(
+            tuple(rows[i] for i in back.tolist()),
+            torch.arange(len(noise)),
+            None,
+            1.0,
+            sigmas,
+            Stochastic(noise_level=0.0),
+            has_text_mask=self.has_text_mask,
+        )
+        no_actions = torch.zeros(len(noise), 0, device=noise.device)
+        rollout = Rollout(torch.cat(finished)[back], no_actions, no_actions.bool(), context)
+        return torch.cat(images)[back], rollout
+
     def _batches(
         self, states: Tensor, mask: Tensor, num_images: int, micro_batch: int
     ) -> Iterator[tuple[Int[Tensor, " m"], TextEmbeds]]:
@@ -273,10 +312,21 @@ class FlowDecoder(TransformerLearner, ABC):
 
     # --- as a policy -----------------------------------------------------------------------------
 
-    def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
-        """Log-probability of each random denoising step now, and the closed-form KL to the
-        reference."""
-        return evaluate_path(self.field, rollout, self.reference, with_kl=with_kl)
+    def evaluate(
+        self, rollout: Rollout, *, with_kl: bool, old: Weights | None = None
+    ) -> FlowEvaluation:
+        """Log-probability of each random denoising step now, the closed-form KL to the reference,
+        and the pull to the ``old`` weights."""
+        return evaluate_path(self.field, rollout, self.reference, with_kl=with_kl, old=old)
+
+    def predict(
+        self,
+        context: FlowContext,
+        latents: Float[Tensor, "B c h w"],
+        sigma: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B c h w"]:
+        """The velocity at these latents under the texts of ``context``."""
+        return velocity_at(self.field, context, latents, sigma)
 
     # --- pixels ----------------------------------------------------------------------------------
 
