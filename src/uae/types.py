@@ -118,9 +118,13 @@ class Policy(Protocol):
 class Reward(Protocol):
     """How good a reconstruction is. A new reward is one function of this signature.
 
-    sources: P images ``[3, h, w]`` of any sizes, on the CPU; reconstructions ``[P*G*K, 3, h, w]``
-    in [0, 1], on the device that painted them; captions: P*G texts. Returns ``[P*G*K]`` real
-    numbers; larger is better. A reward that fails must raise: it stops the run.
+    sources: P images ``[3, h, w]`` of any sizes, on the CPU, or none where prompts are painted;
+    reconstructions ``[P*G*K, 3, h, w]`` in [0, 1], on the device that painted them; captions: P*G
+    texts. Returns ``[P*G*K]`` real numbers; larger is better. A reward that fails must raise: it
+    stops the run.
+
+    A fourth parameter, if it is called ``prompts``, is given the P prompts that were painted, with
+    what is known of them beside their text; none where images were captioned.
     """
 
     def __call__(
@@ -142,3 +146,31 @@ class ImageSource(Protocol):
     def probe(self, num_images: int) -> list[Tensor]:
         """Images that no batch holds, always the same."""
         ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A text to paint. A source may know more of its prompts, for rewards that judge by that."""
+
+    @property
+    def text(self) -> str:
+        """What is painted."""
+        ...
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """Prompts to learn painting from, in place of images; a step's batch is a function of the step
+    alone."""
+
+    def batch(self, step: int, num_prompts: int) -> Sequence[Prompt]:
+        """``num_prompts`` prompts."""
+        ...
+
+    def probe(self, num_prompts: int) -> Sequence[Prompt]:
+        """Prompts that no batch holds, if there are others; always the same."""
+        ...
+
+
+Batch = Sequence[Tensor] | Sequence[Prompt]
+"""What a step learns from: P images, or P prompts."""

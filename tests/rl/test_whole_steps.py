@@ -41,7 +41,7 @@ SMALL = {
 # fails.
 IN_A_STEP: dict[str, tuple[Any, str, int, int]] = {
     "data": (SceneImages, "batch", 1, 0),
-    "rollout": (uae.rl.train, "autoencode", 1, 0),
+    "rollout": (uae.rl.train, "roll_out", 1, 0),
     "reward": (WeightedSum, "__call__", 2, 0),  # the other call is the probe's
     "gradient": (torch.nn.utils, "clip_grad_norm_", 1, -1),
     "first update": (torch.optim.AdamW, "step", 1, 0),

@@ -30,7 +30,7 @@ from uae.utils.outputs import check_out_folder
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PlacedPrompt:
     """A row of the file."""
 
     place: int
@@ -71,15 +71,15 @@ class PromptImages:
     def record(self) -> Path:
         return self.out / "settings.json"
 
-    def items(self) -> list[Prompt]:
+    def items(self) -> list[PlacedPrompt]:
         if self.images_per_prompt < 1:
             raise ValueError(
                 f"--images-per-prompt must be at least 1, got {self.images_per_prompt}"
             )
         check_out_folder(self.out)
-        return [Prompt(place, row) for place, row in enumerate(read_prompts(self.prompts))]
+        return [PlacedPrompt(place, row) for place, row in enumerate(read_prompts(self.prompts))]
 
-    def settings(self, model: UnifiedModel, items: Sequence[Prompt]) -> dict[str, Any]:
+    def settings(self, model: UnifiedModel, items: Sequence[PlacedPrompt]) -> dict[str, Any]:
         return {
             "model": self.model,
             "weights": provenance(self.model, model)["weights"],
@@ -88,26 +88,26 @@ class PromptImages:
             "prompts": [prompt.row["prompt"] for prompt in items],
         }
 
-    def outputs(self, item: Prompt) -> list[Path]:
+    def outputs(self, item: PlacedPrompt) -> list[Path]:
         return [item.folder]
 
-    def is_answered(self, item: Prompt) -> bool:
+    def is_answered(self, item: PlacedPrompt) -> bool:
         return all(file.exists() for file in (*self.images_of(item), self._metadata(item)))
 
     def answer(
-        self, model: UnifiedModel, items: Sequence[Prompt]
-    ) -> Iterator[tuple[Prompt, str | None]]:
+        self, model: UnifiedModel, items: Sequence[PlacedPrompt]
+    ) -> Iterator[tuple[PlacedPrompt, str | None]]:
         """Prompt by prompt: text ``i`` of a call starts from noise ``i``, and each is the first of
         its own."""
         for prompt in items:
             self._paint(model, prompt)
             yield prompt, None
 
-    def round_trips(self, answers: Answers[Prompt]) -> dict[str, RoundTrip]:
+    def round_trips(self, answers: Answers[PlacedPrompt]) -> dict[str, RoundTrip]:
         """None: there is no source."""
         return {}
 
-    def _paint(self, model: UnifiedModel, prompt: Prompt) -> None:
+    def _paint(self, model: UnifiedModel, prompt: PlacedPrompt) -> None:
         files = self.images_of(prompt)
         files[0].parent.mkdir(parents=True, exist_ok=True)
         decoding = changed(model.decoding, self.decoding)
@@ -128,10 +128,10 @@ class PromptImages:
         line = json.dumps(prompt.row, ensure_ascii=False)
         atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete
 
-    def images_of(self, prompt: Prompt) -> list[Path]:
+    def images_of(self, prompt: PlacedPrompt) -> list[Path]:
         """The files of its images."""
         samples = self.out / prompt.folder / "samples"
         return [samples / f"{k:05}.png" for k in range(self.images_per_prompt)]
 
-    def _metadata(self, prompt: Prompt) -> Path:
+    def _metadata(self, prompt: PlacedPrompt) -> Path:
         return self.out / prompt.folder / "metadata.jsonl"

@@ -1,16 +1,20 @@
-"""Training images of a user's folders. A step's batch depends on the step alone."""
+"""Training images of a user's folders, and prompts of a file. A step's batch depends on the step
+alone."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from uae.data.folders import list_images
 from uae.data.inventory import WHEN_TO_MEND, Inventory, check_unchanged
+from uae.data.prompts import read_prompts
 from uae.images.read import ImageError, read_image
 from uae.images.resize import fit_to
 from uae.utils.seed import make_generator
@@ -50,11 +54,7 @@ class FolderImages:
     def _image(self, position: int) -> Tensor:
         """The first readable image from ``position`` on, in the order of its pass."""
         for ahead in range(len(self.files)):
-            epoch, index = divmod(position + ahead, len(self.files))
-            order = torch.randperm(
-                len(self.files), generator=make_generator(self.seed, epoch, "shuffle")
-            )
-            image = self._read(self.files[int(order[index])])
+            image = self._read(self.files[_shuffled(position + ahead, len(self.files), self.seed)])
             if image is not None:
                 return image
         raise ImageError(
@@ -72,8 +72,53 @@ class FolderImages:
         return image if self.size is None else fit_to(image, self.size)
 
 
-def check_same_files(images: object, run_dir: Path) -> None:
-    """A ValueError that names what changed in a folder of images since the run in ``run_dir`` was
-    started."""
-    if isinstance(images, FolderImages):
-        check_unchanged(run_dir, images.inventory(), "images")
+@dataclass(frozen=True)
+class FilePrompt:
+    """A prompt of a file."""
+
+    text: str
+    row: Mapping[str, Any] = field(compare=False)
+    """What the file says of it, ``prompt`` included."""
+
+
+class FilePrompts:
+    """Prompts of a file in a new random order each pass. The last tenth of them (at most 16) is
+    kept for the probe; of fewer than ten none is, and the probe takes those that are learnt from.
+
+    Raises:
+        ValueError: when the file cannot be read as prompts.
+    """
+
+    def __init__(self, path: Path, seed: int = 0) -> None:
+        prompts = [FilePrompt(row["prompt"], row) for row in read_prompts(path)]
+        num_probe = min(16, len(prompts) // 10)
+        self.prompts = prompts[: len(prompts) - num_probe]
+        self.probe_prompts = prompts[len(prompts) - num_probe :] or prompts
+        self.path, self.seed = path, seed
+
+    def batch(self, step: int, num_prompts: int) -> list[FilePrompt]:
+        places = range(step * num_prompts, (step + 1) * num_prompts)
+        return [self.prompts[_shuffled(place, len(self.prompts), self.seed)] for place in places]
+
+    def probe(self, num_prompts: int) -> list[FilePrompt]:
+        return self.probe_prompts[:num_prompts]
+
+    def inventory(self) -> Inventory:
+        """The file as it is now."""
+        return Inventory.of([self.path], [self.path])
+
+
+def _shuffled(position: int, number: int, seed: int) -> int:
+    """Which of ``number`` comes at this position, where each pass has an order of its own."""
+    epoch, index = divmod(position, number)
+    order = torch.randperm(number, generator=make_generator(seed, epoch, "shuffle"))
+    return int(order[index])
+
+
+def check_same_files(source: object, run_dir: Path) -> None:
+    """A ValueError that names what changed in a folder of images, or a file of prompts, since the
+    run in ``run_dir`` was started."""
+    if isinstance(source, FolderImages):
+        check_unchanged(run_dir, source.inventory(), "images")
+    if isinstance(source, FilePrompts):
+        check_unchanged(run_dir, source.inventory(), "prompts")

@@ -8,12 +8,14 @@ it never counts as zero. Truth values and counts are numbers, whatever device th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.types import Prompt
 from uae.utils.progress import phase, track
 
 Images = Tensor | Sequence[Tensor]  # [P, 3, h, w], or P images [3, h, w] of mixed sizes
@@ -44,25 +46,36 @@ class WeightedSum:
         return [name for name, (weight, _) in self.components.items() if not weight]
 
     def __call__(
-        self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
+        self,
+        sources: Images,
+        captions: list[str],
+        reconstructions: Float[Tensor, "B 3 H W"],
+        prompts: Sequence[Prompt] = (),
     ) -> Float[Tensor, " B"]:
-        check_groups(len(sources), len(captions), len(reconstructions))
+        """prompts: those that ``captions`` are the texts of, where there are no sources."""
+        check_groups(len(prompts) or len(sources), len(captions), len(reconstructions))
         total, self.breakdown = torch.zeros(len(reconstructions), device=reconstructions.device), {}
         for name, (weight, reward) in track(self.components.items(), "scoring", "rewards"):
             with phase(name):
-                values = checked_values(name, reward, sources, captions, reconstructions)
+                values = checked_values(name, reward, sources, captions, reconstructions, prompts)
             self.breakdown[name] = values.detach()
             total = total + weight * values
         return total
 
 
 def checked_values(
-    name: str, reward: Component, sources: Images, captions: list[str], reconstructions: Tensor
+    name: str,
+    reward: Component,
+    sources: Images,
+    captions: list[str],
+    reconstructions: Tensor,
+    prompts: Sequence[Prompt] = (),
 ) -> Tensor:
     """The reward's values as fp32 numbers where the pictures are, or a ``RewardError`` that names
     it."""
+    more = {"prompts": prompts} if takes_prompts(reward) else {}
     try:
-        values = reward(sources, captions, reconstructions)
+        values = reward(sources, captions, reconstructions, **more)
     except Exception as error:
         raise RewardError(f"reward {name} raised {type(error).__name__}: {error}") from error
     expected = (len(reconstructions),)
@@ -84,8 +97,17 @@ def checked_values(
     return values
 
 
+def takes_prompts(reward: Component) -> bool:
+    """Whether it has a parameter ``prompts`` beside the three of every reward."""
+    try:
+        names = list(inspect.signature(reward).parameters)
+    except (TypeError, ValueError):  # of functions written in C
+        return False
+    return "prompts" in names[3:]
+
+
 def check_groups(num_sources: int, num_captions: int, num_reconstructions: int) -> None:
-    """P sources, P*G captions, P*G*K reconstructions."""
+    """P sources or prompts, P*G captions, P*G*K reconstructions."""
     if (
         not num_sources
         or num_captions % num_sources

@@ -7,6 +7,7 @@
 | caption_likelihood             | reconstruction and caption, as the model itself reads them     |
 | ssim                           | pixels                                                         |
 | objects                        | objects of the embedded world, by its detector                 |
+| judge                          | what a prompt of the embedded world requires, in grades        |
 | ocr                            | the text in both pictures, as an OCR engine reads it           |
 | MODULE:FUNCTION                | whatever a function of the signature ``uae.types.Reward`` says |
 """
@@ -27,11 +28,14 @@ from uae.utils.suggest import did_you_mean
 FUNCTIONS = {  # each found where it lies when it is asked for
     "ssim": "uae.rewards.ssim:ssim",
     "objects": "uae.world.reward:objects",
+    "judge": "uae.world.reward:graded",
     "ocr": "uae.rewards.ocr:ocr",
 }
 IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
 CAPTION_LIKELIHOOD = "caption_likelihood"
 KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CAPTION_LIKELIHOOD, *FUNCTIONS)
+NEED_SOURCES = (*ARCHITECTURES, IMAGE_TEXT, "ssim", "objects")
+"""Rewards that compare with the image that was captioned."""
 
 
 def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
@@ -52,6 +56,25 @@ def check_rewards(weights: Mapping[str, float], source: str | None) -> None:
             check_ocr()
     for name in backbones_of(weights):
         check_backbone_source(name, source)
+
+
+def check_rewards_of_prompts(weights: Mapping[str, float], is_worlds: bool) -> None:
+    """Every reward can judge pictures of prompts, which have no source.
+
+    is_worlds: whether the prompts are the embedded world's, which know what they require.
+    """
+    wrong = [name for name in weights if name in NEED_SOURCES]
+    if wrong:
+        raise ValueError(
+            f"rewards {', '.join(wrong)}: expected rewards of prompt and picture where prompts are "
+            "painted, as there is no source to compare with; take caption_likelihood, ocr, judge "
+            "or a function of your own"
+        )
+    if "judge" in weights and not is_worlds:
+        raise ValueError(
+            "reward judge: expected prompts of the embedded world, which know what they require; "
+            "give --prompts world, or take caption_likelihood"
+        )
 
 
 def backbones_of(weights: Mapping[str, float]) -> list[str]:

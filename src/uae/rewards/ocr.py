@@ -5,7 +5,8 @@ reconstruction.
 
 with the Levenshtein distance ``d`` of the letters read, case and spaces aside.
 
-1 where neither picture has text, 0 where one alone has. The paper's reward favours global semantics
+1 where neither picture has text, 0 where one alone has. Where a prompt was painted there is no
+source: ``a`` is then what the prompt has in quotes. The paper's reward favours global semantics
 and cost it 6.2 points of OCR (arXiv 2509.09666); Flow-GRPO (arXiv 2505.05470) rewards words asked
 for by the same measure. The engine is RapidOCR (PP-OCR on ONNX Runtime), whose package carries its
 weights: ``pip install unified-autoencoder[ocr]``.
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -29,16 +32,17 @@ from uae.rewards.base import Images
 
 # pixels; smaller pictures are enlarged by a whole factor, as letters of a few pixels are not found
 MIN_SIDE = 384
+QUOTED = re.compile(r"[\"“]([^\"”]*)[\"”]")
 
 
 def ocr(
     sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, " B"]:
-    """How alike the texts in source and reconstruction are."""
-    source_texts = [_read_once(image) for image in sources]
-    per_source = len(reconstructions) // len(source_texts)
+    """How alike the texts in source, or prompt, and reconstruction are."""
+    texts = [_read_once(image) for image in sources] or [_quoted_letters(c) for c in captions]
+    per_text = len(reconstructions) // len(texts)
     likenesses = [
-        text_likeness(source_texts[i // per_source], read_letters(image))
+        text_likeness(texts[i // per_text], read_letters(image))
         for i, image in enumerate(reconstructions.detach())
     ]
     return torch.tensor(likenesses, device=reconstructions.device)
@@ -81,7 +85,14 @@ def read_letters(image: Float[Tensor, "3 h w"]) -> str:
     enlarged = Image.fromarray(pixels).resize(
         (width * factor, height * factor), Image.Resampling.BICUBIC
     )
-    lines = _engine()(np.asarray(enlarged)[:, :, ::-1]).txts or ()  # it takes blue first
+    return _letters(_engine()(np.asarray(enlarged)[:, :, ::-1]).txts or ())  # it takes blue first
+
+
+def _quoted_letters(prompt: str) -> str:
+    return _letters(QUOTED.findall(prompt))
+
+
+def _letters(lines: Sequence[str]) -> str:
     return "".join("".join(lines).lower().split())
 
 

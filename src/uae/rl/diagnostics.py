@@ -89,15 +89,15 @@ def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
 
 
 def time_metrics(
-    captions: Captions, reconstructions: Reconstructions, phases: Mapping[str, float]
+    captions: Captions | None, reconstructions: Reconstructions, phases: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds of the phases and of the whole step; caption tokens and reconstructions per second of
-    it."""
+    """Seconds of the phases and of the whole step; caption tokens, if any, and reconstructions per
+    second of it."""
     step_sec = sum(phases.values())
-    return {
-        **phases,
-        "time/step": step_sec,
-        "time/tokens_per_sec": captions.rollout.mask.sum().item() / step_sec,
+    metrics = {**phases, "time/step": step_sec}
+    if captions:
+        metrics["time/tokens_per_sec"] = captions.rollout.mask.sum().item() / step_sec
+    return metrics | {
         "time/images_per_sec": len(reconstructions.images) / step_sec,
     }
 

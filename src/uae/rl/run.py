@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.types import ImageSource, Policy
+from uae.rl.rollout import images_and_prompts
+from uae.types import ImageSource, Policy, PromptSource
 from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_rng
 from uae.utils.device import autocast
 from uae.utils.files import atomic_write_json, json_ready
@@ -152,7 +153,7 @@ class Probe:
 
     In UMM-1 the language model that learns is also the decoder's text encoder, so their
     reconstructions change even though neither captions nor decoder do. The captions are the model's
-    own at the start, kept in ``probe.json``.
+    own at the start, kept in ``probe.json``; where prompts are learnt from, prompts.
     """
 
     def __init__(
@@ -160,16 +161,18 @@ class Probe:
         folder: Path,
         model: UnifiedModel,
         reward: WeightedSum,
-        images: ImageSource,
+        source: ImageSource | PromptSource,
         config: TrainConfig,
         num_images: int = 16,
     ) -> None:
         self.model, self.reward, self.config = model, reward, config
-        self.images = images.probe(num_images)
+        self.images, self.prompts = images_and_prompts(source.probe(num_images))
         path = folder / "probe.json"
         if not path.exists():
-            captions = model.caption(self.images, config.captioning, seed=config.seed)
-            atomic_write_json(path, captions.texts)
+            texts = [prompt.text for prompt in self.prompts]
+            if not texts:
+                texts = model.caption(self.images, config.captioning, seed=config.seed).texts
+            atomic_write_json(path, texts)
         self.texts: Sequence[str] = json.loads(path.read_text())
 
     @torch.no_grad()
@@ -178,5 +181,5 @@ class Probe:
         decoding = replace(self.config.decoding, sampler="ode")
         with autocast(self.model.encoder.device, self.config.use_bf16):
             images = self.model.generate(self.texts, decoding, seed=self.config.seed).images
-        rewards = self.reward(self.images, list(self.texts), images)
+        rewards = self.reward(self.images, list(self.texts), images, self.prompts)
         return {"reward/fixed_captions": rewards.mean().item()}

@@ -42,15 +42,16 @@ class Segment:
 
 def trained_segments(
     model: UnifiedModel,
-    captions: Captions,
+    captions: Captions | None,
     reconstructions: Reconstructions,
     rewards_PGK: Float[Tensor, "P G K"],
     config: TrainConfig,
 ) -> list[Segment]:
     """What is learnt from a rollout. At K = 1 reconstructions are compared as trajectories, within
-    the G of an image; else within the K of their caption."""
+    the G of an image; else within the K of their caption, or of the prompt where there are no
+    captions."""
     objective, num_per_caption = config.objective, reconstructions.group_size
-    text = captions.rollout if config.caption_weight else None
+    text = captions.rollout if captions and config.caption_weight else None
     image = reconstructions.rollout if config.image_weight else None
     text_lengths, image_lengths = _lengths(text, rewards_PGK[..., 0]), _lengths(image, rewards_PGK)
     max_length = config.captioning.max_new_tokens if text is not None else 0

@@ -19,7 +19,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
@@ -31,19 +30,23 @@ from uae.rl.diagnostics import (
     time_metrics,
 )
 from uae.rl.losses import combine_metrics, grpo_loss
+from uae.rl.rollout import images_and_prompts, roll_out
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import Segment, trained_segments
-from uae.types import ImageSource
+from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
 from uae.utils.optim import clipped_update
 from uae.utils.progress import track
 
+LIVE = {"reward": "reward/total", "tokens": "caption/tokens"}
+"""Metrics that are shown as the run goes on, where they are measured."""
+
 
 def train(
     model: UnifiedModel,
     reward: WeightedSum,
-    images: ImageSource,
+    source: ImageSource | PromptSource,
     config: TrainConfig,
     run_dir: Path,
     recorded: dict,
@@ -57,27 +60,26 @@ def train(
     check_settings(model, config.captioning, config.decoding)
     until = min(until or config.num_steps, config.num_steps)
     with PolicyRun(run_dir, model, config, recorded).opened() as run:
-        probe = Probe(run_dir, model, reward, images, config)
+        probe = Probe(run_dir, model, reward, source, config)
         alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
         with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
             for step in range(run.step, until):
                 with run.whole_step():
-                    batch = images.batch(step, config.images_per_step)
+                    batch = source.batch(step, config.images_per_step)
                     metrics = train_step(model, reward, batch, config, run.optimizer, step)
                     if step % config.probe_every == 0 or step + 1 == config.num_steps:
                         metrics |= probe.measure()
                     run.finish_step(metrics)
                 run.save_if_due()
                 alarm.observe(metrics)
-                progress.update(
-                    step + 1, reward=metrics["reward/total"], tokens=metrics["caption/tokens"]
-                )
+                live = {name: metrics[key] for name, key in LIVE.items() if key in metrics}
+                progress.update(step + 1, **live)
 
 
 def train_step(
     model: UnifiedModel,
     reward: WeightedSum,
-    images: Sequence[Tensor],
+    batch: Batch,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     step: int,
@@ -85,23 +87,17 @@ def train_step(
     """One rollout and what is learnt from it; the metrics of the step."""
     timer, device = PhaseTimer(), model.encoder.device
     with timer("rollout"), autocast(device, config.use_bf16):
-        captions, reconstructions = autoencode(
-            model,
-            images,
-            config.captioning_at(step),
-            config.decoding_at(step),
-            captions_per_image=config.group_size,
-            reconstructions_per_caption=config.reconstructions_per_caption,
-            seed=config.seed,
-            step=step,
-        )
+        captions, reconstructions = roll_out(model, batch, config, step)
     with timer("reward"), torch.no_grad():
-        rewards = reward(images, captions.texts, reconstructions.images)
-        rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(images), g=config.group_size)
+        images, prompts = images_and_prompts(batch)
+        texts = captions.texts if captions else [prompt.text for prompt in prompts]
+        rewards = reward(images, texts, reconstructions.images, prompts)
+        rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(batch), g=config.group_size)
     segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
     with timer("update"), attention_to_train(device):
         metrics = update(segments, config, optimizer)
-    metrics |= reward_metrics(rewards_PGK, reward.breakdown) | caption_metrics(captions)
+    metrics |= reward_metrics(rewards_PGK, reward.breakdown)
+    metrics |= caption_metrics(captions) if captions else {}
     metrics |= image_signs(reconstructions.images) | reconstructions.metrics
     return metrics | time_metrics(captions, reconstructions, timer.pop())
 

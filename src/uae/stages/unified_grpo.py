@@ -13,24 +13,33 @@ from typing import Any, Literal
 
 from uae.config import DecodeSettings, RewardWeights, TextEncoder, check_reward_weights
 from uae.data.folders import list_images
-from uae.data.training import FolderImages, check_same_files
+from uae.data.training import FilePrompts, FolderImages, check_same_files
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape
 from uae.models.load import load_to_train
 from uae.rewards.base import WeightedSum
-from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rewards.build import (
+    backbones_of,
+    build_reward,
+    check_rewards,
+    check_rewards_of_prompts,
+)
 from uae.rl.config import TrainConfig
+from uae.rl.rollout import check_paints_alone
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, UserData
-from uae.types import ImageSource
+from uae.types import ImageSource, PromptSource
 from uae.utils.files import appear
 from uae.utils.metrics import check_tensorboard
-from uae.utils.ranges import AT_LEAST_0, check_ranges
+from uae.utils.ranges import AT_LEAST_0, AT_MOST_1, check_ranges, refuse_if
 
 Half = Literal["both", "captions", "images"]
 Endless = Callable[[int], ImageSource]
 """Images without files, by the seed of their order."""
+WORLD = "world"
+WorldPrompts = Callable[[int, float], PromptSource]
+"""The embedded world's prompts, by their seed and the share of exhaustive captions."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,18 @@ class UnifiedGRPOSettings:
 
     data: tuple[str, ...] = ()
     """Image files or folders; the tiny models' recipes learn from scenes where there are none."""
+    prompts: str | None = None
+    """Texts to paint in place of captions of images, as painting alone learns: a file of prompts
+    as `uae generate` takes it, or `world` for those of the embedded world's scenes."""
+    exhaustive_share: float = 0.0
+    """Share of exhaustive captions among the prompts of the world, so that it is not forgotten how
+    to paint long ones."""
     rewards: RewardWeights = field(
         default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
     )
     """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text,
-    caption_likelihood, ssim, objects, ocr, or a function of your own as MODULE:FUNCTION. Weight 0
-    is only logged: a held-out backbone."""
+    caption_likelihood, ssim, objects, judge, ocr, or a function of your own as MODULE:FUNCTION.
+    Weight 0 is only logged: a held-out backbone."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     lora_rank: int = 0
@@ -57,8 +72,23 @@ class UnifiedGRPOSettings:
     """The run itself."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"lora_rank": AT_LEAST_0})
+        check_ranges(self, {"lora_rank": AT_LEAST_0, "exhaustive_share": AT_MOST_1})
         check_reward_weights(self.rewards)
+        if self.prompts is not None:
+            check_paints_alone(self.train)
+        refuse_if(
+            (
+                self.prompts is not None and bool(self.data),
+                "data and prompts: expected one of them, images to caption or texts to paint",
+            ),
+            (
+                self.prompts != WORLD and self.exhaustive_share > 0,
+                (
+                    "exhaustive-share: expected 0 without prompts of the world, got "
+                    f"{self.exhaustive_share}; give --prompts {WORLD}"
+                ),
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -98,36 +128,69 @@ class UnifiedGRPO:
     settings: UnifiedGRPOSettings
     endless: Endless | None = None
     """What is learnt from where the settings name no files."""
+    world_prompts: WorldPrompts | None = None
+    """What is learnt from where the settings ask for prompts of the world."""
 
     def given(self, user: UserData) -> UnifiedGRPO:
-        settings = replace(self.settings, data=user.images or self.settings.data)
+        settings = self.settings
+        if settings.prompts is None:
+            settings = replace(settings, data=user.images or settings.data)
         if user.seed is not None:
             settings = replace(settings, train=replace(settings.train, seed=user.seed))
         return replace(self, settings=settings)
 
     def check(self) -> None:
-        check_images(self.settings.data, self.endless)
-        check_rewards(self.settings.rewards, self.settings.backbones)
-        if self.settings.train.tensorboard:
+        settings = self.settings
+        if settings.prompts is None:
+            check_images(settings.data, self.endless)
+        else:
+            self.source()
+            check_rewards_of_prompts(settings.rewards, settings.prompts == WORLD)
+        check_rewards(settings.rewards, settings.backbones)
+        if settings.train.tensorboard:
             check_tensorboard()
 
     def run(self, work: Assignment) -> None:
         settings, run = self.settings, self.settings.train
-        images = image_source(settings.data, run.decoding, run.seed, self.endless)
-        check_same_files(images, work.folder)
+        source = self.source()
+        check_same_files(source, work.folder)
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
         prepare_policy(model, settings)
         reward = load_reward(
             settings.rewards, settings.backbones, model, run.captioning.instruction
         )
-        train(model, reward, images, run, work.folder, record(settings, work.recorded_source))
+        train(model, reward, source, run, work.folder, record(settings, work.recorded_source))
         appear(work.folder / "model", model.save_pretrained)
+
+    def source(self) -> ImageSource | PromptSource:
+        """What is learnt from.
+
+        Raises:
+            ValueError: when there are no such prompts.
+        """
+        settings, seed = self.settings, self.settings.train.seed
+        if settings.prompts is None:
+            return image_source(settings.data, settings.train.decoding, seed, self.endless)
+        if settings.prompts != WORLD:
+            if not Path(settings.prompts).exists():
+                raise ValueError(
+                    f"prompts: expected a file of prompts or {WORLD}, there is no "
+                    f"{settings.prompts}"
+                )
+            return FilePrompts(Path(settings.prompts), seed)
+        if self.world_prompts is None:
+            raise ValueError(
+                f"prompts: expected a file, got {WORLD}, whose prompts are for the tiny models"
+            )
+        return self.world_prompts(seed, settings.exhaustive_share)
 
 
 def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
     """What a run notes beside its ``TrainConfig``: it is resumed under the same alone."""
     values = {name: value for name, value in asdict(settings).items() if name != "train"}
+    if settings.prompts is None:  # as runs that were begun before there were prompts
+        del values["prompts"], values["exhaustive_share"]
     return {"model": source, **values}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uae.world.scene import Scene, first_scenes, render_batch, scene_at
+from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
+from uae.world.scene import Scene, Split, first_scenes, render_batch, scene_at
 
 
 def train_scenes(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
@@ -34,3 +35,28 @@ class SceneImages:
 
     def probe(self, num_images: int) -> list[Tensor]:
         return list(pictures(first_scenes("validation", num_images)))
+
+
+class ScenePrompts:
+    """A prompt source: GenEval-style prompts of training scenes, the six tags in turn, and among
+    them exhaustive captions of others.
+
+    The probe's are of the validation split.
+    """
+
+    def __init__(self, seed: int = 0, exhaustive_share: float = 0.0) -> None:
+        self.seed, self.exhaustive_share = seed, exhaustive_share
+
+    def batch(self, step: int, num_prompts: int) -> list[ScenePrompt]:
+        places = range(step * num_prompts, (step + 1) * num_prompts)
+        return [self._prompt("train", place) for place in places]
+
+    def probe(self, num_prompts: int) -> list[ScenePrompt]:
+        return [self._prompt("validation", place) for place in range(num_prompts)]
+
+    def _prompt(self, split: Split, place: int) -> ScenePrompt:
+        """Exhaustive captions are spread evenly; the tags go on after one where they were."""
+        num_before, num_then = (int(n * self.exhaustive_share) for n in (place, place + 1))
+        if num_then > num_before:
+            return exhaustive_prompt(scene_at(split, num_before, seed=self.seed))
+        return prompt_at(split, place - num_before, self.seed)

@@ -6,6 +6,14 @@ keys. Deviations: the prompts are captions of the world at the level of detail t
 just what the tag asks, of scenes that training never shows; positions are cells of the grid, not
 relations; and the judgement is strict, as nothing else belongs in the picture: another object, a
 word, or a cell the detector is unsure of makes it wrong under every tag.
+
+To learn from, a picture has a grade, which says how much of it is right:
+
+    grade = m / M · N / (N + E),  and 0.5 more where that is 1
+
+of N required objects, each of which should be there (a point) with the attributes of its tag (a
+point each): m of these M points in the best assignment of objects in the picture to required ones.
+E are objects too many, words that do not belong and cells the detector is unsure of.
 """
 
 from __future__ import annotations
@@ -19,11 +27,14 @@ from typing import Any
 
 from uae.bench.result import Share
 from uae.world.detector import Detection
-from uae.world.language import caption
-from uae.world.scene import CELLS, Object, Scene, Split, cell_slice, scene_at
+from uae.world.language import caption, exhaustive_caption
+from uae.world.scene import CELLS, Object, Scene, Split, Word, cell_slice, scene_at
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 _LEVELS = {"counting": "count", "position": "layout"}  # the others: colour and shape alone
+EXHAUSTIVE = "exhaustive"
+"""The tag of exhaustive captions. Painting may learn from them too; they are no part of GenEval."""
+_STRIDE = 101  # scenes that a prompt of a training run may choose from; odd, so that counts vary
 _ATTRIBUTES = {  # attributes that must be right, beside the number of objects
     "single_object": ("shape",),
     "two_object": ("shape",),
@@ -31,12 +42,14 @@ _ATTRIBUTES = {  # attributes that must be right, beside the number of objects
     "colors": ("shape", "color"),
     "position": ("shape", "cell"),
     "color_attr": ("shape", "color"),
+    EXHAUSTIVE: ("cell", "shape", "color", "size"),
 }
 
 
 @dataclass(frozen=True)
 class ScenePrompt:
-    """A text, and a scene that would be right: its objects and no others, in any order."""
+    """A text, and a scene that would be right: its objects and no others, in any order; of an
+    exhaustive caption its word too."""
 
     tag: str
     text: str
@@ -75,15 +88,36 @@ def make_prompts(
 def _prompts_of(tag: str, number: int, split: Split, seed: int) -> list[ScenePrompt]:
     prompts: dict[str, ScenePrompt] = {}
     for i in range(10 * number + 100):
-        scene = scene_at(split, i, seed=seed, num_objects=_num_objects(tag, i), with_word=False)
-        if not _shows_a_swap(scene, tag):
+        prompt = _prompt_of_scene(tag, split, i, seed)
+        if prompt is None:
             continue
-        rng = random.Random(f"prompt {seed} {tag} {i}")
-        text = caption(scene, _LEVELS.get(tag, "objects"), rng)
-        prompts.setdefault(text, ScenePrompt(tag, text, scene))
+        prompts.setdefault(prompt.text, prompt)
         if len(prompts) == number:
             return list(prompts.values())
     raise ValueError(f"found only {len(prompts)} different prompts of {tag}, fewer than {number}")
+
+
+def _prompt_of_scene(tag: str, split: Split, index: int, seed: int) -> ScenePrompt | None:
+    """Of the ``index``-th scene of as many objects as the tag has; None where a swap would not be
+    seen."""
+    scene = scene_at(split, index, seed=seed, num_objects=_num_objects(tag, index), with_word=False)
+    if not _shows_a_swap(scene, tag):
+        return None
+    rng = random.Random(f"prompt {seed} {tag} {index}")
+    return ScenePrompt(tag, caption(scene, _LEVELS.get(tag, "objects"), rng), scene)
+
+
+def prompt_at(split: Split, index: int, seed: int = 0) -> ScenePrompt:
+    """The ``index``-th prompt of an endless row, the tags in turn."""
+    turn, tag = index // len(TAGS), TAGS[index % len(TAGS)]
+    places = range(turn * _STRIDE, (turn + 1) * _STRIDE)
+    prompts = (_prompt_of_scene(tag, split, place, seed) for place in places)
+    return next(prompt for prompt in prompts if prompt is not None)
+
+
+def exhaustive_prompt(scene: Scene) -> ScenePrompt:
+    """The scene's exhaustive caption, which requires all but the background."""
+    return ScenePrompt(EXHAUSTIVE, exhaustive_caption(scene), scene)
 
 
 def _num_objects(tag: str, index: int) -> int:
@@ -114,6 +148,44 @@ def judge(prompt: ScenePrompt, detection: Detection) -> Verdict:
         actual = prompt.judged_attributes(objects)
         reasons.append(f"expected {_in_words(required)}, found {_in_words(actual)}")
     return Verdict(prompt, not reasons, "; ".join(reasons), detection)
+
+
+def grade(prompt: ScenePrompt, detection: Detection) -> float:
+    """How much of what the prompt asks for the detector is sure of: 0 to 1, and 1.5 where that is
+    all and nothing else is there."""
+    sure = [cell.content for cell in detection.cells if cell.is_sure]
+    num_points = num_missed = num_required = 0
+    num_surplus = len(detection.unsure_cells)
+    for kind, attributes in ((Object, _ATTRIBUTES[prompt.tag]), (Word, ("cell", "text"))):
+        required = [content for content in prompt.scene.contents if isinstance(content, kind)]
+        present = [content for content in sure if isinstance(content, kind)]
+        points = [[_points(r, p, attributes) for p in present] for r in required]
+        num_points += len(required) * (1 + len(attributes))
+        num_missed += len(required) * (1 + len(attributes)) - _best_assignment(points)
+        num_required += len(required)
+        num_surplus += max(0, len(present) - len(required))
+    share = 1 - num_missed / max(num_points, 1)
+    share *= max(num_required, 1) / (max(num_required, 1) + num_surplus)
+    return share + 0.5 * (share == 1)
+
+
+def _points(required: Object | Word, present: Object | Word, attributes: Sequence[str]) -> int:
+    """One for being there, and one for each of the attributes that is right."""
+    return 1 + sum(getattr(required, name) == getattr(present, name) for name in attributes)
+
+
+def _best_assignment(points: Sequence[Sequence[int]]) -> int:
+    """The largest sum with at most one of each row and of each column."""
+    best = {0: 0}  # by the columns that are taken, as bits
+    for row in points:
+        longer = dict(best)
+        for taken, total in best.items():
+            for column, value in enumerate(row):
+                if not taken >> column & 1:
+                    key = taken | 1 << column
+                    longer[key] = max(longer.get(key, 0), total + value)
+        best = longer
+    return max(best.values())
 
 
 def _in_words(objects: list[dict[str, Any]]) -> str:

@@ -1,13 +1,18 @@
-"""The exact reward of the world: agreement object by object, as its detector sees both pictures."""
+"""The exact rewards of the world: agreement of two pictures object by object, and how much of what
+a prompt requires is painted, as its detector sees them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from uae.rewards.base import Images
+from uae.types import Prompt
 from uae.world.detector import detect
+from uae.world.prompts import ScenePrompt, exhaustive_prompt, grade
 from uae.world.scene import IMAGE_SIZE, Object, Word
 
 
@@ -15,17 +20,44 @@ def objects(
     sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 48 48"]
 ) -> Float[Tensor, " B"]:
     """F1 of the objects and words that the detector is sure of; 1 where neither picture has any."""
-    shapes = {tuple(image.shape) for image in (*sources, reconstructions[0])}
-    if shapes != {(3, IMAGE_SIZE, IMAGE_SIZE)}:
-        raise ValueError(
-            f"objects: expected the world's pictures of {IMAGE_SIZE}x{IMAGE_SIZE}, got "
-            f"{sorted(shapes)}"
-        )
+    _check_size([*sources, reconstructions[0]])
     expected = _sure_contents(torch.stack([image.cpu() for image in sources]))
     actual = _sure_contents(reconstructions.detach().float().cpu().clamp(0, 1))
     per_source = len(actual) // len(expected)
     scores = [_f1(expected[i // per_source], contents) for i, contents in enumerate(actual)]
     return torch.tensor(scores, device=reconstructions.device)
+
+
+def graded(
+    sources: Images,
+    captions: list[str],
+    reconstructions: Float[Tensor, "B 3 48 48"],
+    prompts: Sequence[Prompt] = (),
+) -> Float[Tensor, " B"]:
+    """The ``grade`` of each picture: for its prompt, or else for the exhaustive caption of its
+    source, as the detector sees that."""
+    _check_size([*sources, reconstructions[0]])
+    targets = [prompt for prompt in prompts if isinstance(prompt, ScenePrompt)]
+    if len(targets) != len(prompts) or not (prompts or len(sources)):
+        raise ValueError(
+            "expected the embedded world's prompts, which know what they require, or images that "
+            "were captioned"
+        )
+    if not targets:
+        detections = detect(torch.stack([image.cpu() for image in sources]))
+        targets = [exhaustive_prompt(detection.scene) for detection in detections]
+    detections = detect(reconstructions.detach().float().cpu().clamp(0, 1))
+    per_target = len(detections) // len(targets)
+    grades = [grade(targets[i // per_target], each) for i, each in enumerate(detections)]
+    return torch.tensor(grades, device=reconstructions.device)
+
+
+def _check_size(images: Sequence[Tensor]) -> None:
+    shapes = {tuple(image.shape) for image in images}
+    if shapes != {(3, IMAGE_SIZE, IMAGE_SIZE)}:
+        raise ValueError(
+            f"expected the world's pictures of {IMAGE_SIZE}x{IMAGE_SIZE}, got {sorted(shapes)}"
+        )
 
 
 def _sure_contents(images: Float[Tensor, "B 3 48 48"]) -> list[set[Object | Word]]:
