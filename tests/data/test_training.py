@@ -11,7 +11,7 @@ from PIL import Image
 
 from uae import cli
 from uae.config import DecodeSettings
-from uae.data.training import FolderImages, check_same_files
+from uae.data.training import FilePrompts, FolderImages, check_same_files
 from uae.images.read import ImageError
 from uae.stages.base import Assignment
 from uae.stages.cold_start import ColdStart, ColdStartConfig
@@ -95,3 +95,35 @@ def test_a_source_gives_images_of_the_size_that_is_painted(tmp_path):
     )
     assert image.shape == (3, 64, 32)
     assert image_source((), DecodeSettings(), 3, SceneImages).batch(0, 1)[0].shape == (3, 48, 48)
+
+
+def prompts_file(folder: Path, number: int) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(f'{{"prompt": "{i} dogs", "count": {i}}}\n' for i in range(number)))
+    return file
+
+
+def test_each_pass_paints_every_prompt_once_in_a_new_order(tmp_path: Path):
+    source = FilePrompts(prompts_file(tmp_path, 23), seed=1)
+    passes = [[prompt.row["count"] for prompt in source.batch(step, 21)] for step in range(2)]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(21)) and passes[0] != passes[1]
+    assert [prompt.text for prompt in source.probe(16)] == ["21 dogs", "22 dogs"]
+    (third,) = FilePrompts(source.path, seed=1).batch(2, 1)
+    assert third.text == f"{passes[0][2]} dogs"  # a function of the step, not of what was drawn
+    assert FilePrompts(source.path, seed=2).batch(0, 21) != source.batch(0, 21)
+
+
+def test_of_few_prompts_none_is_kept_back(tmp_path: Path):
+    source = FilePrompts(prompts_file(tmp_path, 2))
+    assert {prompt.text for prompt in source.batch(0, 3)} == {"0 dogs", "1 dogs"}
+    assert [prompt.text for prompt in source.probe(16)] == ["0 dogs", "1 dogs"]
+
+
+def test_a_run_is_not_resumed_on_other_prompts(tmp_path: Path):
+    file, run = prompts_file(tmp_path, 2), tmp_path / "run"
+    check_same_files(FilePrompts(file), run)
+    (run / "checkpoints" / "step_00000001").mkdir(parents=True)
+    check_same_files(FilePrompts(file), run)
+    prompts_file(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"the prompts are not those .*changed: prompts\.jsonl"):
+        check_same_files(FilePrompts(file), run)

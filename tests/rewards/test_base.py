@@ -5,7 +5,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from uae.rewards.base import RewardError, WeightedSum
+from uae.rewards.base import RewardError, WeightedSum, takes_prompts
 from uae.rl.diagnostics import reward_metrics
 
 P, G, K = 2, 3, 2
@@ -109,6 +109,40 @@ def test_a_failing_reward_stops_with_its_name(kind):
     assert "reward broken" in str(raised.value)
     if kind == "raising":
         assert isinstance(raised.value.__cause__, KeyError)
+
+
+class Known:
+    """A prompt of which more is known than its text."""
+
+    text, brightness = "dot", 0.25
+
+
+def near_brightness(sources, captions, reconstructions, prompts=()):
+    targets = torch.tensor([prompt.brightness for prompt in prompts]).repeat_interleave(K)
+    return -(reconstructions.mean(dim=(1, 2, 3)) - targets).abs()
+
+
+def test_prompts_are_given_to_those_that_ask_for_them():
+    """And there are no sources then; functions of three parameters need not know."""
+    images = torch.full((P * K, 3, 8, 8), 0.5)
+    reward = WeightedSum({"near": (1.0, near_brightness), "bright": (0.5, brightness)})
+    total = reward([], ["dot"] * P, images, [Known()] * P)
+    assert reward.breakdown["near"].tolist() == [-0.25] * (P * K)
+    assert total.tolist() == [0.0] * (P * K)
+    with pytest.raises(ValueError, match=r"got 0, 2 and 4"):
+        reward([], ["dot"] * P, images)
+
+
+def test_who_asks_for_prompts():
+    class Judge:
+        def __call__(self, sources, captions, reconstructions, *, prompts):
+            return reconstructions.mean((1, 2, 3))
+
+    assert takes_prompts(Judge()) and takes_prompts(near_brightness)
+    # captions by another name, which is no fourth parameter
+    assert not takes_prompts(lambda images, prompts, paintings: paintings)
+    assert not takes_prompts(lambda *images, **others: images)
+    assert not takes_prompts(brightness) and not takes_prompts(dict)
 
 
 def test_group_sizes_must_fit():

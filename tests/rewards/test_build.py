@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from uae.rewards.build import backbones_of, build_reward, check_rewards
+from uae.rewards.build import (
+    KNOWN,
+    backbones_of,
+    build_reward,
+    check_rewards,
+    check_rewards_of_prompts,
+)
 from uae.similarity.backbones import load_backbone
 from uae.world.language import exhaustive_caption
 from uae.world.scene import render_batch, scene_at
@@ -46,3 +52,15 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
             check_rewards({path: 1.0}, "tiny")
     with pytest.raises(ValueError, match="did you mean 'objects'"):
         check_rewards({"object": 1.0}, "tiny")
+
+
+def test_rewards_that_need_a_source_are_refused_where_prompts_are_painted():
+    allowed = {"caption_likelihood": 1.0, "ocr": 0.5, "judge": 1.0, "my_rewards:brightness": 1.0}
+    check_rewards_of_prompts(allowed, is_worlds=True)
+    for name in set(KNOWN) - set(allowed):
+        with pytest.raises(ValueError, match=f"^rewards {name}: expected rewards of prompt and"):
+            check_rewards_of_prompts({name: 0.0} | allowed, is_worlds=True)
+    with pytest.raises(ValueError, match=r"^rewards clip, ssim: "):
+        check_rewards_of_prompts({"clip": 1.0, "ocr": 1.0, "ssim": 0.0}, is_worlds=False)
+    with pytest.raises(ValueError, match=r"^reward judge: .*--prompts world"):
+        check_rewards_of_prompts({"judge": 1.0}, is_worlds=False)

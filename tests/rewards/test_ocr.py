@@ -67,3 +67,11 @@ def test_a_missing_engine_is_said_before_any_work(monkeypatch):
         ValueError, match=r"expected the package rapidocr.*unified-autoencoder\[ocr\]"
     ):
         check_rewards({"ocr": 1.0}, None)
+
+
+def test_words_that_a_prompt_quotes_are_looked_for():
+    images = torch.stack([sign("OPEN"), sign("OPEL"), sign(""), sign("SALE")])
+    prompts = ['a sign that says "Open"', "an empty sign"]
+    torch.testing.assert_close(ocr([], prompts, images), torch.tensor([1.0, 0.75, 1.0, 0.0]))
+    (value,) = ocr([], ["the words “op” and “en”"], images[:1])
+    assert value == 1

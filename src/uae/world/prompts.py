@@ -34,6 +34,7 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 _LEVELS = {"counting": "count", "position": "layout"}  # the others: colour and shape alone
 EXHAUSTIVE = "exhaustive"
 """The tag of exhaustive captions. Painting may learn from them too; they are no part of GenEval."""
+_TURNS = 10**6  # between the scenes of one tag and of the next
 _STRIDE = 101  # scenes that a prompt of a training run may choose from; odd, so that counts vary
 _ATTRIBUTES = {  # attributes that must be right, beside the number of objects
     "single_object": ("shape",),
@@ -108,10 +109,11 @@ def _prompt_of_scene(tag: str, split: Split, index: int, seed: int) -> SceneProm
 
 
 def prompt_at(split: Split, index: int, seed: int = 0) -> ScenePrompt:
-    """The ``index``-th prompt of an endless row, the tags in turn."""
-    turn, tag = index // len(TAGS), TAGS[index % len(TAGS)]
-    places = range(turn * _STRIDE, (turn + 1) * _STRIDE)
-    prompts = (_prompt_of_scene(tag, split, place, seed) for place in places)
+    """The ``index``-th prompt of an endless row, the tags in turn, each with scenes of its own."""
+    turn, number = divmod(index, len(TAGS))
+    start = (number * _TURNS + turn) * _STRIDE
+    places = range(start, start + _STRIDE)
+    prompts = (_prompt_of_scene(TAGS[number], split, place, seed) for place in places)
     return next(prompt for prompt in prompts if prompt is not None)
 
 
