@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from uae.config import CaptionSettings, DecodeSettings
+from uae.diffusion.forward import AWM, NFT
 from uae.rl.losses import Objective
 from uae.utils.optim import Schedule
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges, refuse_if
+
+DecoderUpdate = Literal["policy_gradient", "nft", "awm"]
 
 COUNTS = (
     "num_steps",
@@ -23,12 +26,19 @@ COUNTS = (
     "probe_every",
     "window_interval",
 )
-WEIGHTS = ("caption_weight", "image_weight", "image_kl_coef", "warmup_steps", "weight_decay")
+WEIGHTS = (
+    "caption_weight",
+    "image_weight",
+    "image_kl_coef",
+    "pull_coef",
+    "warmup_steps",
+    "weight_decay",
+)
 RANGES = {
     **dict.fromkeys(COUNTS, AT_LEAST_1),
     **dict.fromkeys(WEIGHTS, AT_LEAST_0),
     **dict.fromkeys(("learning_rate", "decoder_learning_rate", "max_grad_norm"), ABOVE_0),
-    "ema_decay": BELOW_1,
+    **dict.fromkeys(("ema_decay", "old_decay_rate", "old_decay_max"), BELOW_1),
 }
 
 
@@ -62,6 +72,21 @@ class TrainConfig:
     """Of the image tokens' loss, in an autoregressive model; 0 trains the captioning half alone."""
     image_kl_coef: float | None = None
     """β of the image tokens; by default the objective's."""
+    decoder_update: DecoderUpdate = "policy_gradient"
+    """How a diffusion decoder learns: by the probabilities of random steps (Flow-GRPO), or, from
+    pictures of the `ode`, on the forward process: DiffusionNFT or advantage-weighted matching."""
+    nft: NFT = field(default_factory=NFT)
+    """Of DiffusionNFT; it paints with the old weights."""
+    awm: AWM = field(default_factory=AWM)
+    """Of advantage-weighted matching."""
+    pull_coef: float = 0.0
+    """Of the squared distance of the velocity to that of the old weights, in each random step of
+    `policy_gradient`; 0.1 lets the learning rate rise."""
+    old_decay_rate: float = 0.001
+    """The old weights are a fast average of a diffusion decoder's, kept where they are used: after
+    rollout i, from 1, its decay is i times this rate."""
+    old_decay_max: float | None = None
+    """The most that decay is; by default as published, 0.5 for `nft` and 0.3 else."""
     learning_rate: float = 1e-6
     """Of AdamW, after warm-up."""
     lr_scheduler_type: Literal["constant", "linear"] = "constant"
@@ -103,8 +128,21 @@ class TrainConfig:
         """The learning rate of each step."""
         return Schedule(self.num_steps, self.warmup_steps, self.lr_scheduler_type)
 
+    @property
+    def uses_old_weights(self) -> bool:
+        """Whether a fast average of the decoder's weights is kept."""
+        return self.decoder_update != "policy_gradient" or self.pull_coef > 0
+
+    @property
+    def largest_old_decay(self) -> float:
+        """As it is set, or published."""
+        published = 0.5 if self.decoder_update == "nft" else 0.3
+        return published if self.old_decay_max is None else self.old_decay_max
+
     def decoding_at(self, step: int) -> DecodeSettings:
         """How captions are painted in this step."""
+        if self.decoder_update != "policy_gradient":
+            return replace(self.decoding, keeps_latents=True)
         if self.window_interval is None:
             return self.decoding
         assert self.decoding.window_size is not None
@@ -122,6 +160,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
+        self._check_decoder_update()
         learns_captions = self.caption_weight > 0
         refuse_if(
             (
@@ -168,5 +207,49 @@ class TrainConfig:
             (
                 not all(text.strip() for text in self.instructions),
                 f"instructions: expected words in each, got {self.instructions}",
+            ),
+        )
+
+    def _check_decoder_update(self) -> None:
+        name, decoding = self.decoder_update, self.decoding
+        is_forward, is_random = name != "policy_gradient", decoding.sampler != "ode"
+        choices = get_args(DecoderUpdate)
+        refuse_if(
+            (
+                name not in choices,
+                f"decoder-update: expected one of {', '.join(choices)}, got {name}",
+            ),
+            (
+                self.uses_old_weights and self.image_weight == 0,
+                "image-weight: expected above 0 where decoder-update or pull-coef is given, got 0",
+            ),
+            (
+                is_forward and is_random,
+                (
+                    f"decoding.sampler: expected ode with decoder-update {name}, which needs no "
+                    f"random steps, got {decoding.sampler}"
+                ),
+            ),
+            (
+                is_forward and decoding.guidance_scale != 1,
+                (
+                    f"decoding.guidance-scale: expected 1 with decoder-update {name}, which learns "
+                    f"the plain velocity, got {decoding.guidance_scale}"
+                ),
+            ),
+            (
+                is_forward and (self.pull_coef > 0 or self.image_kl_coef is not None),
+                (
+                    "pull-coef and image-kl-coef are of policy_gradient; with decoder-update "
+                    f"{name} set {name}.reference-coef"
+                    + (" and awm.pull-coef" if name == "awm" else "")
+                ),
+            ),
+            (
+                self.pull_coef > 0 and not is_random,
+                (
+                    "pull-coef: expected decoding.sampler sde or cps, whose random steps are "
+                    f"pulled, got {decoding.sampler}"
+                ),
             ),
         )

@@ -26,7 +26,7 @@ from uae.types import ImageSource, Policy, PromptSource
 from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_rng
 from uae.utils.device import autocast
 from uae.utils.files import atomic_write_json, json_ready
-from uae.utils.optim import Average, assign
+from uae.utils.optim import Average, FastAverage, assign
 from uae.utils.run import Run
 
 
@@ -49,12 +49,19 @@ class PolicyRun(Run):
         """recorded: what must be the same on resume, beside ``config``."""
         encoder, decoder = trainable_parameters(model)
         parameters = encoder | decoder
+        self.old = FastAverage(
+            decoder if config.uses_old_weights else {},
+            config.old_decay_rate,
+            config.largest_old_decay,
+        )
+        """Of the decoder's weights, where it learns with a look at them."""
         super().__init__(
             folder,
             parameters,
             _optimizer(encoder, decoder, config),
             config.schedule,
             Average(parameters if config.ema_decay else {}, config.ema_decay),
+            others=list(self.old.values.values()),
         )
         self.config = config
         self.settings = json_ready({"train": asdict(config), **recorded})
@@ -73,6 +80,8 @@ class PolicyRun(Run):
         }
         if self.average.values:
             weights["average"] = self.average.values
+        if self.old.values:
+            weights["old"] = self.old.values
         state = {
             "settings": self.settings,
             "optimizer": self.optimizer.state_dict(),
@@ -88,6 +97,7 @@ class PolicyRun(Run):
             )
         assign(self.parameters, checkpoint.weights["policy"])
         self.average.restore(checkpoint.weights.get("average", {}))
+        self.old.restore(checkpoint.weights.get("old", {}))
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         restore_rng(checkpoint.state["rng"])
 
@@ -95,6 +105,7 @@ class PolicyRun(Run):
         super().finish_step(metrics)
         if self.step % self.config.ema_every == 0:
             self.average.update(self.step // self.config.ema_every - 1)
+        self.old.update(self.step)
 
     def close(self) -> None:
         """End here; the model is left with the average, if there is one."""
@@ -129,7 +140,7 @@ def trainable_parameters(
     if not encoder and not decoder:
         raise ValueError(
             "expected something to learn, but every weight is frozen: set caption_weight above "
-            "0, or image_weight and a sampler other than ode"
+            "0, or image_weight and a sampler other than ode or a decoder_update"
         )
     return encoder, decoder
 

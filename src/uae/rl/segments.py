@@ -4,7 +4,8 @@ actions.
 Where both halves have probabilities (an autoregressive decoder, or a stochastic sampler), one
 reward judges the whole trajectory: both segments take its advantage, and each action counts as one
 of all the trajectory's actions. Where the decoder is a frozen ODE there is the caption segment
-alone.
+alone; or, where the decoder learns from finished latents (``updates.py``), an image segment of no
+actions.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def trained_segments(
     if image is not None:
         if config.image_kl_coef is not None:
             objective = replace(objective, kl_coef=config.image_kl_coef)
+        if config.decoder_update != "policy_gradient":
+            scaling = "batch", None  # each loss clips them itself
         advantages = reconstruction_advantages(rewards_PGK, *scaling).flatten()
         lengths_B = image_lengths + text_lengths.repeat_interleave(num_per_caption)
         counts, weight = _counts(image, lengths_B, max_length), config.image_weight

@@ -13,6 +13,7 @@ reconstructions per caption.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -29,14 +30,15 @@ from uae.rl.diagnostics import (
     reward_metrics,
     time_metrics,
 )
-from uae.rl.losses import combine_metrics, grpo_loss
+from uae.rl.losses import combine_metrics
 from uae.rl.rollout import images_and_prompts, roll_out
 from uae.rl.run import PolicyRun, Probe
-from uae.rl.segments import Segment, trained_segments
+from uae.rl.segments import trained_segments
+from uae.rl.updates import Update, check_update, update_of
 from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
-from uae.utils.optim import clipped_update
+from uae.utils.optim import FastAverage, clipped_update
 from uae.utils.progress import track
 
 LIVE = {"reward": "reward/total", "tokens": "caption/tokens"}
@@ -58,6 +60,7 @@ def train(
     recorded: whatever else must be the same on resume (model and reward names, data).
     """
     check_settings(model, config.captioning, config.decoding)
+    check_update(model, config)
     until = min(until or config.num_steps, config.num_steps)
     with PolicyRun(run_dir, model, config, recorded).opened() as run:
         probe = Probe(run_dir, model, reward, source, config)
@@ -66,7 +69,7 @@ def train(
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)
-                    metrics = train_step(model, reward, batch, config, run.optimizer, step)
+                    metrics = train_step(model, reward, batch, config, run.optimizer, step, run.old)
                     if step % config.probe_every == 0 or step + 1 == config.num_steps:
                         metrics |= probe.measure()
                     run.finish_step(metrics)
@@ -83,10 +86,13 @@ def train_step(
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     step: int,
+    old: FastAverage | None = None,
 ) -> dict[str, float]:
-    """One rollout and what is learnt from it; the metrics of the step."""
+    """One rollout and what is learnt from it; the metrics of the step. ``old``: the decoder's old
+    weights, where they are used."""
     timer, device = PhaseTimer(), model.encoder.device
-    with timer("rollout"), autocast(device, config.use_bf16):
+    painters = old.in_place() if old and config.decoder_update == "nft" else nullcontext()
+    with timer("rollout"), autocast(device, config.use_bf16), painters:
         captions, reconstructions = roll_out(model, batch, config, step)
     with timer("reward"), torch.no_grad():
         images, prompts = images_and_prompts(batch)
@@ -94,8 +100,9 @@ def train_step(
         rewards = reward(images, texts, reconstructions.images, prompts)
         rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(batch), g=config.group_size)
     segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
+    updates = [update_of(segment, config, old, step) for segment in segments]
     with timer("update"), attention_to_train(device):
-        metrics = update(segments, config, optimizer)
+        metrics = update(updates, config, optimizer)
     metrics |= reward_metrics(rewards_PGK, reward.breakdown)
     metrics |= caption_metrics(captions) if captions else {}
     metrics |= image_signs(reconstructions.images) | reconstructions.metrics
@@ -103,17 +110,17 @@ def train_step(
 
 
 def update(
-    segments: Sequence[Segment], config: TrainConfig, optimizer: torch.optim.Optimizer
+    updates: Sequence[Update], config: TrainConfig, optimizer: torch.optim.Optimizer
 ) -> dict[str, float]:
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
     micro-batches."""
-    updates = []
+    history: list[dict[str, float]] = []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    old = [_score(segment, config) if config.num_updates > 1 else None for segment in segments]
+    old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
-        for segment, old_log_probs_BT in zip(segments, old, strict=True):
-            metrics |= _backward(segment, old_log_probs_BT, config)
+        for each, old_log_probs in zip(updates, old, strict=True):
+            metrics |= _backward(each, old_log_probs, config)
         metrics["rl/lr"] = optimizer.param_groups[0]["lr"]
         metrics["rl/grad_norm"] = clipped_update(
             optimizer,
@@ -121,48 +128,33 @@ def update(
             config.max_grad_norm,
             "Begin another run with a lower learning rate, or with use_bf16 off",
         )
-        updates.append(metrics)
-    return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+        history.append(metrics)
+    return {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
 
 
 def _backward(
-    segment: Segment, old_log_probs_BT: Tensor | None, config: TrainConfig
+    update: Update, old_log_probs: Tensor | None, config: TrainConfig
 ) -> dict[str, float]:
-    """Add the gradient of one segment's loss, micro-batch by micro-batch; its metrics."""
-    collected = []
+    """Add the gradient of one segment's loss, part by part; its metrics."""
+    collected, segment = [], update.segment
     # The context is entered anew for each update, as it keeps its casts of the weights.
     with autocast(segment.policy.device, config.use_bf16):
-        for rows in track(_micro_batches(segment, config), "updating", "micro-batches"):
-            rollout = segment.rollout.select(rows)
-            evaluation = segment.policy.evaluate(rollout, with_kl=segment.objective.kl_coef > 0)
-            log_probs_BT = evaluation.log_probs.detach()
-            loss, metrics = grpo_loss(
-                evaluation,
-                log_probs_BT if old_log_probs_BT is None else old_log_probs_BT[rows],
-                segment.advantages_B[rows],
-                rollout.mask,
-                segment.objective,
-                segment.counts,
-                segment.lengths_B[rows],
-            )
-            (segment.weight * loss).backward()
-            gap = (log_probs_BT - rollout.log_probs).abs()[rollout.mask].sum().item()
-            collected.append(metrics | {"log_prob_gap": gap / max(segment.counts.num_actions, 1)})
+        for rows in track(_micro_batches(update, config), "updating", "micro-batches"):
+            before = None if old_log_probs is None else old_log_probs[rows]
+            for loss, metrics in update.losses(rows, before):
+                (segment.weight * loss).backward()
+                collected.append(metrics)
     return {f"{segment.name}/{name}": v for name, v in combine_metrics(collected).items()}
 
 
 @torch.no_grad()
-def _score(segment: Segment, config: TrainConfig) -> Tensor:
+def _score(update: Update, config: TrainConfig) -> Tensor:
     """Log-probs before the first update, on exactly the micro-batches that are trained on."""
-    with autocast(segment.policy.device, config.use_bf16):
-        return torch.cat(
-            [
-                segment.policy.evaluate(segment.rollout.select(rows), with_kl=False).log_probs
-                for rows in track(_micro_batches(segment, config), "scoring", "micro-batches")
-            ]
-        )
+    with autocast(update.segment.policy.device, config.use_bf16):
+        batches = track(_micro_batches(update, config), "scoring", "micro-batches")
+        return torch.cat([update.score(rows) for rows in batches])
 
 
-def _micro_batches(segment: Segment, config: TrainConfig) -> Sequence[Tensor]:
+def _micro_batches(update: Update, config: TrainConfig) -> Sequence[Tensor]:
     """The numbers of the sequences that are evaluated together."""
-    return torch.arange(len(segment.rollout)).split(config.micro_batch)
+    return torch.arange(len(update.segment.rollout)).split(config.micro_batch)

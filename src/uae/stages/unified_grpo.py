@@ -204,7 +204,7 @@ def prepare_policy(model: UnifiedModel, settings: UnifiedGRPOSettings) -> None:
             )
         model.text_encoder = settings.text_encoder  # type: ignore[attr-defined]
     run = settings.train
-    decoding = run.decoding if run.image_weight else None
+    decoding = run.decoding_at(0) if run.image_weight else None
     model.begin_training(settings.lora_rank, captions=run.caption_weight > 0, decoding=decoding)
 
 
@@ -245,9 +245,9 @@ def learning(train: TrainConfig, half: Half) -> TrainConfig:
     """The settings under which this half of the model learns, from as many images as before.
 
     Painting alone compares reconstructions of one caption. Painting by diffusion is learnt from two
-    noisy steps.
+    noisy steps, unless the decoder's update needs none.
     """
-    if half != "captions":
+    if half != "captions" and train.decoder_update == "policy_gradient":
         train = replace(train, decoding=replace(train.decoding, sampler="sde", window_size=2))
     if half == "images":
         return replace(
@@ -268,10 +268,11 @@ def step_shape(model: str, settings: UnifiedGRPOSettings) -> StepShape:
             f"-medium, got {model}; try `uae train paper --dry-run`"
         )
     run = settings.train
-    if run.decoding.sampler != "ode":
+    if run.decoding_at(0).has_rollout:
         raise ValueError(
             "--dry-run knows the memory of training the captioner alone: expected sampler "
-            f"ode, got {run.decoding.sampler}"
+            f"ode and decoder-update policy_gradient, got {run.decoding.sampler} and "
+            f"{run.decoder_update}"
         )
     num_captions = run.images_per_step * run.group_size
     num_images = num_captions * run.reconstructions_per_caption
