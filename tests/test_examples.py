@@ -21,7 +21,7 @@ from uae.rl.advantages import group_advantages
 from uae.rl.losses import Objective, grpo_loss
 from uae.similarity.backbones import load_backbone
 from uae.types import Evaluation, Policy
-from uae.world.measure import measure_model
+from uae.world.measure import WorldSettings, measure_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = EXAMPLES / "grpo_loop.py"
@@ -99,7 +99,9 @@ def test_a_third_family_is_taken_by_every_command(tmp_path: Path, monkeypatch: p
     assert settings["model"] == str(folder) and settings["decoding"]["height"] == 48
     world = {"clip": load_backbone("clip", "tiny")}
     again = measure_model(
-        load_model(str(folder)), world, num_scenes=4, prompts_per_tag=1, num_bootstrap=5
+        load_model(str(folder)),
+        world,
+        WorldSettings(num_scenes=4, prompts_per_tag=1, num_bootstrap=5),
     )
     assert again.numbers["geneval"] == 0
 

@@ -1,7 +1,6 @@
 """The world's measurements of a perfect model, and of models broken on purpose."""
 
 import json
-import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,37 +8,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.world.perfect import Perfect, recolored
 from uae.bench.result import Share
 from uae.bench.unified import BACKBONES
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import DecodeSettings
 from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import Provenance
 from uae.similarity.preprocess import Preprocess
-from uae.types import Captions, Reconstructions, Rollout
 from uae.world.data import pictures
 from uae.world.detector import detect
 from uae.world.fidelity import decoder_fidelity, decoder_report, fidelity, scenes_with
 from uae.world.language import (
-    INSTRUCTIONS,
-    LEVELS,
-    NUMBERS,
-    caption,
     exhaustive_caption,
     read_caption,
 )
 from uae.world.measure import (
+    WorldSettings,
     at_world_size,
-    caption_quality,
-    captions_by_instruction,
     delta,
     geneval,
-    level_of,
-    make_questions,
     measure_ceiling,
     measure_model,
-    perception,
     split_gain,
-    true_at_the_same_level,
 )
 from uae.world.prompts import (
     TAGS,
@@ -53,7 +43,6 @@ from uae.world.prompts import (
 from uae.world.scene import (
     BACKGROUNDS,
     CELLS,
-    COLORS,
     HELD_OUT_PAIRS,
     SHAPES,
     Object,
@@ -62,95 +51,6 @@ from uae.world.scene import (
     first_scenes,
     scene_at,
 )
-
-# --- models whose behaviour is known -------------------------------------------------------------
-
-
-class Perfect:
-    """Sees by the detector, says everything, draws what it reads; what is unsaid it makes up."""
-
-    family = "perfect"
-    captioning, decoding = CaptionSettings(temperature=0.0), DecodeSettings()
-    encoder = SimpleNamespace(device=torch.device("cpu"))
-    decoder = None
-
-    def __init__(
-        self, see=lambda scene: scene, say=exhaustive_caption, draw=lambda scene: scene, answer=None
-    ) -> None:
-        self.see, self.say, self.draw, self.fixed_answer = see, say, draw, answer
-        self.instructions: list[str] = []
-
-    def caption(self, images, settings, *, group_size=1, seed=0, step=0):
-        self.instructions.append(settings.instruction)
-        texts = [self.say(self.see(d.scene)) for d in detect(torch.stack(list(images)))]
-        longest = torch.tensor([len(text.split()) > settings.max_new_tokens for text in texts])
-        steps = torch.zeros(len(texts), 1)
-        rollout = Rollout(steps.long(), steps, steps.bool(), context=None)
-        return Captions(texts, rollout, group_size, longest)
-
-    def answer(self, images, questions, *, max_new_tokens=16):
-        if self.fixed_answer is not None:
-            return [self.fixed_answer] * len(questions)
-        return [
-            reply(d.scene, q)
-            for d, q in zip(detect(torch.stack(list(images))), questions, strict=True)
-        ]
-
-    def reconstruct(self, captions, settings, *, group_size=1, seed=0, step=0):
-        return self.generate(captions.texts, settings, group_size=group_size, seed=seed, step=step)
-
-    def generate(self, texts, settings, *, group_size=1, seed=0, step=0):
-        scenes = [self.draw(scene_of(text)) for text in texts]
-        return Reconstructions(pictures(scenes), group_size)
-
-    def begin_training(self, lora_rank, *, captions, decoding):
-        pytest.fail("measuring must not train the model")
-
-    def save_pretrained(self, folder):
-        pytest.fail("measuring must not save the model")
-
-
-def scene_of(text: str) -> Scene:
-    """A scene that a caption describes: free cells, size and background are filled in."""
-    reading, tokens = read_caption(text), text.split()
-    objects = []
-    free = [c for c in range(9) if c not in {m.cell for m in reading.mentions}]
-    word = None
-    if reading.word:
-        following = tokens[tokens.index(reading.word) + 1 :]
-        is_placed = bool(following) and following[0] in CELLS
-        word = Word(CELLS.index(following[0]) if is_placed else free[-1], reading.word)
-        free.remove(word.cell)
-    for m in reading.mentions:
-        cell = m.cell if m.cell is not None else free.pop(0)
-        objects.append(Object(cell, m.shape, m.color or "red", m.size or "large"))
-    counts = [NUMBERS.index(token) for token in tokens if token in NUMBERS]
-    if not objects and counts:
-        objects = [Object(cell, "circle", "red", "small") for cell in free[: counts[0]]]
-    return Scene(reading.background or "white", tuple(sorted(objects)), word)
-
-
-def reply(scene: Scene, text: str) -> str:
-    """The answer to a question, worked out from its words alone."""
-    words = text.split()[:-1]
-    by_cell = {CELLS[o.cell]: o for o in scene.objects}
-    pairs = {(o.color, o.shape): o for o in scene.objects}
-    if text.startswith("is there a word"):
-        return "yes" if scene.word else "no"
-    if text.startswith("what is the word"):
-        return scene.word.text if scene.word else "no"
-    if text.startswith("is there a"):
-        return "yes" if tuple(words[-2:]) in pairs else "no"
-    if text.startswith("where"):
-        return CELLS[pairs[words[-2], words[-1]].cell]
-    if text.startswith("how many"):
-        return NUMBERS[sum(set(words[2:-1]) <= {o.color, o.size} for o in scene.objects)]
-    if text.startswith("is the"):
-        first, second = pairs[words[2], words[3]], pairs[words[-2], words[-1]]
-        axis = 0 if "above" in words else 1
-        return "yes" if divmod(first.cell, 3)[axis] < divmod(second.cell, 3)[axis] else "no"
-    target = by_cell.get(words[-1]) or next(o for o in scene.objects if o.shape == words[-1])
-    return getattr(target, words[1])
 
 
 class Pixels(nn.Module):
@@ -178,7 +78,9 @@ def four() -> dict[str, Backbone]:
 
 
 def test_a_perfect_model_is_right_everywhere(four):
-    result = measure_model(Perfect(), four, num_scenes=30, prompts_per_tag=6, num_bootstrap=50)
+    result = measure_model(
+        Perfect(), four, WorldSettings(num_scenes=30, prompts_per_tag=6, num_bootstrap=50)
+    )
     tokens = [len(exhaustive_caption(scene_at("test", i)).split()) for i in range(30)]
     numbers = dict(result.numbers)
     assert numbers.pop("caption_tokens") == pytest.approx(sum(tokens) / 30)
@@ -208,7 +110,9 @@ def test_a_perfect_model_is_right_everywhere(four):
 
 def test_the_ceiling_is_what_true_captions_give(four):
     result = measure_ceiling(
-        Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=3, num_bootstrap=50
+        Perfect(say=lambda scene: ""),
+        four,
+        WorldSettings(num_scenes=10, prompts_per_tag=3, num_bootstrap=50),
     )
     numbers = {name: value for name, value in result.numbers.items() if name != "caption_tokens"}
     assert numbers == pytest.approx(dict.fromkeys(numbers, 100.0), abs=1e-3)
@@ -216,21 +120,15 @@ def test_the_ceiling_is_what_true_captions_give(four):
 
 def test_the_result_does_not_depend_on_who_asks_again(four):
     first, second = (
-        measure_model(Perfect(), four, num_scenes=6, prompts_per_tag=2, num_bootstrap=20)
+        measure_model(
+            Perfect(), four, WorldSettings(num_scenes=6, prompts_per_tag=2, num_bootstrap=20)
+        )
         for _ in range(2)
     )
     assert first.to_json() == second.to_json() and first.geneval_rows == second.geneval_rows
 
 
 # --- broken on purpose ---------------------------------------------------------------------------
-
-NEXT_COLOR = dict(zip(COLORS, [*list(COLORS)[1:], next(iter(COLORS))], strict=True))
-
-
-def recolored(scene: Scene) -> Scene:
-    return replace(
-        scene, objects=tuple(replace(o, color=NEXT_COLOR[o.color]) for o in scene.objects)
-    )
 
 
 def without_small(scene: Scene) -> Scene:
@@ -239,7 +137,9 @@ def without_small(scene: Scene) -> Scene:
 
 def test_wrong_colours(four):
     result = measure_model(
-        Perfect(see=recolored), four, num_scenes=20, prompts_per_tag=2, num_bootstrap=20
+        Perfect(see=recolored),
+        four,
+        WorldSettings(num_scenes=20, prompts_per_tag=2, num_bootstrap=20),
     )
     assert (
         result.numbers["reconstruction_objects_exact"] == result.numbers["caption_precision"] == 0
@@ -258,7 +158,9 @@ def test_wrong_colours(four):
 
 def test_dropped_small_objects(four):
     result = measure_model(
-        Perfect(see=without_small), four, num_scenes=40, prompts_per_tag=2, num_bootstrap=20
+        Perfect(see=without_small),
+        four,
+        WorldSettings(num_scenes=40, prompts_per_tag=2, num_bootstrap=20),
     )
     objects = [o for i in range(40) for o in scene_at("test", i).objects]
     share = 100 * sum(o.size != "small" for o in objects) / len(objects)
@@ -271,24 +173,14 @@ def test_dropped_small_objects(four):
 
 def test_empty_captions(four):
     result = measure_model(
-        Perfect(say=lambda scene: ""), four, num_scenes=10, prompts_per_tag=2, num_bootstrap=20
+        Perfect(say=lambda scene: ""),
+        four,
+        WorldSettings(num_scenes=10, prompts_per_tag=2, num_bootstrap=20),
     )
     assert result.numbers["caption_tokens"] == result.numbers["caption_recall"] == 0
     assert result.numbers["caption_precision"] is None  # nothing was said, so nothing was wrong
     assert result.details["captions"]["empty"] == 100
     assert result.numbers["reconstruction_objects_exact"] == 0
-
-
-def test_constant_answers():
-    scenes = first_scenes("test", 60)
-    questions = [q for _, q in make_questions(scenes)]
-    answers = perception(Perfect(answer="yes"), scenes)
-    assert answers["all"] == Share(sum(q.answer == "yes" for q in questions), len(questions))
-    assert answers["small"] == Share(
-        sum(q.answer == "yes" for q in questions if q.small), sum(q.small for q in questions)
-    )
-    assert answers["color"].percent == 0 and 30 < answers["relation"].percent < 70
-    assert sum(answers[kind].total for kind in {q.kind for q in questions}) == answers["all"].total
 
 
 def test_a_decoder_that_adds_one():
@@ -391,47 +283,6 @@ def test_rows_are_those_of_geneval():
     assert counting == [{"class": "shape", "count": len(verdicts[4].prompt.scene.objects)}]
 
 
-def test_caption_quality_by_hand():
-    scene = Scene(
-        "white",
-        (
-            Object(0, "circle", "red", "small"),
-            Object(4, "square", "blue", "large"),
-            Object(8, "ring", "pink", "small"),
-        ),
-        Word(2, "cat"),
-    )
-    texts = [
-        "a tiny red circle top-left , a green square center",
-        "a blue square and other shapes",
-        "",
-    ]
-    quality = caption_quality(texts, [scene] * 3, [True, False, False])
-    assert quality["tokens"] == pytest.approx((10 + 6 + 0) / 3)
-    assert quality["precision"] == pytest.approx(200 / 3)  # the green square is wrong
-    assert quality["recall"] == pytest.approx(200 / 9)
-    assert quality["recall_complete"] == pytest.approx(100 / 9)
-    assert quality["small_recall"] == pytest.approx(100 / 6)
-    assert quality["truncated"] == quality["empty"] == pytest.approx(100 / 3)
-    shares = [quality["levels"][level] for level in ("exhaustive", "salient", "gist")]
-    assert shares == pytest.approx([100 / 3] * 3)
-
-
-def test_levels_are_told_from_captions():
-    scenes = [scene_at("train", i, num_objects=4) for i in range(50)]
-    for level in LEVELS:
-        assert {
-            level_of(caption(scene, level, random.Random(i))) for i, scene in enumerate(scenes)
-        } == {level}
-
-
-def test_each_instruction_is_asked():
-    model = Perfect()
-    by_name = captions_by_instruction(model, first_scenes("test", 4))
-    assert model.instructions == list(INSTRUCTIONS.values()) and set(by_name) == set(INSTRUCTIONS)
-    assert by_name["brief"]["recall_complete"] == 100
-
-
 def test_wilson_interval():
     low, high = Share(45, 50).interval  # type: ignore[misc]
     assert low == pytest.approx(78.64, abs=0.01) and high == pytest.approx(95.65, abs=0.01)
@@ -445,18 +296,6 @@ def test_more_detail_and_more_truth_are_told_apart():
     assert split_gain(before, after) == {"detail": 60, "correctness": 5}
     without_score = {"unified_score": None, "unified_score_if_true": 90.0}
     assert split_gain(before, without_score)["correctness"] is None
-
-
-def test_true_captions_say_as_much_as_the_models_own():
-    # no fewer objects than 3: naming all is not `salient`
-    scenes = [scene_at("test", i, num_objects=3) for i in range(40)]
-    false = [
-        caption(recolored(s), LEVELS[i % len(LEVELS)], random.Random(i))
-        for i, s in enumerate(scenes)
-    ]
-    true = true_at_the_same_level(false, scenes)
-    assert [level_of(t) for t in true] == [level_of(t) for t in false]
-    assert caption_quality(true, scenes)["precision"] == 100
 
 
 def test_delta_keeps_what_is_missing():

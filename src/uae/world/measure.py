@@ -10,7 +10,6 @@ model's own: what the same decoder reaches when nothing is left unsaid.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,24 +20,16 @@ from torch import Tensor
 from uae.bench.result import Share, shares_to_json
 from uae.bench.unified import BACKBONES, ScoreSettings, UnifiedResult, score_pairs
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.base import Captioner, UnifiedModel
+from uae.models.base import UnifiedModel
 from uae.similarity.backbones import Backbone
 from uae.types import RoundTrip
 from uae.utils.device import autocast
+from uae.world.captions import caption_quality, true_at_the_same_level
 from uae.world.data import pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import (
-    INSTRUCTIONS,
-    LEVELS,
-    NUMBERS,
-    QUESTION_KINDS,
-    Question,
-    any_question,
-    caption,
     exhaustive_caption,
-    read_caption,
-    score_caption,
 )
 from uae.world.prompts import (
     ScenePrompt,
@@ -49,12 +40,8 @@ from uae.world.prompts import (
     mean_over_tags,
     shares_by_tag,
 )
+from uae.world.questions import MAX_QUESTIONS, perception
 from uae.world.scene import IMAGE_SIZE, Scene, Split, first_scenes
-
-QUESTIONS_PER_SCENE = 5
-MAX_QUESTIONS = 500
-MAX_ANSWER_TOKENS = 4
-_QUESTION_BATCH = 100  # questions answered together
 
 
 @dataclass(frozen=True)
@@ -74,67 +61,73 @@ class WorldResult:
         return {**self.numbers, "details": self.details}
 
 
+@dataclass(frozen=True)
+class WorldSettings:
+    """What of the world a model is measured on."""
+
+    num_scenes: int = 100
+    """Scenes of the round trip, which questions are about too."""
+    split: Split = "test"
+    """Where they are from."""
+    prompts_per_tag: int = 20
+    """Short prompts of each kind."""
+    num_questions: int = MAX_QUESTIONS
+    """Questions at most."""
+    num_samples: int = 12
+    """Round trips to look at."""
+    num_bootstrap: int = 2000
+    """Resamples for the Unified-Score's interval."""
+    seed: int = 0
+    """Of painting, questions and resamples."""
+
+    @property
+    def score(self) -> ScoreSettings:
+        """Of the Unified-Score."""
+        return ScoreSettings(batch_size=64, num_bootstrap=self.num_bootstrap, seed=self.seed)
+
+
 # --- everything ----------------------------------------------------------------------------------
 
 
 def measure_model(
     model: UnifiedModel,
     backbones: Mapping[str, Backbone],
-    num_scenes: int = 100,
-    *,
-    split: Split = "test",
+    settings: WorldSettings = WorldSettings(),
     captioning: CaptionSettings | None = None,
-    prompts_per_tag: int = 20,
-    num_questions: int = MAX_QUESTIONS,
-    num_samples: int = 12,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
 ) -> WorldResult:
     """All measures of one model, with its own settings unless ``captioning`` is given."""
     captioning, decoding = captioning or model.captioning, at_world_size(model.decoding)
-    scenes = first_scenes(split, num_scenes)
+    scenes = first_scenes(settings.split, settings.num_scenes)
     images = pictures(scenes)
-    captions, reconstructions = round_trip(model, images, captioning, decoding, seed)
+    captions, reconstructions = round_trip(model, images, captioning, decoding, settings.seed)
+    texts, truncated = captions.texts, captions.truncated.tolist()
     result = score_round_trip(
-        scenes,
-        images,
-        captions.texts,
-        reconstructions,
-        backbones,
-        captions.truncated.tolist(),
-        num_bootstrap,
-        seed,
+        scenes, images, texts, reconstructions, backbones, settings.score, truncated
     )
-    true_captions = true_at_the_same_level(captions.texts, scenes)
-    images_if_true = paint(model, true_captions, decoding, seed)
-    settings = ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap)
-    result_if_true = score_pairs(images, images_if_true, backbones, settings=settings)
-    result.numbers["unified_score_if_true"] = result_if_true.unified_score
-    verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed)
-    _add_geneval(result, verdicts)
-    _add_perception(result, perception(model, scenes, num_questions, seed=seed))
+    images_if_true = paint(model, true_at_the_same_level(texts, scenes), decoding, settings.seed)
+    score_if_true = score_pairs(images, images_if_true, backbones, settings=settings.score)
+    result.numbers["unified_score_if_true"] = score_if_true.unified_score
+    prompts = make_prompts(settings.prompts_per_tag)
+    _add_geneval(result, geneval(model, prompts, seed=settings.seed))
+    accuracy = perception(model, scenes, settings.num_questions, seed=settings.seed)
+    _add_perception(result, accuracy)
     result.details["settings"] = {
-        "num_scenes": num_scenes,
-        "split": split,
+        "num_scenes": settings.num_scenes,
+        "split": settings.split,
         "captioning": asdict(captioning),
         "decoding": asdict(decoding),
-        "prompts_per_tag": prompts_per_tag,
-        "seed": seed,
+        "prompts_per_tag": settings.prompts_per_tag,
+        "seed": settings.seed,
     }
-    result.samples.extend(first_round_trips(images, captions.texts, reconstructions, num_samples))
+    trips = first_round_trips(images, texts, reconstructions, settings.num_samples)
+    result.samples.extend(trips)
     return result
 
 
 def measure_ceiling(
     model: UnifiedModel,
     backbones: Mapping[str, Backbone],
-    num_scenes: int = 100,
-    *,
-    split: Split = "test",
-    prompts_per_tag: int = 20,
-    num_samples: int = 12,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
+    settings: WorldSettings = WorldSettings(),
 ) -> WorldResult:
     """As ``measure_model``, from exhaustive true captions.
 
@@ -142,21 +135,20 @@ def measure_ceiling(
     Such a caption answers every question about its scene, so perception is 100 by construction.
     """
     decoding = at_world_size(model.decoding)
-    scenes = first_scenes(split, num_scenes)
+    scenes = first_scenes(settings.split, settings.num_scenes)
     images = pictures(scenes)
     texts = [exhaustive_caption(scene) for scene in scenes]
-    reconstructions = paint(model, texts, decoding, seed)
-    result = score_round_trip(
-        scenes, images, texts, reconstructions, backbones, num_bootstrap=num_bootstrap, seed=seed
-    )
-    verdicts = geneval(model, make_prompts(prompts_per_tag), seed=seed, exhaustive=True)
-    _add_geneval(result, verdicts)
+    reconstructions = paint(model, texts, decoding, settings.seed)
+    result = score_round_trip(scenes, images, texts, reconstructions, backbones, settings.score)
+    prompts = make_prompts(settings.prompts_per_tag)
+    _add_geneval(result, geneval(model, prompts, seed=settings.seed, exhaustive=True))
     result.numbers.update(
         unified_score_if_true=result.numbers["unified_score"],
         perception=100.0,
         perception_small=100.0,
     )
-    result.samples.extend(first_round_trips(images, texts, reconstructions, num_samples))
+    trips = first_round_trips(images, texts, reconstructions, settings.num_samples)
+    result.samples.extend(trips)
     return result
 
 
@@ -234,12 +226,10 @@ def score_round_trip(
     texts: Sequence[str],
     reconstructions: Tensor,
     backbones: Mapping[str, Backbone],
+    settings: ScoreSettings,
     truncated: Sequence[bool] | None = None,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
 ) -> WorldResult:
     """Backbones, detector and caption metrics of given captions and reconstructions."""
-    settings = ScoreSettings(batch_size=64, num_bootstrap=num_bootstrap, seed=seed)
     unified = score_pairs(images, reconstructions, backbones, settings=settings)
     objects = fidelity(scenes, reconstructions)
     captions = caption_quality(texts, scenes, truncated)
@@ -279,78 +269,7 @@ def first_round_trips(
     return [RoundTrip(source.clone(), text, image.clone()) for source, text, image in trips]
 
 
-# --- captions ------------------------------------------------------------------------------------
-
-
-def caption_quality(
-    texts: Sequence[str], scenes: Sequence[Scene], truncated: Sequence[bool] | None = None
-) -> dict[str, Any]:
-    """How much captions say and how much of it is true, times 100.
-
-    ``tokens`` are words per caption, not a share. ``precision`` is the share of mentions that are
-    true, None when nothing is mentioned. ``recall`` is the share of objects that a true mention
-    names, whatever it leaves out. ``recall_complete`` and ``small_recall`` count only mentions that
-    state every attribute, of all objects and of small ones. ``levels``: what level captions are of.
-    """
-    scores = [score_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
-    total = {name: sum(getattr(s, name) for s in scores) for name in vars(scores[0])}
-    levels = [level_of(text) for text in texts]
-    return {
-        "tokens": sum(len(text.split()) for text in texts) / len(texts),
-        "precision": Share(total["correct"], total["mentions"]).percent,
-        "recall": Share(total["correct"], total["objects"]).percent,
-        "recall_complete": Share(total["complete"], total["objects"]).percent,
-        "small_recall": Share(total["small_complete"], total["small_objects"]).percent,
-        "truncated": Share.of(truncated).percent if truncated is not None else None,
-        "empty": Share.of(not text.strip() for text in texts).percent,
-        "levels": {name: Share.of(level == name for level in levels).percent for name in LEVELS},
-    }
-
-
-def true_at_the_same_level(texts: Sequence[str], scenes: Sequence[Scene]) -> list[str]:
-    """For each caption, a true one of its scene that says as much."""
-    return [
-        caption(scene, level_of(text), random.Random(f"true {i}"))
-        for i, (text, scene) in enumerate(zip(texts, scenes, strict=True))
-    ]
-
-
-def level_of(text: str) -> str:
-    """The level of detail of a caption, by what it states.
-
-    One that names all objects is not ``salient``.
-    """
-    tokens = set(text.split())
-    mentions = read_caption(text).mentions
-    if not mentions:
-        return "count" if tokens & set(NUMBERS) else "gist"
-    if any(m.size is not None for m in mentions):
-        return "exhaustive"
-    if any(m.cell is not None for m in mentions):
-        return "layout"
-    return "salient" if "other" in tokens else "objects"
-
-
-@torch.no_grad()
-def measure_captions(
-    captioner: Captioner, scenes: Sequence[Scene], captioning: CaptionSettings, *, seed: int = 0
-) -> dict[str, Any]:
-    """``caption_quality`` of a model's captions."""
-    captions = captioner.caption(list(pictures(scenes)), captioning, seed=seed)
-    return caption_quality(captions.texts, scenes, captions.truncated.tolist())
-
-
-def captions_by_instruction(
-    captioner: Captioner, scenes: Sequence[Scene]
-) -> dict[str, dict[str, Any]]:
-    """``caption_quality`` of greedy captions under each instruction: open, brief, detailed."""
-    return {
-        name: measure_captions(captioner, scenes, CaptionSettings(text, temperature=0.0))
-        for name, text in INSTRUCTIONS.items()
-    }
-
-
-# --- prompts and questions -----------------------------------------------------------------------
+# --- prompts ------------------------------------------------------------------------------------
 
 
 def geneval(
@@ -363,43 +282,3 @@ def geneval(
     texts = [exhaustive_caption(p.scene) if exhaustive else p.text for p in prompts]
     detections = detect(paint(model, texts, model.decoding, seed))
     return [judge(prompt, detection) for prompt, detection in zip(prompts, detections, strict=True)]
-
-
-def make_questions(
-    scenes: Sequence[Scene], number: int = MAX_QUESTIONS, seed: int = 0
-) -> list[tuple[int, Question]]:
-    """Different questions of random kinds, each with the index of its scene.
-
-    ``QUESTIONS_PER_SCENE`` are drawn for each scene.
-    """
-    questions: dict[tuple[int, str], Question] = {}
-    for i, scene in enumerate(scenes):
-        for k in range(QUESTIONS_PER_SCENE):
-            q = any_question(scene, random.Random(f"question {seed} {i} {k}"))
-            questions.setdefault((i, q.text), q)
-    return [(i, q) for (i, _), q in questions.items()][:number]
-
-
-@torch.no_grad()
-def perception(
-    captioner: Captioner,
-    scenes: Sequence[Scene],
-    num_questions: int = MAX_QUESTIONS,
-    *,
-    seed: int = 0,
-) -> dict[str, Share]:
-    """Questions answered exactly: ``all``, those about ``small`` objects, and by kind."""
-    questions = make_questions(scenes, num_questions, seed)
-    images = list(pictures(scenes))  # one tensor for each: it is encoded once for all its questions
-    groups: dict[str, list[bool]] = {name: [] for name in ("all", "small", *QUESTION_KINDS)}
-    for start in range(0, len(questions), _QUESTION_BATCH):
-        batch = questions[start : start + _QUESTION_BATCH]
-        answers = captioner.answer(
-            [images[i] for i, _ in batch],
-            [q.text for _, q in batch],
-            max_new_tokens=MAX_ANSWER_TOKENS,
-        )
-        for answer, (_, q) in zip(answers, batch, strict=True):
-            for name in ("all", q.kind, *(["small"] if q.small else [])):
-                groups[name].append(answer.strip() == q.answer)
-    return {name: Share.of(is_correct) for name, is_correct in groups.items()}

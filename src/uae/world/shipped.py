@@ -17,10 +17,11 @@ from uae.models.load import load_model
 from uae.similarity.backbones import load_backbone
 from uae.utils.files import atomic_write_json
 from uae.utils.outputs import check_out_file
+from uae.world.captions import captions_by_instruction
 from uae.world.data import pictures
 from uae.world.fidelity import decoder_report, fidelity, psnr, scenes_with
-from uae.world.measure import captions_by_instruction, perception
 from uae.world.quality import measure_backbone
+from uae.world.questions import perception
 from uae.world.scene import first_scenes
 
 DECODINGS = {  # by family; of UMM-1, that of the quickstart's reward and that of its evaluation

@@ -20,6 +20,7 @@ from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.encoders.tokens import pad
 from uae.models.janus import Janus
 from uae.stages.fit import FitSettings
+from uae.world.captions import measure_captions
 from uae.world.data import pictures, train_scenes
 from uae.world.language import (
     INSTRUCTIONS,
@@ -30,8 +31,8 @@ from uae.world.language import (
     caption,
     question,
 )
-from uae.world.measure import measure_captions, perception
 from uae.world.models import build_captioner
+from uae.world.questions import perception
 from uae.world.scene import Scene, first_scenes, pick
 
 NUM_QUESTIONS = 4  # per image
