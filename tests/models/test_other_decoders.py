@@ -27,7 +27,8 @@ from einops import rearrange, repeat
 from uae.config import DecodeSettings
 from uae.diffusion.texts import TextEmbeds
 from uae.models.connectors import projector_between
-from uae.models.decoders.flow import Canvas, FlowDecoder
+from uae.models.decoders.canvas import Canvas
+from uae.models.decoders.flow import FlowDecoder
 from uae.types import Policy
 
 LLM_WIDTH, TEXT_WIDTH, POOLED_WIDTH = 24, 20, 14

@@ -74,8 +74,8 @@ REFUSED = {  # what follows `uae train`, and what is said
         "error: reward judge: expected prompts of the embedded world",
     ),
     "no such file": (
-        ["tiny", "--prompts", "wrold", "--rewards", "judge", "1", *OPTIONS],
-        "error: prompts: expected a file of prompts or world, there is no wrold",
+        ["tiny", "--prompts", "other.txt", "--rewards", "judge", "1", *OPTIONS],
+        "error: prompts: expected a file of prompts or world, there is no other.txt",
     ),
     "an empty file": (
         ["tiny", "--prompts", "EMPTY", "--rewards", "caption_likelihood", "1", *OPTIONS],

@@ -11,7 +11,6 @@ caption and its reconstruction are what they were.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -34,7 +33,7 @@ from uae.images.resize import fit_to
 from uae.images.write import save_png
 from uae.models.base import UnifiedModel, check_settings
 from uae.types import RoundTrip
-from uae.utils.files import atomic_write_text
+from uae.utils.files import atomic_write_text, sha256_of
 from uae.utils.messages import printable
 from uae.utils.outputs import check_out_folder
 
@@ -69,7 +68,8 @@ class ReconstructImages:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files or folders, of any size and mode."""
     model: str = "tiny"
-    """`tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or folder."""
+    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
+    folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and
     report.html."""
@@ -205,7 +205,9 @@ class ReconstructImages:
         return recorded
 
     def _note(self, photo: Photo) -> None:
+        is_torn = self._journal.exists() and not self._journal.read_bytes().endswith(b"\n")
         with open(self._journal, "a") as file:
+            file.write("\n" * is_torn)  # of an earlier run that was killed
             file.write(f"{json.dumps({str(photo.output): self._digests(photo)})}\n")
 
     @property
@@ -216,7 +218,7 @@ class ReconstructImages:
         """Of the image, its caption and its reconstruction; None where one cannot be read."""
         files = (photo.file, self.out / photo.caption, self.out / photo.reconstruction)
         try:
-            return [digest(file).hex() for file in files]
+            return [sha256_of(file).hex() for file in files]
         except OSError:
             return None
 
@@ -224,12 +226,7 @@ class ReconstructImages:
 def content_key(file: Path) -> int:
     """Of the image, wherever it stands and whatever it is called: 40 bits of the hash of its
     bytes."""
-    return int.from_bytes(digest(file)[:5])
-
-
-def digest(file: Path) -> bytes:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+    return int.from_bytes(sha256_of(file)[:5])
 
 
 def _remark(text: str, is_cut: bool) -> str:

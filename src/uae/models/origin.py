@@ -11,11 +11,12 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uae.utils.assets import ASSETS
-from uae.utils.files import atomic_write_json
+from uae.utils.files import atomic_write_json, sha256_of
 from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
 SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
@@ -70,16 +71,14 @@ class Base:
                 f"{self.source}, found nothing there; put it back, or write its new place into "
                 "uae.json as the base's `source`"
             )
-        checksums = [checksum(folder) for folder in folders]
-        if self.weights not in checksums:
-            raise ValueError(
-                f"{recorded_in}: expected its base at {folders[0]} as it was, weights "
-                f"{self.weights:.19}…, but they are {checksums[0]:.19}… by now; put back the model "
-                "that its adapters were trained on"
-            )
-        if self.source in SHIPPED:
-            return self.source
-        return str(folders[checksums.index(self.weights)])
+        for folder in folders:
+            if checksum(folder) == self.weights:
+                return self.source if self.source in SHIPPED else str(folder)
+        raise ValueError(
+            f"{recorded_in}: expected its base at {folders[0]} as it was, weights "
+            f"{self.weights:.19}…, but they are {checksum(folders[0]):.19}… by now; put back the "
+            "model that its adapters were trained on"
+        )
 
     def _places(self, recorded_in: Path) -> list[Path]:
         if self.source in SHIPPED:
@@ -105,7 +104,7 @@ def describe(
         {name: value for name, value in asdict(base).items() if value is not None} for base in bases
     ]
     atomic_write_json(
-        folder / "uae.json",
+        folder / DESCRIPTION,
         {
             "family": family,
             **settings,
@@ -138,10 +137,17 @@ def checksum(folder: Path) -> str:
     files = sorted({file for pattern in WEIGHT_PATTERNS for file in folder.rglob(pattern)})
     total = hashlib.sha256()
     for file in files:
-        with open(file, "rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").digest()
+        status = file.stat()
+        content = _content(file, status.st_size, status.st_mtime_ns, status.st_ino)
         total.update(f"{file.relative_to(folder).as_posix()}\0".encode() + content)
     return f"sha256:{total.hexdigest()}"
+
+
+@lru_cache(maxsize=1024)
+def _content(file: Path, *status: int) -> bytes:
+    """The hash of a file, which is read once while it has this status: a run names its base at
+    each evaluation."""
+    return sha256_of(file)
 
 
 def hub_name(folder: Path) -> tuple[str, str | None]:

@@ -37,6 +37,7 @@ from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.peft_adapter import missing_of_adapter, put_on
 from uae.utils.weights import (
+    CONFIG,
     SCHEDULER_CONFIG,
     load_part,
     load_pretrained,
@@ -87,7 +88,7 @@ def missing_of_release(folder: Path) -> list[str]:
     for part in ("llm_lora", "dit_lora"):
         if (folder / part).is_dir():
             missing += [f"{part}/{name}" for name in missing_of_adapter(folder / part)]
-    if (folder / "llm_model").is_dir() and not (folder / "llm_model" / "config.json").is_file():
+    if (folder / "llm_model").is_dir() and not (folder / "llm_model" / CONFIG).is_file():
         missing.append("llm_model/config.json")
     if (folder / "dit").is_dir():
         missing += sd3_files.missing_files(folder / "dit")

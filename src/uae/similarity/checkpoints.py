@@ -18,8 +18,10 @@ from pathlib import Path
 
 from uae.similarity.preprocess import read_preprocess
 from uae.utils.assets import ASSETS
+from uae.utils.files import sha256_of
 from uae.utils.messages import first_line
 from uae.utils.weights import (
+    CONFIG,
     STEM,
     ModelFileError,
     check_weight_file,
@@ -45,7 +47,7 @@ class Architecture:
     """Hub id of the checkpoint that published scores use."""
     model_type: str
     """``model_type`` of its ``config.json``."""
-    published_file: str = "config.json"
+    published_file: str = CONFIG
     """The file whose presence shows that the published checkpoint is there."""
 
 
@@ -114,7 +116,7 @@ def fetch_backbone(name: str, source: str | Path | None = None) -> Path:
     if path.exists():
         return path
     try:
-        if (file := hub_file(name, source)) != "config.json":
+        if (file := hub_file(name, source)) != CONFIG:
             return Path(hf_hub_download(source, file))
         folder = Path(
             snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"])
@@ -179,7 +181,7 @@ def check_folder(name: str, folder: Path) -> None:
 
 
 def read_config(name: str, folder: Path) -> dict:
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not file.is_file():
         raise BackboneError(
             f"backbone {name}: expected config.json and weights in {folder}, found no config.json; "
@@ -220,8 +222,7 @@ def weights_identity(path: Path) -> str:
         return f"commit:{revision}"
     digest = hashlib.sha256()
     for file in weight_files(path, STEM) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(sha256_of(file))
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -236,7 +237,7 @@ def hub_file(name: str, repo: str) -> str:
     """The file that must be there: the published one, or a configuration in anybody else's
     conversion."""
     architecture = ARCHITECTURES[name]
-    return architecture.published_file if repo == architecture.published else "config.json"
+    return architecture.published_file if repo == architecture.published else CONFIG
 
 
 def check_hub(name: str, repo: str) -> None:

@@ -31,6 +31,7 @@ from uae.models.base import check_settings
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rewards.build import check_rewards
+from uae.similarity.checkpoints import ARCHITECTURES
 from uae.stages.base import Assignment, UserData
 from uae.stages.fit import FitSettings
 from uae.stages.supervised import (
@@ -53,7 +54,7 @@ RANGES = {
     **dict.fromkeys(("warmup_steps", "lora_rank"), AT_LEAST_0),
     "learning_rate": ABOVE_0,
 }
-DIFFERENTIABLE = ("clip", "longclip", "dinov2", "dinov3", "ssim", "caption_likelihood")
+DIFFERENTIABLE = (*ARCHITECTURES, "ssim", "caption_likelihood")
 
 
 @dataclass(frozen=True)

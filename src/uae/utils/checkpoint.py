@@ -10,7 +10,6 @@ previous complete checkpoint, the new one, or both.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -28,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uae.utils.files import disk_error, fsync, replace_text
+from uae.utils.files import disk_error, fsync, replace_text, sha256_of
 from uae.utils.progress import phase
 
 LATEST, MANIFEST, STATE = "latest", "manifest.json", "state.pt"
@@ -115,7 +114,7 @@ def find_damage(path: Path) -> str | None:
             size = (path / name).stat().st_size
             if size != expected["size"]:
                 return f"{name} has {size} bytes, expected {expected['size']}"
-            if _sha256(path / name) != expected["sha256"]:
+            if sha256_of(path / name).hex() != expected["sha256"]:
                 return f"{name} has the right size but other content than was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -210,7 +209,7 @@ def _write_files(
     files = {}
     for path in sorted(folder.iterdir()):
         fsync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path).hex()}
     replace_text(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=2))
 
 
@@ -330,8 +329,3 @@ def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show(flat: dict[str, Any], path: str) -> str:
     return repr(flat[path]) if path in flat else "not set"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -31,8 +32,8 @@ class UnifiedBench:
     recon: Path | None = None
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
-    """For --images: `tiny`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
-    folder."""
+    """For --images: `tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by
+    hub id or folder."""
     captioning: CaptionOptions = field(default_factory=CaptionOptions)
     """For --images: how captions are made; by default as the model's uae.json says, else in detail
     and greedy."""
@@ -60,7 +61,7 @@ class UnifiedBench:
                     f"{', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}"
                 )
         check_out_file(self.out)
-        check_backbones(self._checkpoints, self.allow_partial)
+        _ = self._unusable  # an error, if one is needed
         if self._given not in ([True, False, False], [False, True, True]):
             raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
 
@@ -107,10 +108,14 @@ class UnifiedBench:
         """One for each of the four backbones."""
         return {name: self.backbones.get(name) for name in BACKBONES}
 
+    @cached_property
+    def _unusable(self) -> dict[str, str]:
+        """Backbones that the result does without, with the reason; looked for once a run."""
+        return check_backbones(self._checkpoints, self.allow_partial)
+
     def _score(self, pairing: Pairing, recorded: dict) -> UnifiedResult:
         settings = ScoreSettings(device=self.device, allow_partial=self.allow_partial)
-        unusable = check_backbones(self._checkpoints, self.allow_partial)
-        return score_files(pairing, self._checkpoints, settings, unusable, recorded)
+        return score_files(pairing, self._checkpoints, settings, self._unusable, recorded)
 
 
 def _pairing(answers: Answers[Photo], folder: Path) -> Pairing:

@@ -8,7 +8,6 @@ of change is another.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from PIL import Image
 
 from uae.data.longcap.journal import JsonLines
 from uae.images.read import ImageError, check_file, open_rgb
+from uae.utils.files import sha256_of
 from uae.utils.messages import one_line
 from uae.utils.metrics import TrainProgress
 
@@ -112,8 +112,7 @@ def look(file: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def properties(file: Path) -> dict[str, Any]:
     check_file(file)
-    with open(file, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = sha256_of(file).hex()
     image = open_rgb(file)
     color = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     size = {"width": image.width, "height": image.height}

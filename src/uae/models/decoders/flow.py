@@ -25,7 +25,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from uae.config import DecodeSettings
 from uae.diffusion.policy import (
@@ -38,9 +38,11 @@ from uae.diffusion.policy import (
 from uae.diffusion.sampling import Velocity, extrapolate, guided, sample_ode
 from uae.diffusion.schedule import sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
-from uae.diffusion.texts import TextEmbeds, batches_of_texts
-from uae.models.connectors import FOLDER, Connector, Projector
+from uae.diffusion.texts import TextEmbeds
+from uae.models.connectors import FOLDER, Connector
+from uae.models.decoders.canvas import Canvas
 from uae.models.decoders.learner import TransformerLearner
+from uae.models.decoders.text import TextConditioned
 from uae.models.lora import ADAPTER
 from uae.models.storage import save_exactly
 from uae.types import Rollout
@@ -49,24 +51,28 @@ from uae.utils.progress import phase
 from uae.utils.weights import load_pretrained
 
 
-class Canvas(NamedTuple):
-    """What pictures a decoder can paint."""
+class Steps(NamedTuple):
+    """The steps that a rollout keeps."""
 
-    channels: int
-    """Of the latents."""
-    downscale: int
-    """Pixels per latent, along a side."""
-    step: int
-    """Height and width in pixels are multiples of it."""
-    largest: int
-    """Pixels, along a side."""
+    sigmas: Tensor
+    """Levels of noise, one more than there are steps."""
+    stochastic: Stochastic
+    settings: DecodeSettings
+    negative: TextEmbeds | None
+    """What guidance leads away from."""
 
 
-class FlowDecoder(TransformerLearner, ABC):
+class Walk(NamedTuple):
+    """From start noise to finished latents, of one batch."""
+
+    finished: Float[Tensor, "m c h w"]
+    actions: Tensor
+    """As ``Rollout`` has them."""
+    log_probs: Float[Tensor, "m T"]
+
+
+class FlowDecoder(TransformerLearner, TextConditioned, ABC):
     """Text states and noise to images; all parts are the field's own classes."""
-
-    has_text_mask = False
-    """The transformer passes over padding: texts of any lengths may share a batch."""
 
     def __init__(
         self,
@@ -141,48 +147,6 @@ class FlowDecoder(TransformerLearner, ABC):
             detach_unconditional=detach_unconditional,
         )
 
-    # --- text ------------------------------------------------------------------------------------
-
-    def condition(self, states: Float[Tensor, "N L D"], mask: Bool[Tensor, "N L"]) -> TextEmbeds:
-        """Each text's connected states, first position first.
-
-        Padding may be on either side; it is never read. Without a text mask, exact zeros follow up
-        to ``text_length``, and are attended to; without ``text_length`` all texts must have one
-        length then (see ``length_groups``).
-        """
-        self._check_lengths(mask)
-        texts = self.projector.connect(states, mask)
-        if self.has_text_mask or self.text_length is None:
-            return texts
-        num_missing = self.text_length - texts.embeds.shape[1]
-        embeds = nn.functional.pad(texts.embeds, (0, 0, 0, num_missing))
-        return TextEmbeds(embeds, torch.ones_like(embeds[..., 0], dtype=torch.bool))
-
-    def _check_lengths(self, mask: Tensor) -> None:
-        lengths = mask.sum(1)
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest == 0:
-            raise ValueError(
-                "expected at least one token in each text, got an empty one; "
-                "a chat template gives some even to an empty caption"
-            )
-        if not self.has_text_mask and self.text_length is None and shortest != longest:
-            raise ValueError(
-                f"expected texts of one length, got {shortest} to {longest} tokens; "
-                f"{type(self).__name__} has no text mask: group them by length_groups, or give it "
-                "a text_length"
-            )
-        if self.text_length is not None and longest > self.text_length:
-            raise ValueError(
-                f"expected texts of at most {self.text_length} tokens (this decoder's "
-                f"text_length), got one of {longest}; cap the caption's new tokens lower"
-            )
-
-    def length_groups(self, mask: Bool[Tensor, "N L"]) -> list[Int[Tensor, " _"]]:
-        """Indices of texts that may share a batch: all of them with a text mask or
-        ``text_length``, else those of each length."""
-        return batches_of_texts(mask.sum(1), self.has_text_mask or self.text_length is not None)
-
     # --- sampling --------------------------------------------------------------------------------
 
     def generate(
@@ -202,7 +166,7 @@ class FlowDecoder(TransformerLearner, ABC):
         unless disabled.
         """
         sigmas = self.sigmas(num_steps, tuple(noise.shape[1:]))
-        negative = self._negative(negative_states, guidance_scale)
+        negative = self.condition_negative(negative_states, guidance_scale)
         images, indices = [], []
         for part, texts in self._batches(states, mask, len(noise), micro_batch):
             velocity = self.field(texts, negative, guidance_scale)
@@ -224,32 +188,16 @@ class FlowDecoder(TransformerLearner, ABC):
         to standard normals ``[m, num_steps, c, h, w]``."""
         sigmas = self.sigmas(settings.num_steps, tuple(noise.shape[1:]))
         stochastic, first, end = _random_window(settings, sigmas)
-        negative = self._negative(negative_states, settings.guidance_scale)
-        rows: list[Tensor] = []
-        images, paths, log_probs, indices = [], [], [], []
-        for part, texts in self._batches(states, mask, len(noise), settings.micro_batch):
+        negative = self.condition_negative(negative_states, settings.guidance_scale)
+
+        def walk(index: Tensor, texts: TextEmbeds) -> Walk:
             velocity = self.field(texts, negative, settings.guidance_scale)
-            path = sample_stochastic(velocity, noise[part], sigmas, stochastic, draws(part))
-            images.append(self.decode_latents(path.latents[:, -1]))
-            paths.append(path.latents[:, first : end + 1])
-            log_probs.append(path.log_probs[:, first:end])
-            indices.append(part)
-            rows += texts.rows()
-        back = torch.cat(indices).argsort()
-        context = FlowContext(
-            tuple(rows[i] for i in back.tolist()),
-            torch.arange(len(noise)),
-            negative,
-            settings.guidance_scale,
-            sigmas[first : end + 1],
-            stochastic,
-            settings.kl_form,
-            self.has_text_mask,
-        )
-        scored = torch.cat(log_probs)[back]
-        mask_of_steps = torch.ones_like(scored, dtype=torch.bool)
-        rollout = Rollout(torch.cat(paths)[back], scored, mask_of_steps, context)
-        return torch.cat(images)[back], rollout
+            path = sample_stochastic(velocity, noise[index], sigmas, stochastic, draws(index))
+            steps = path.latents[:, first : end + 1], path.log_probs[:, first:end]
+            return Walk(path.latents[:, -1], *steps)
+
+        window = Steps(sigmas[first : end + 1], stochastic, settings, negative)
+        return self._roll_out(states, mask, len(noise), window, walk)
 
     @torch.no_grad()
     def sample_ode(
@@ -262,26 +210,43 @@ class FlowDecoder(TransformerLearner, ABC):
         """As ``generate`` without guidance, and finished latents, in fp32, as a rollout of no
         actions: no step has a probability."""
         sigmas = self.sigmas(settings.num_steps, tuple(noise.shape[1:]))
-        rows: list[Tensor] = []
-        images, finished, indices = [], [], []
-        for part, texts in self._batches(states, mask, len(noise), settings.micro_batch):
-            latents = sample_ode(self.field(texts, None, 1.0), noise[part], sigmas)
-            images.append(self.decode_latents(latents))
-            finished.append(latents)
-            indices.append(part)
+
+        def walk(index: Tensor, texts: TextEmbeds) -> Walk:
+            latents = sample_ode(self.field(texts, None, 1.0), noise[index], sigmas)
+            return Walk(latents, latents, torch.zeros(len(index), 0, device=noise.device))
+
+        no_window = Steps(sigmas, Stochastic(noise_level=0.0), settings, None)
+        return self._roll_out(states, mask, len(noise), no_window, walk)
+
+    def _roll_out(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        num_images: int,
+        steps: Steps,
+        walk: Callable[[Tensor, TextEmbeds], Walk],
+    ) -> tuple[Tensor, Rollout]:
+        """Images, and what ``walk`` did from their start noise, in the order of the noise."""
+        walks, images, indices, rows = [], [], [], []
+        for index, texts in self._batches(states, mask, num_images, steps.settings.micro_batch):
+            walks.append(walk(index, texts))
+            images.append(self.decode_latents(walks[-1].finished))
+            indices.append(index)
             rows += texts.rows()
         back = torch.cat(indices).argsort()
         context = FlowContext(
             tuple(rows[i] for i in back.tolist()),
-            torch.arange(len(noise)),
-            None,
-            1.0,
-            sigmas,
-            Stochastic(noise_level=0.0),
-            has_text_mask=self.has_text_mask,
+            torch.arange(num_images),
+            steps.negative,
+            1.0 if steps.negative is None else steps.settings.guidance_scale,
+            steps.sigmas,
+            steps.stochastic,
+            steps.settings.kl_form,
+            self.has_text_mask,
         )
-        no_actions = torch.zeros(len(noise), 0, device=noise.device)
-        rollout = Rollout(torch.cat(finished)[back], no_actions, no_actions.bool(), context)
+        log_probs = torch.cat([each.log_probs for each in walks])[back]
+        actions = torch.cat([each.actions for each in walks])[back]
+        rollout = Rollout(actions, log_probs, torch.ones_like(log_probs).bool(), context)
         return torch.cat(images)[back], rollout
 
     def _batches(
@@ -302,13 +267,6 @@ class FlowDecoder(TransformerLearner, ABC):
                     take(len(part))
                     yield part, texts.select(text)
             take(0)
-
-    def _negative(
-        self, states: Float[Tensor, "1 Ln D"] | None, guidance_scale: float
-    ) -> TextEmbeds | None:
-        if states is None or guidance_scale == 1:
-            return None
-        return self.condition(states, torch.ones_like(states[..., 0], dtype=torch.bool))
 
     # --- as a policy -----------------------------------------------------------------------------
 
@@ -332,14 +290,7 @@ class FlowDecoder(TransformerLearner, ABC):
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """``(c, h, w)`` of the latents of a ``height x width`` image."""
-        canvas = self.canvas
-        for size in (height, width):
-            if size % canvas.step or not 0 < size <= canvas.largest:
-                raise ValueError(
-                    f"expected height and width in multiples of {canvas.step} up to "
-                    f"{canvas.largest} pixels, got {height}x{width}"
-                )
-        return canvas.channels, height // canvas.downscale, width // canvas.downscale
+        return self.canvas.latent_shape(height, width)
 
     def encode_images(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N c h w"]:
         """Images in [0, 1] to scaled latents."""
@@ -378,7 +329,9 @@ class FlowDecoder(TransformerLearner, ABC):
     def put_on(self, folder: Path, dtype: torch.dtype | None) -> None:
         """What ``save_pretrained`` wrote of a decoder on this base. dtype: of the projector; None
         leaves it as it is stored."""
-        self.projector = load_pretrained(Projector, folder / FOLDER, dtype).to(self.device)
+        self.projector = load_pretrained(type(self.projector), folder / FOLDER, dtype).to(
+            self.device
+        )
         self.adapters.load(folder / ADAPTER)
 
 

@@ -29,7 +29,8 @@ from uae.config import DecodeSettings
 from uae.diffusion.texts import TextEmbeds
 from uae.models.connectors import Connector, load_connector
 from uae.models.decoders import sd3_files
-from uae.models.decoders.flow import Canvas, FlowDecoder
+from uae.models.decoders.canvas import Canvas
+from uae.models.decoders.flow import FlowDecoder
 from uae.models.lora import ADAPTER
 from uae.utils.weights import SCHEDULER_CONFIG, load_part, load_pretrained
 

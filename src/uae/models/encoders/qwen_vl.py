@@ -109,7 +109,7 @@ class QwenVL(ConditioningCaptioner):
         self.save_weights(folder, whole=whole)
         if whole:
             atomic_write_json(
-                folder / "preprocessor_config.json",
+                folder / IMAGE_CONFIG,
                 self.image_settings.to_config(self.model.config),
             )
 
