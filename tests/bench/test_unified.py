@@ -3,6 +3,7 @@ folders."""
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from uae.bench.unified import BACKBONES, ScoreSettings, run_folders, score_pairs
+from uae.bench.run import run_benchmark
+from uae.bench.unified import BACKBONES, ScoreSettings, UnifiedResult, score_pairs
+from uae.bench.unified.benchmark import UnifiedBench
 from uae.bench.unified.pairing import LazyImages, pair_folders
 from uae.bench.unified.score import bootstrap_intervals
 from uae.bench.unified.table import PUBLISHED, unified_table
@@ -339,6 +342,14 @@ def loaded_fakes(monkeypatch):
     return loaded
 
 
+def run_folders(sources: Path, recons: Path, out: Path, **settings) -> UnifiedResult:
+    """``uae bench unified --source DIR --recon DIR``, without a model."""
+    benchmark = UnifiedBench(source=sources, recon=recons, out=out, device="cpu", **settings)
+    result = run_benchmark(benchmark, lambda name: None, lambda task, answers: None)
+    assert isinstance(result, UnifiedResult)
+    return result
+
+
 def test_run_folders_reports_every_file(folders, loaded_fakes, tmp_path):
     sources, recons = folders
     save(sources / "3.jpg")
@@ -346,7 +357,7 @@ def test_run_folders_reports_every_file(folders, loaded_fakes, tmp_path):
     (recons / "3.png").write_text("not an image")
     save(recons / "stray.png")
     out = tmp_path / "deep" / "result.json"
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES), out, ScoreSettings(2))
+    result = run_folders(sources, recons, out)
     assert loaded_fakes == list(BACKBONES)
     assert (result.total_images, result.valid_pairs) == (5, 3)
     assert set(result.unscored) == {"3.jpg", "4.jpg"}
@@ -373,34 +384,28 @@ def test_run_folders_names_unusable_backbones_before_work(
     monkeypatch.setattr("uae.bench.unified.score.check_backbone_source", check)
     sources, recons = folders
     with pytest.raises(BackboneError, match="gated"):
-        run_folders(sources, recons, dict.fromkeys(BACKBONES), tmp_path / "out.json")
+        run_folders(sources, recons, tmp_path / "out.json")
     assert loaded_fakes == []
     assert not (tmp_path / "out.json").exists()
 
-    result = run_folders(
-        sources,
-        recons,
-        dict.fromkeys(BACKBONES),
-        tmp_path / "out.json",
-        ScoreSettings(allow_partial=True),
-    )
+    result = run_folders(sources, recons, tmp_path / "out.json", allow_partial=True)
     assert result.status == "partial (3/4: missing dinov3 - backbone dinov3: gated)"
     assert json.loads((tmp_path / "out.json").read_text())["uae"]["unified_score"] is None
-    with pytest.raises(BackboneError, match="did you mean clip"):
-        run_folders(sources, recons, {"clp": None}, settings=ScoreSettings(allow_partial=True))
+    with pytest.raises(ValueError, match="did you mean 'clip'"):
+        run_folders(sources, recons, tmp_path / "out.json", backbones={"clp": "tiny"})
 
 
 def test_run_folders_on_unreadable_or_missing_folders(folders, loaded_fakes, tmp_path):
     sources, recons = folders
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: expected images"):
-        run_folders(sources, tmp_path / "empty", dict.fromkeys(BACKBONES))
+        run_folders(sources, tmp_path / "empty", tmp_path / "out.json")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        run_folders(tmp_path / "nowhere", recons, dict.fromkeys(BACKBONES))
+        run_folders(tmp_path / "nowhere", recons, tmp_path / "out.json")
     for file in recons.iterdir():
         file.write_bytes(b"")
     with pytest.raises(ValueError, match="no pair could be read, all 3 failed"):
-        run_folders(sources, recons, dict.fromkeys(BACKBONES))
+        run_folders(sources, recons, tmp_path / "out.json")
 
 
 def test_images_are_read_a_batch_at_a_time(folders, four):
@@ -425,7 +430,7 @@ def test_images_are_read_a_batch_at_a_time(folders, four):
     assert events == ["read", "embed", "embed"] * 3
 
 
-def test_values_survive_a_real_file(folders, loaded_fakes):
+def test_values_survive_a_real_file(folders, loaded_fakes, tmp_path):
     """PNG files score as the tensors they were saved from."""
     sources, recons = folders
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -433,7 +438,7 @@ def test_values_survive_a_real_file(folders, loaded_fakes):
         for file in folder.iterdir():
             file.unlink()
         Image.fromarray(image).save(folder / "a.png")
-    result = run_folders(sources, recons, dict.fromkeys(BACKBONES))
+    result = run_folders(sources, recons, tmp_path / "out.json")
     tensors = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
     expected = score_pairs(
         tensors[:1], tensors[1:], {name: fake_backbone(name) for name in BACKBONES}

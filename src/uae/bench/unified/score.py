@@ -25,13 +25,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.bench.result import Interval
-from uae.bench.unified.pairing import LazyImages, Pairing, pair_folders
+from uae.bench.unified.pairing import LazyImages, Pairing
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
 from uae.images.read import ImageError
 from uae.similarity.backbones import Backbone, load_backbone
 from uae.similarity.checkpoints import BackboneError, architecture_of, check_backbone_source
-from uae.utils.files import atomic_write_json
-from uae.utils.outputs import check_out_file
 from uae.utils.progress import track
 
 CONFIDENCE = 0.95
@@ -132,30 +130,6 @@ def unified_score(
     if result.unified_score is None:
         raise ValueError(f"expected all four backbones to answer, the result is {result.status}")
     return result.unified_score
-
-
-def run_folders(
-    source_dir: Path,
-    recon_dir: Path,
-    backbones: Mapping[str, str | Path | None],
-    out: Path | None = None,
-    settings: ScoreSettings = ScoreSettings(),
-) -> UnifiedResult:
-    """Score a folder of reconstructions against a folder of sources, paired by name, and write the
-    JSON to ``out``.
-
-    ``backbones`` maps names to sources (None: the published checkpoint). All sources are checked
-    before any work.
-    """
-    unusable = check_backbones(backbones, settings.allow_partial)
-    if out is not None:
-        check_out_file(out)
-    folders = {"source_dir": str(source_dir), "recon_dir": str(recon_dir)}
-    pairing = pair_folders(Path(source_dir), Path(recon_dir))
-    result = score_files(pairing, backbones, settings, unusable, folders)
-    if out is not None:
-        atomic_write_json(out, result.to_json())
-    return result
 
 
 def score_files(
