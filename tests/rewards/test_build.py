@@ -32,12 +32,14 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
     weights = {
         "clip": 0.5,
         "image_text": 0.25,
+        "clip_score": 0.125,
         "ssim": 0.0,
         "objects": 0.0,
         "my_rewards:brightness": 0.25,
     }
     check_rewards(weights, "tiny")
     assert backbones_of(weights) == ["clip"] and backbones_of({"image_text": 1.0}) == ["clip"]
+    assert backbones_of({"clip_score": 1.0, "dinov2": 0.0}) == ["clip", "dinov2"]
     reward = build_reward(
         weights, {name: load_backbone(name, "tiny") for name in backbones_of(weights)}
     )
@@ -46,6 +48,7 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
     assert parts.keys() == weights.keys()
     torch.testing.assert_close(total, sum(weights[name] * parts[name] for name in weights))
     torch.testing.assert_close(parts["clip"], torch.ones(2))
+    torch.testing.assert_close(parts["clip_score"], parts["image_text"])  # its own source
     torch.testing.assert_close(parts["my_rewards:brightness"], IMAGES.mean((1, 2, 3)))
     for path in ("my_rewards:limit", "my_rewards:none", "no_such_module:f", ":f"):
         with pytest.raises(ValueError, match="expected"):
@@ -55,7 +58,8 @@ def test_all_by_name_and_a_function_of_ones_own(tmp_path: Path, monkeypatch: pyt
 
 
 def test_rewards_that_need_a_source_are_refused_where_prompts_are_painted():
-    allowed = {"caption_likelihood": 1.0, "ocr": 0.5, "judge": 1.0, "my_rewards:brightness": 1.0}
+    allowed = {"clip_score": 1.0, "caption_likelihood": 1.0, "ocr": 0.5, "judge": 1.0}
+    allowed |= {"my_rewards:brightness": 1.0}
     check_rewards_of_prompts(allowed, is_worlds=True)
     for name in set(KNOWN) - set(allowed):
         with pytest.raises(ValueError, match=f"^rewards {name}: expected rewards of prompt and"):

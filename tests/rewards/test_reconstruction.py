@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
+from uae.rewards.reconstruction import CLIPScore, ImageTextReward, ReconstructionReward
 from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import BackboneError, Provenance
 from uae.similarity.preprocess import Preprocess
@@ -85,3 +85,20 @@ def test_image_text_reward_by_hand(monkeypatch):
         sources, ["red", "blue", "red", "blue"], torch.rand(8, 3, 8, 8)
     )
     torch.testing.assert_close(values, torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.8, 0.8]))
+
+
+def test_clip_score_compares_each_picture_with_its_text(monkeypatch):
+    backbone = mean_colour_backbone()
+    with pytest.raises(BackboneError, match="tokenizer"):
+        CLIPScore(backbone)
+    backbone.tokenizer = object()
+    colours = {"red": [1.0, 0.0, 0.0], "blue": [0.0, 0.0, 1.0]}
+    monkeypatch.setattr(
+        backbone, "embed_text", lambda texts: torch.tensor([colours[text] for text in texts])
+    )
+    pictures = torch.stack([flat(1, 0, 0), flat(0.6, 0.8, 0), flat(1, 0, 0), flat(0, 0.6, 0.8)])
+    pictures.requires_grad_()
+    values = CLIPScore(backbone)([], ["red", "blue"], pictures)
+    torch.testing.assert_close(values, torch.tensor([1.0, 0.6, 0.0, 0.8]))
+    (gradient,) = torch.autograd.grad(values[3], pictures)
+    assert not gradient[:3].any() and gradient[3].any()

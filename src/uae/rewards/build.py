@@ -4,6 +4,7 @@
 |--------------------------------|----------------------------------------------------------------|
 | clip, longclip, dinov2, dinov3 | reconstruction and source under a backbone                     |
 | image_text                     | caption and source under CLIP: no picture is judged            |
+| clip_score                     | reconstruction and caption, or prompt, under CLIP              |
 | caption_likelihood             | reconstruction and caption, as the model itself reads them     |
 | ssim                           | pixels                                                         |
 | objects                        | objects of the embedded world, by its detector                 |
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from uae.rewards.base import Component, WeightedSum
 from uae.rewards.likelihood import CaptionLikelihood, check_judge
 from uae.rewards.ocr import check_ocr
-from uae.rewards.reconstruction import ImageTextReward, ReconstructionReward
+from uae.rewards.reconstruction import CLIPScore, ImageTextReward, ReconstructionReward
 from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import ARCHITECTURES, check_backbone_source
 from uae.utils.importing import import_named
@@ -31,9 +32,9 @@ FUNCTIONS = {  # each found where it lies when it is asked for
     "judge": "uae.world.reward:graded",
     "ocr": "uae.rewards.ocr:ocr",
 }
-IMAGE_TEXT, ITS_BACKBONE = "image_text", "clip"
+IMAGE_TEXT, CLIP_SCORE, THEIR_BACKBONE = "image_text", "clip_score", "clip"
 CAPTION_LIKELIHOOD = "caption_likelihood"
-KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CAPTION_LIKELIHOOD, *FUNCTIONS)
+KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CLIP_SCORE, CAPTION_LIKELIHOOD, *FUNCTIONS)
 NEED_SOURCES = (*ARCHITECTURES, IMAGE_TEXT, "ssim", "objects")
 """Rewards that compare with the image that was captioned."""
 
@@ -67,8 +68,8 @@ def check_rewards_of_prompts(weights: Mapping[str, float], is_worlds: bool) -> N
     if wrong:
         raise ValueError(
             f"rewards {', '.join(wrong)}: expected rewards of prompt and picture where prompts are "
-            "painted, as there is no source to compare with; take caption_likelihood, ocr, judge "
-            "or a function of your own"
+            "painted, as there is no source to compare with; take clip_score, caption_likelihood, "
+            "ocr, judge or a function of your own"
         )
     if "judge" in weights and not is_worlds:
         raise ValueError(
@@ -79,7 +80,7 @@ def check_rewards_of_prompts(weights: Mapping[str, float], is_worlds: bool) -> N
 
 def backbones_of(weights: Mapping[str, float]) -> list[str]:
     """The backbones that these rewards need."""
-    names = [ITS_BACKBONE if name == IMAGE_TEXT else name for name in weights]
+    names = [THEIR_BACKBONE if n in (IMAGE_TEXT, CLIP_SCORE) else n for n in weights]
     return [name for name in dict.fromkeys(names) if name in ARCHITECTURES]
 
 
@@ -101,7 +102,9 @@ def build_reward(
         if name == CAPTION_LIKELIHOOD:
             return CaptionLikelihood(check_judge(captioner), instruction)
         if name == IMAGE_TEXT:
-            return ImageTextReward(backbones[ITS_BACKBONE])
+            return ImageTextReward(backbones[THEIR_BACKBONE])
+        if name == CLIP_SCORE:
+            return CLIPScore(backbones[THEIR_BACKBONE])
         return ReconstructionReward(backbones[name])
 
     return WeightedSum({name: (weight, component(name)) for name, weight in weights.items()})
