@@ -1,0 +1,252 @@
+"""What teaches a decoder to paint: the table of docs/results.md, arm by arm, on the embedded world.
+
+    python benchmarks/painting.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
+    python benchmarks/painting.py table ROOT              # what is there, as Markdown
+
+Every arm learns from 20,032 pictures: 313 steps of 8 prompts, 8 pictures each, or as many pairs of
+flow matching. Prompts are of training scenes, the six tags in turn, a quarter of them exhaustive
+captions where nothing else is said. All start from the shipped model, with LoRA of rank 16.
+
+Measured on test scenes, as the model paints by itself: 30 prompts a tag and two draws of noise, and
+the objects of 300 exhaustive captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from uae.config import DecodeSettings
+from uae.images.write import to_bytes
+from uae.models.load import load_model
+from uae.rewards.reconstruction import CLIPScore
+from uae.rl.config import TrainConfig
+from uae.rl.losses import Objective
+from uae.similarity.backbones import load_backbone
+from uae.stages.base import Assignment, Stage
+from uae.stages.long_captions import LongCaptionConfig, LongCaptions
+from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.utils.files import appear, atomic_write_json
+from uae.utils.quiet import quiet_libraries
+from uae.world.data import SceneImages, ScenePrompts, pictures
+from uae.world.detector import detect
+from uae.world.fidelity import fidelity, paint
+from uae.world.language import exhaustive_caption
+from uae.world.prompts import TAGS, ScenePrompt, judge, make_prompts, mean_over_tags, shares_by_tag
+from uae.world.scene import first_scenes
+
+NUM_STEPS, PROMPTS, GROUP = 313, 8, 8
+START = "start"
+RATE, SHARE, RANK = 7e-4, 0.25, 16
+WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
+ALL_STEPS = replace(WINDOW, window_size=None)
+FORWARD = DecodeSettings()  # of the forward process: no step is random
+PUBLISHED = TrainConfig(  # Flow-GRPO (arXiv 2505.05470), but for its guidance
+    decoding=DecodeSettings(sampler="sde", window_size=9),
+    objective=Objective(
+        clip_eps_low=1e-4,
+        clip_eps_high=1e-4,
+        kl_coef=0.04,
+        scale_rewards="batch",
+        advantage_clamp=5.0,
+    ),
+    learning_rate=3e-4,
+    ema_decay=0.9,
+)
+
+
+def rl(
+    rewards: dict[str, float] | None = None,
+    share: float = SHARE,
+    start: TrainConfig | None = None,
+    **train: Any,
+) -> Callable[[int, Path], Stage]:
+    """An arm of reinforcement learning; ``train`` are settings of ``TrainConfig``."""
+    common = TrainConfig(
+        decoding=WINDOW,
+        objective=Objective(kl_coef=0.0),
+        learning_rate=RATE,
+        lr_scheduler_type="linear",
+    )
+
+    def stage(seed: int, folder: Path) -> Stage:
+        config = replace(
+            start or common,
+            num_steps=NUM_STEPS,
+            images_per_step=PROMPTS,
+            group_size=1,
+            reconstructions_per_caption=GROUP,
+            caption_weight=0.0,
+            probe_every=10 * NUM_STEPS,
+            seed=seed,
+            **train,
+        )
+        settings = UnifiedGRPOSettings(
+            prompts="world",
+            exhaustive_share=share,
+            rewards=rewards or {"judge": 1.0},
+            lora_rank=RANK,
+            train=config,
+        )
+        return UnifiedGRPO(settings, SceneImages, ScenePrompts)
+
+    return stage
+
+
+def matching(are_own: bool) -> Callable[[int, Path], Stage]:
+    """An arm of flow matching: on pictures of the prompts' scenes, or on the model's own."""
+
+    def stage(seed: int, folder: Path) -> Stage:
+        data = folder / "pairs"
+        if not data.exists():
+            appear(data, lambda unfinished: write_pairs(unfinished, seed, are_own))
+        settings = LongCaptionConfig(
+            data=(str(data),),
+            num_steps=NUM_STEPS,
+            batch_size=PROMPTS * GROUP,
+            learning_rate=RATE,
+            resolution=48,
+            lora_rank=RANK,
+            num_held_out=64,
+            seed=seed,
+        )
+        return LongCaptions(settings)
+
+    return stage
+
+
+ARMS: dict[str, Callable[[int, Path], Stage]] = {
+    "flow_grpo": rl(start=PUBLISHED),
+    "window": rl(),
+    "window_own_noise": rl(decoding=replace(WINDOW, shared_noise=False)),
+    "window_prompts_alone": rl(share=0.0),
+    "window_half_exhaustive": rl(share=0.5),
+    "window_kl": rl(image_kl_coef=0.04),
+    "window_moving": rl(window_interval=25),
+    "all_steps": rl(decoding=ALL_STEPS),
+    "all_steps_pull": rl(decoding=ALL_STEPS, pull_coef=0.1),
+    "nft": rl(decoding=FORWARD, decoder_update="nft"),
+    "awm": rl(decoding=FORWARD, decoder_update="awm"),
+    "likelihood": rl({"caption_likelihood": 1.0}),
+    "clip": rl({"clip_score": 1.0}),
+    "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
+    "matching_true": matching(are_own=False),
+    "matching_own": matching(are_own=True),
+}
+
+
+def write_pairs(folder: Path, seed: int, are_own: bool) -> None:
+    """As many pairs as an arm of reinforcement learning has pictures, and some to hold out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    prompts = ScenePrompts(seed, SHARE).batch(0, NUM_STEPS * PROMPTS * GROUP + 64)
+    texts = [prompt.text for prompt in prompts]
+    images = (
+        paint(load_model("tiny"), texts, FORWARD, seed)
+        if are_own
+        else pictures([prompt.scene for prompt in prompts])
+    )
+    rows = [
+        {"image": {"bytes": png(image), "path": f"{i}.png"}, "caption": text}
+        for i, (image, text) in enumerate(zip(images, texts, strict=True))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000.parquet", row_group_size=500)
+
+
+def png(image: Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(to_bytes(image)).save(file, "PNG")
+    return file.getvalue()
+
+
+def measure(source: str, split: str = "test") -> dict[str, Any]:
+    """The numbers of a model, times 100: GenEval-style, objects of exhaustive captions exactly
+    right, and CLIPScore of a CLIP that was no reward."""
+    model: Any = load_model(source)
+    prompts: list[ScenePrompt] = make_prompts(30, split=split)  # type: ignore[arg-type]
+    texts = [prompt.text for prompt in prompts]
+    draws = [paint(model, texts, model.decoding, seed) for seed in (0, 1)]
+    verdicts = [
+        judge(prompt, detection)
+        for images in draws
+        for prompt, detection in zip(prompts, detect(images), strict=True)
+    ]
+    by_tag = shares_by_tag(verdicts)
+    scenes = first_scenes(split, 300)  # type: ignore[arg-type]
+    painted = paint(model, [exhaustive_caption(scene) for scene in scenes], model.decoding)
+    with torch.no_grad():
+        likeness = CLIPScore(load_backbone("longclip", "tiny"))([], texts * 2, torch.cat(draws))
+    return {
+        "geneval": mean_over_tags(by_tag),
+        **{tag: by_tag[tag].percent for tag in TAGS},
+        "exhaustive": fidelity(scenes, painted).objects_exact.percent,
+        "longclip_score": 100 * likeness.mean().item(),
+    }
+
+
+def run(root: Path, arm: str, seed: int) -> None:
+    """Train and measure one arm; what is done already is not done again."""
+    folder = root / f"{arm}-seed{seed}"
+    results = folder / "measured.json"
+    if results.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if arm != START and not (folder / "model").exists():
+        ARMS[arm](seed, folder).run(Assignment("tiny", folder, "tiny"))
+    numbers = measure("tiny" if arm == START else str(folder / "model"))
+    atomic_write_json(results, numbers)
+    print(arm, seed, numbers, flush=True)
+
+
+def table(root: Path) -> str:
+    """A row an arm; the mean over its seeds, with their standard deviation where there are some."""
+    header = ["arm", "seeds", "GenEval-style", *TAGS, "exhaustive", "LongCLIP score"]
+    lines = [header, ["---"] * len(header)]
+    for arm in (START, *ARMS):
+        files = sorted(root.glob(f"{arm}-seed*/measured.json"))
+        measured = [json.loads(file.read_text()) for file in files]
+        if measured:
+            lines.append([arm.replace("_", " "), str(len(measured))])
+            lines[-1] += [shown(each[name] for each in measured) for name in measured[0]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(values: Iterable[float]) -> str:
+    numbers = list(values)
+    spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{mean(numbers):.1f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="train and measure arms")
+    running.add_argument("root", type=Path)
+    running.add_argument("arms", nargs="+", choices=[START, *ARMS])
+    running.add_argument("--seed", type=int, default=0)
+    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
+    args = parser.parse_args()
+    quiet_libraries()
+    if args.command == "table":
+        print(table(args.root))
+        return
+    for arm in args.arms:
+        run(args.root, arm, args.seed)
+
+
+if __name__ == "__main__":
+    main()
