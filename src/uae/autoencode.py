@@ -1,7 +1,7 @@
 """The idea, in one page: a unified multimodal model is an auto-encoder whose code is text.
 
     image ── understanding ──▶ caption ── generation ──▶ reconstruction
-      └──────────── similarity(image, reconstruction) ────────────┘
+      └────── similarity(image, reconstruction) ──────┘
 
 How close the reconstruction comes measures both halves at once: it is the reward (Unified-GRPO,
 ``rl/train.py``) and the benchmark (Unified-Bench, ``bench/unified``). Source: arXiv 2509.09666.

@@ -6,9 +6,8 @@ aspect, |log(h/w) − log(h'/w')|, resized to cover it and cropped (NovelAI's as
 2022). The pool holds ``pool_size`` rows as they are stored, undecoded. Once it is full, a batch is
 drawn from one bucket, chosen in proportion to its rows among those that fill a batch, keyed by
 (seed, batch number). The next pass begins when what is left of this one fills no batch, and takes
-that along. So stream position, pool and batch number are the whole state, and every row is drawn as
-often as it was read.
-"""
+that along. So stream position, pool and batch number are the whole state, and every row is drawn
+as often as it was read."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.data.captions import CaptionStream, StoredPair, data_files
+from uae.data.captions import CaptionStream, StoredPair, data_files, find_shards
 from uae.data.inventory import Inventory
 from uae.images.read import ImageError, read_image_bytes
 from uae.images.resize import fit_to
@@ -101,9 +100,10 @@ class CaptionBatches:
         self.buckets, self.batch_size = tuple(buckets), batch_size
         self.pool_size, self.seed = pool_size, seed
         self.files = data_files(paths)
-        first_pass = CaptionStream(paths, seed)
+        shards = find_shards(paths)
+        first_pass = CaptionStream(shards, seed)
         self.held_out, self._held_out_images = self._hold_out(first_pass, num_held_out)
-        self.stream = CaptionStream(paths, seed)
+        self.stream = CaptionStream(shards, seed)
         self.num_batches = 0
         self._pool: list[list[Pooled]] = [[] for _ in buckets]
         self._is_draining = False  # the stream is between two passes

@@ -75,8 +75,8 @@ def list_images(
     if not files:
         places = ", ".join(map(printable, paths)) or "no path given"
         raise ImageError(
-            f"{places}: expected images (.png .jpg .webp …), found none ({num_ignored} other files)"
-            + "".join(f"; {reason}" for reason in unreadable)
+            f"{places}: expected images (.png .jpg .webp …), found none "
+            f"({num_ignored} other files)" + "".join(f"; {reason}" for reason in unreadable)
         )
     folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     shared = os.path.commonpath(folders)

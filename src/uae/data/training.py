@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class FolderImages:
     size: (height, width) every image is resized and cropped to, or None to leave sizes as they are.
     A file that cannot be read is named once and the next one takes its place.
     """
+
+    kind = "images"
 
     def __init__(
         self, paths: Sequence[str | Path], size: tuple[int, int] | None, seed: int = 0
@@ -89,6 +91,8 @@ class FilePrompts:
         ValueError: when the file cannot be read as prompts.
     """
 
+    kind = "prompts"
+
     def __init__(self, path: Path, seed: int = 0) -> None:
         prompts = [FilePrompt(row["prompt"], row) for row in read_prompts(path)]
         num_probe = min(16, len(prompts) // 10)
@@ -115,10 +119,20 @@ def _shuffled(position: int, number: int, seed: int) -> int:
     return int(order[index])
 
 
+@runtime_checkable
+class Filed(Protocol):
+    """What a run learns from, where that lies in files."""
+
+    kind: str
+    """What the files hold."""
+
+    def inventory(self) -> Inventory:
+        """The files as they are now."""
+        ...
+
+
 def check_same_files(source: object, run_dir: Path) -> None:
-    """A ValueError that names what changed in a folder of images, or a file of prompts, since the
-    run in ``run_dir`` was started."""
-    if isinstance(source, FolderImages):
-        check_unchanged(run_dir, source.inventory(), "images")
-    if isinstance(source, FilePrompts):
-        check_unchanged(run_dir, source.inventory(), "prompts")
+    """A ValueError that names what changed in the files of ``source``, if it has any, since the run
+    in ``run_dir`` was started."""
+    if isinstance(source, Filed):
+        check_unchanged(run_dir, source.inventory(), source.kind)

@@ -4,8 +4,8 @@ nothing is loaded.
 The architectures are built on the meta device, from configurations stated here, by the very classes
 that load the checkpoints: parameter names, shapes and counts are exact. They are the published
 ``config.json`` of ``Qwen/Qwen2.5-VL-3B-Instruct``, ``stabilityai/stable-diffusion-3.5-large`` and
-``-medium``; the projector is the paper's, 2048 → 8192 → 4096 (arXiv 2509.09666). Activations are
-estimates, each with its formula; no formula was checked against a GPU.
+``-medium``; the projector is the paper's, 2048 → 8192 → 4096 (arXiv 2509.09666). Activations
+are estimates, each with its formula; no formula was checked against a GPU.
 """
 
 from __future__ import annotations

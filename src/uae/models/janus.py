@@ -1,8 +1,8 @@
 """UMM-2: one autoregressive model that captions, and paints its captions as image tokens
 (Janus-Pro).
 
-    image → vision tower → language model → caption → language model → image tokens → VQ decoder →
-    image
+    image → vision tower → language model → caption
+    caption → language model → image tokens → VQ decoder → image
 
 The same ``JanusForConditionalGeneration`` is the encoder (a policy over caption tokens) and the
 decoder (a policy over image tokens). Image tokens are sampled with classifier-free guidance, ``u +

@@ -76,8 +76,8 @@ class Base:
                 return self.source if self.source in SHIPPED else str(folder)
         raise ValueError(
             f"{recorded_in}: expected its base at {folders[0]} as it was, weights "
-            f"{self.weights:.19}…, but they are {checksum(folders[0]):.19}… by now; put back the "
-            "model that its adapters were trained on"
+            f"{self.weights:.19}…, but they are {checksum(folders[0]):.19}… by now; put back "
+            "the model that its adapters were trained on"
         )
 
     def _places(self, recorded_in: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Long-caption pretraining: the decoder learns to read what a language model says of an image at
 length.
 
-    loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,      c = projector(LLM(caption))      (arXiv 2509.09666)
+    loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,  c = projector(LLM(caption))   (arXiv 2509.09666)
 
 The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal
 with the scheduler's shift and all levels weigh alike, as SD3 was trained (arXiv 2403.03206). Some
@@ -237,7 +237,7 @@ def flow_loss(
     sigmas: Float[Tensor, " N"],
     noise: Float[Tensor, "N c h w"],
 ) -> Float[Tensor, ""]:
-    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of different lengths
+    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of other lengths
     apart."""
     device = decoder.device
     latents, sigmas, noise = latents.to(device), sigmas.to(device), noise.to(device)

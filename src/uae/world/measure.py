@@ -1,8 +1,8 @@
 """Any unified model on the embedded world: the numbers of ``results.json``.
 
-    scene → picture → caption → reconstruction   four backbones, and the detector object by object
-    prompt → picture                             GenEval-style, judged by the detector
-    picture + question → answer                  with the subset about small objects
+    scene → picture → caption → reconstruction  four backbones, and the detector by object
+    prompt → picture                            GenEval-style, judged by the detector
+    picture + question → answer                 with the subset about small objects
 
 All shares are times 100. ``measure_ceiling`` puts exhaustive true captions in the place of the
 model's own: what the same decoder reaches when nothing is left unsaid.
@@ -187,7 +187,7 @@ def delta(
     return {name: None if a is None or b is None else b - a for name, (a, b) in pairs.items()}
 
 
-# --- image → caption → image ---------------------------------------------------------------------
+# --- image → caption → image -----------------------------------------------------------------
 
 
 def at_world_size(decoding: DecodeSettings) -> DecodeSettings:

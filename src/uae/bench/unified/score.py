@@ -233,8 +233,8 @@ class Measurement:
 def measure(backbone: Backbone, pairs: Pairs, batch_size: int) -> Measurement:
     """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
 
-    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) / (N
-    (N - 1))``.
+    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) /
+    (N (N - 1))``.
     """
     similarities: dict[str, float] = {}
     broken: dict[str, str] = {}

@@ -32,8 +32,8 @@ def draw(log_probs: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[T
 def k3_kl(
     log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Schulman's k3 estimate of KL(π || π_ref) from actions of π: e^d - d - 1 with d = log π_ref -
-    log π."""
+    """Schulman's k3 estimate of KL(π || π_ref) from actions of π: e^d - d - 1 with d = log
+    π_ref - log π."""
     log_ratio = bounded(ref_log_probs - log_probs)
     return torch.expm1(log_ratio) - log_ratio
 
