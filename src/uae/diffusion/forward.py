@@ -36,10 +36,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Range, check_ranges
+from uae.utils.ranges import A_SHARE, ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.ratios import bounded
-
-A_SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ AT_LEAST_0 = Range("at least 0", lambda value: 0 <= value < math.inf)
 AT_LEAST_1 = Range("at least 1", lambda value: 1 <= value < math.inf)
 ABOVE_0 = Range("above 0 and finite", lambda value: 0 < value < math.inf)
 AT_MOST_1 = Range("at least 0 and at most 1", lambda value: 0 <= value <= 1)
+A_SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
