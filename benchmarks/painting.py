@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from uae.config import DecodeSettings
+from uae.diffusion.forward import AWM
 from uae.images.write import to_bytes
 from uae.models.load import load_model
 from uae.rewards.reconstruction import CLIPScore
@@ -137,6 +138,14 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "all_steps_pull": rl(decoding=ALL_STEPS, pull_coef=0.1),
     "nft": rl(decoding=FORWARD, decoder_update="nft"),
     "awm": rl(decoding=FORWARD, decoder_update="awm"),
+    "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2)),
+    "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
+    "awm_likelihood": rl(
+        {"caption_likelihood": 1.0},
+        decoding=FORWARD,
+        decoder_update="awm",
+        awm=AWM(num_times=2),
+    ),
     "likelihood": rl({"caption_likelihood": 1.0}),
     "clip": rl({"clip_score": 1.0}),
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),

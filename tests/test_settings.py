@@ -10,6 +10,7 @@ import pytest
 
 from uae.cli import run
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings
+from uae.diffusion.forward import NFT
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.stages.cold_start import ColdStartConfig
@@ -116,6 +117,17 @@ WRONG = [
         {"num_steps": 3, "warmup_steps": 4},
         "warmup-steps: expected at most num-steps, 3, got 4",
     ),
+    (
+        TrainConfig,
+        {"decoding": DecodeSettings(shared_noise=True)},
+        "decoding.shared-noise: expected decoding.sampler sde or cps.*got ode",
+    ),
+    (
+        TrainConfig,
+        {"decoder_update": "nft", "nft": NFT(num_times=11)},
+        "nft.num-times: expected at most decoding.num-steps, 10, got 11",
+    ),
+    (RunConfig, {"prompt_rewards": {"judge": 1.0}}, "prompt-rewards: expected none where"),
     (TrainConfig, {"instructions": ("say much", " ")}, "instructions: expected words in each"),
     (RunConfig, {"lora_rank": -1}, "lora-rank: expected at least 0, got -1"),
     (RunConfig, {"rewards": {}}, "rewards: expected one of a weight other than 0"),

@@ -172,5 +172,5 @@ class PromptSource(Protocol):
         ...
 
 
-Batch = Sequence[Tensor] | Sequence[Prompt]
-"""What a step learns from: P images, or P prompts."""
+Batch = Sequence[Tensor | Prompt]
+"""What a step learns from: P images, P prompts, or both."""

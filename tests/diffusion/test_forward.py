@@ -68,7 +68,9 @@ def test_nft_is_matching_about_the_old_velocity_and_a_pull_to_it(beta: float):
 
 
 def test_nft_by_hand():
-    """v⁺ = (2, 2) is off by (−½, 0): ⅛ / ¼. v⁻ = (0, −2) is off by (½, 2): 2⅛ / 1¼. r = ¾."""
+    """r = ¾. v⁺ = (2, 2) is off by (−½, 0): ⅛ / ¼.
+
+    v⁻ = (0, −2) is off by (½, 2): 2⅛ / 1¼."""
     noised = by_hand()
     loss, parts = nft_loss(noised, torch.tensor([2.5]), NFT(reference_coef=0.01))
     assert parts["positive_loss"].item() == pytest.approx(0.5)
@@ -118,7 +120,8 @@ def test_awm_by_hand():
     assert parts["ratio_mean"].item() == pytest.approx(1.5)
     assert parts["policy_loss"].item() == pytest.approx(-0.75)
     assert loss.item() == pytest.approx(-0.75 + 0.1 * 2.5 + 0.01 * 4)
-    # −a ρ ∇log p = ½ · 1.5 · ½ (1, 0); of the pull 0.1 (1, 2), of the reference 0.01 (2, 2)
+    # −a ρ ∇log p = ½ · 1.5 · ½ (1, 0);
+    # of the pull 0.1 (1, 2), of the reference 0.01 (2, 2)
     grad = gradient(loss, noised).flatten()
     torch.testing.assert_close(grad, torch.tensor([0.375 + 0.1 + 0.02, 0.2 + 0.02]))
 

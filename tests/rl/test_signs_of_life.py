@@ -18,6 +18,7 @@ from uae.models.janus import Janus
 from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
+from uae.rl.learning import Learning
 from uae.rl.train import train, train_step
 from uae.utils import progress
 from uae.utils.progress import show_phases
@@ -66,7 +67,8 @@ def one_step(model, settings: TrainConfig) -> list[torch.Tensor]:
     parameters = list({id(p): p for p in model.parameters() if p.requires_grad}.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     reward = WeightedSum({"likeness": (1.0, likeness), "again": (0.0, likeness)})
-    train_step(model, reward, SceneImages().batch(0, 2), settings, optimizer, 0)
+    rewards, batch = {"images": reward}, SceneImages().batch(0, 2)
+    train_step(model, rewards, batch, settings, Learning(optimizer), 0)
     return [p.detach().clone() for p in parameters]
 
 

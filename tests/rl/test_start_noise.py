@@ -116,6 +116,8 @@ def test_the_window_moves_from_step_to_step():
     assert [three.decoding_at(step).window_start for step in range(4)] == [0, 2, 4, 0]
     no_noise_in_the_last = replace(three, decoding=replace(SDE, num_steps=5, sampler="cps"))
     assert [no_noise_in_the_last.decoding_at(s).window_start for s in range(3)] == [0, 2, 0]
+    later = replace(three, decoding=replace(SDE, num_steps=5, window_start=1))
+    assert [later.decoding_at(step).window_start for step in range(3)] == [1, 3, 1]
     assert replace(settings, window_interval=None).decoding_at(7) == SDE
 
 

@@ -21,6 +21,7 @@ from tests.rl.tiny_run import build_model, config, reward
 from tests.utils.holder import held_elsewhere
 from uae.config import DecodeSettings
 from uae.rewards.base import RewardError, WeightedSum
+from uae.rl.learning import Learning
 from uae.rl.train import train, train_step
 from uae.utils.checkpoint import load_latest, save_checkpoint
 from uae.utils.lock import FILE_NAME
@@ -121,7 +122,8 @@ def first_step() -> dict[str, float]:
     torch.manual_seed(0)
     model, settings = build_model(), replace(config(1), use_bf16=False)
     optimizer = torch.optim.SGD(list(model.encoder.named_trainable_parameters().values()), lr=0.0)
-    return train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
+    rewards = {"images": reward()}
+    return train_step(model, rewards, SceneImages().batch(0, 2), settings, Learning(optimizer), 0)
 
 
 def test_the_policy_is_on_its_own_rollout_in_the_first_update(first_step: dict[str, float]):
@@ -153,7 +155,8 @@ def test_micro_batches_change_nothing():
         model, settings = build_model(), replace(config(1), use_bf16=False, micro_batch=micro_batch)
         parameters = list(model.encoder.named_trainable_parameters().values())
         optimizer = torch.optim.SGD(parameters, lr=1.0)
-        train_step(model, reward(), SceneImages().batch(0, 2), settings, optimizer, 0)
+        rewards, batch = {"images": reward()}, SceneImages().batch(0, 2)
+        train_step(model, rewards, batch, settings, Learning(optimizer), 0)
         return parameters
 
     for whole, parts in zip(weights(6), weights(2), strict=True):

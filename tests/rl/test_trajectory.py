@@ -13,6 +13,7 @@ from tests.rl.tiny_run import config, reward
 from uae.autoencode import autoencode
 from uae.config import DecodeSettings
 from uae.models.janus import Janus
+from uae.rl.learning import Learning
 from uae.rl.segments import trained_segments
 from uae.rl.train import train, update
 from uae.rl.updates import PolicyGradient
@@ -120,7 +121,7 @@ def test_a_step_is_the_gradient_of_both_segments_as_the_paper_has_it():
     before = [p.detach().clone() for p in parameters.values()]
     segments = trained_segments(janus, captions, reconstructions, rewards.view(2, 3, 1), settings)
     updates = [PolicyGradient(segment) for segment in segments]
-    update(updates, settings, torch.optim.SGD(parameters.values(), lr=1.0))
+    update(updates, settings, Learning(torch.optim.SGD(parameters.values(), lr=1.0)))
     for name, old, gradient in zip(parameters, before, gradients, strict=True):
         torch.testing.assert_close(old - parameters[name], gradient, atol=2e-6, rtol=1e-3, msg=name)
 

@@ -85,7 +85,7 @@ def image_update(model: LLMDiffusion, settings: TrainConfig, old: FastAverage | 
     advantages = group_advantages(torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 0.5]])).flatten()
     counts, lengths = BatchCounts.of(rollout.mask), rollout.mask.sum(1).float()
     segment = Segment(
-        "rl_image", model.decoder, rollout, advantages, lengths, 1.0, settings.objective, counts
+        True, model.decoder, rollout, advantages, lengths, 1.0, settings.objective, counts
     )
     return update_of(segment, settings, old, 0)
 

@@ -83,7 +83,7 @@ REFUSED = {  # what follows `uae train`, and what is said
     ),
     "captions learn": (
         ["tiny", "--prompts", "world", "--rewards", "judge", "1"],
-        "train.caption-weight: expected 0 where prompts are painted",
+        "train.reconstructions-per-caption: expected at least 2 where prompts are painted",
     ),
     "captions are counted": (
         ["tiny", "--prompts", "world", "--rewards", "judge", "1", "--train.caption-weight", "0"],
@@ -131,7 +131,8 @@ def test_the_images_of_a_pipeline_are_for_its_other_stages():
     given.check()
     assert given.settings.data == () and given.settings.train.seed == 7
     assert stage("decoder-tiny").given(user).settings.data == ("photos",)
-    source = given.source()
+    assert given.images() is None
+    source = given.prompt_source()
     assert isinstance(source, ScenePrompts) and source.batch(1, 2) == ScenePrompts(7).batch(1, 2)
 
 
@@ -140,3 +141,22 @@ def test_runs_of_images_are_recorded_as_before():
     assert record(UnifiedGRPOSettings(), "tiny").keys() == names
     settings = UnifiedGRPOSettings(prompts="world", exhaustive_share=0.5, train=ALONE)
     assert record(settings, "tiny").keys() == names | {"prompts", "exhaustive_share"}
+
+
+def test_captions_of_images_and_pictures_of_prompts_are_learnt_in_one_step(capsys, tmp_path: Path):
+    options = "tiny --prompts world --rewards clip 1 --prompt-rewards judge 1 clip_score 0"
+    options += " --lora-rank 2 --train.num-steps 1 --train.images-per-step 1 --train.group-size 2"
+    options += " --train.reconstructions-per-caption 2 --train.captioning.max-new-tokens 4"
+    sampler = ["--train.decoding.num-steps", "2", "--train.decoding.sampler"]
+    code, shown = run(capsys, *options.split(), *sampler, "sde", "--run-dir", str(tmp_path / "run"))
+    assert code == 0, shown
+    (metrics,) = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert {"reward/clip", "prompts/reward/judge", "prompts/reward/clip_score"} <= metrics.keys()
+    assert {"rl/loss", "rl_image/loss"} <= metrics.keys()
+    recorded = json.loads((tmp_path / "run/config.json").read_text())
+    assert recorded["prompt_rewards"] == {"judge": 1.0, "clip_score": 0.0}
+    code, shown = run(capsys, *options.split(), *sampler, "ode", "--run-dir", str(tmp_path / "ode"))
+    assert code == 2 and "decoding.sampler: expected sde or cps where prompts are painted" in shown
+    images = ["--prompt-rewards", "clip", "1", *sampler, "sde", "--run-dir", str(tmp_path / "no")]
+    code, shown = run(capsys, *options.split(), *images)
+    assert code == 2 and "error: rewards clip: expected rewards of prompt and picture" in shown

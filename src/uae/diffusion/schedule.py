@@ -1,6 +1,7 @@
 """Noise levels of flow matching. The convention of the whole package is stated here, once.
 
-Sigma 1 is noise, sigma 0 is the image. With clean latents ``x``, noise ``ε`` and ``0 ≤ σ ≤ 1``
+Sigma 1 is noise, sigma 0 is the image. With clean latents ``x``, noise ``ε``
+and ``0 ≤ σ ≤ 1``
 
     x_σ = (1 − σ) x + σ ε,        velocity v = dx_σ/dσ = ε − x,
 

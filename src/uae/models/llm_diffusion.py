@@ -1,7 +1,8 @@
 """UMM-1: a language model that sees, a diffusion decoder that paints what it says, and a connector
 between them.
 
-    image → encoder → caption → encoder → last hidden states → connector → decoder → image
+    image → encoder → caption
+    caption → encoder → last hidden states → connector → decoder → image
 
 The paper's are Qwen2.5-VL, a projector and SD3. The connector belongs to the decoder's files.
 

@@ -49,11 +49,11 @@ class TrainConfig:
     num_steps: int = 80
     """Rollouts, and as many optimiser updates times ``num_updates``."""
     images_per_step: int = 8
-    """P."""
+    """P; where prompts are given, as many of these."""
     group_size: int = 8
     """G captions per image, compared with each other."""
     reconstructions_per_caption: int = 1
-    """K; a caption's reward is their mean."""
+    """K, of a prompt's pictures too; a caption's reward is their mean."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
     instructions: tuple[str, ...] = ()
@@ -62,16 +62,16 @@ class TrainConfig:
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     """How they are painted for the reward."""
     window_interval: int | None = None
-    """Steps after which the window of random steps moves on by its size, from the first of the
-    steps that can be random to the last, and again (MixGRPO); by default it stays."""
+    """Steps after which the window of random steps moves on by its size, from where it is set to
+    the last of the steps that can be random, and again (MixGRPO); by default it stays."""
     objective: Objective = field(default_factory=Objective)
-    """What is maximised."""
+    """What is maximised by log-probabilities; `nft` and `awm` have settings of their own."""
     caption_weight: float = 1.0
     """Of the caption tokens' loss; 0 trains the painting half alone."""
     image_weight: float = 1.0
-    """Of the image tokens' loss, in an autoregressive model; 0 trains the captioning half alone."""
+    """Of painting's loss; 0 trains the captioning half alone."""
     image_kl_coef: float | None = None
-    """β of the image tokens; by default the objective's."""
+    """β of image tokens or random steps; by default the objective's."""
     decoder_update: DecoderUpdate = "policy_gradient"
     """How a diffusion decoder learns: by the probabilities of random steps (Flow-GRPO), or, from
     pictures of the `ode`, on the forward process: DiffusionNFT or advantage-weighted matching."""
@@ -92,7 +92,8 @@ class TrainConfig:
     lr_scheduler_type: Literal["constant", "linear"] = "constant"
     """What follows warm-up: the same rate, or one that falls to 0 at the last step."""
     decoder_learning_rate: float | None = None
-    """The same of weights that only paint (a diffusion decoder's); by default `learning_rate`."""
+    """The same of painting; by default `learning_rate`. Where the weights that paint also caption
+    (UMM-2), image tokens then have moments of AdamW of their own."""
     ema_decay: float = 0.0
     """Of an average of the weights over the updates, which is what a run leaves; its first updates,
     n from 0, have a decay of at most (1 + n) / (10 + n). 0 keeps none."""
@@ -146,7 +147,8 @@ class TrainConfig:
         if self.window_interval is None:
             return self.decoding
         assert self.decoding.window_size is not None
-        starts = range(0, self.decoding.num_random_steps, self.decoding.window_size)
+        first, last = self.decoding.window_start, self.decoding.num_random_steps
+        starts = range(first, last, self.decoding.window_size)
         start = starts[step // self.window_interval % len(starts)]
         return replace(self.decoding, window_start=start)
 
@@ -228,6 +230,20 @@ class TrainConfig:
                 (
                     f"decoding.sampler: expected ode with decoder-update {name}, which needs no "
                     f"random steps, got {decoding.sampler}"
+                ),
+            ),
+            (
+                decoding.shared_noise and not is_random,
+                (
+                    "decoding.shared-noise: expected decoding.sampler sde or cps, whose pictures "
+                    f"then differ by what was drawn, got {decoding.sampler}"
+                ),
+            ),
+            (
+                name == "nft" and (self.nft.num_times or 1) > decoding.num_steps,
+                (
+                    f"nft.num-times: expected at most decoding.num-steps, {decoding.num_steps}, "
+                    f"got {self.nft.num_times}"
                 ),
             ),
             (

@@ -43,6 +43,14 @@ def reward_metrics(
     }
 
 
+def rollout_metrics(
+    captions: Captions | None, reconstructions: Reconstructions
+) -> dict[str, float]:
+    """Of captions, if there are any, and of what was painted."""
+    metrics = caption_metrics(captions) if captions else {}
+    return metrics | image_signs(reconstructions.images) | reconstructions.metrics
+
+
 def caption_metrics(captions: Captions) -> dict[str, float]:
     """Length in tokens (end token included); shares cut at the cap, empty, and distinct within
     their group; signs of gaming."""
@@ -89,17 +97,17 @@ def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
 
 
 def time_metrics(
-    captions: Captions | None, reconstructions: Reconstructions, phases: Mapping[str, float]
+    sampled: Sequence[tuple[Captions | None, Reconstructions]], phases: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds of the phases and of the whole step; caption tokens, if any, and reconstructions per
-    second of it."""
+    """Seconds of the phases and of the whole step; caption tokens, if any, and pictures per second
+    of it."""
     step_sec = sum(phases.values())
     metrics = {**phases, "time/step": step_sec}
-    if captions:
-        metrics["time/tokens_per_sec"] = captions.rollout.mask.sum().item() / step_sec
-    return metrics | {
-        "time/images_per_sec": len(reconstructions.images) / step_sec,
-    }
+    num_tokens = sum(captions.rollout.mask.sum().item() for captions, _ in sampled if captions)
+    if num_tokens:
+        metrics["time/tokens_per_sec"] = num_tokens / step_sec
+    num_images = sum(len(reconstructions.images) for _, reconstructions in sampled)
+    return metrics | {"time/images_per_sec": num_images / step_sec}
 
 
 class HeldOutAlarm:

@@ -3,7 +3,8 @@
 Unified-GRPO (arXiv 2509.09666), that is GRPO (arXiv 2402.03300), over the G action sequences y_i of
 one input x:
 
-    J = E[ 1/G Σ_i 1/|y_i| Σ_t ( min(ρ_it A_i, clip(ρ_it, 1 - ε_low, 1 + ε_high) A_i) - β KL_it ) ]
+    J = E[ 1/G Σ_i 1/|y_i| Σ_t ( g_it - β KL_it ) ]
+    g_it = min(ρ_it A_i, clip(ρ_it, 1 - ε_low, 1 + ε_high) A_i)
     ρ_it = π(y_it | x, y_i<t) / π_old(y_it | x, y_i<t)
 
 and the loss is -J. The KL sits inside the sum over actions and comes with the policy's

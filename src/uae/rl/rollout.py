@@ -1,29 +1,103 @@
-"""What a step samples: captions of images and reconstructions of these, or pictures of prompts.
+"""What a step samples: captions of images and reconstructions of these, pictures of prompts, or
+both.
 
-Where prompts are given, painting alone learns: each is the one text of its group (G = 1), whose K
-pictures are compared with each other.
+A prompt is the one text of its group (G = 1), whose K pictures are compared with each other. Where
+images come with prompts, captions are learnt from the images, each painted once for its reward, and
+painting from the prompts: a *joint* step.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel
 from uae.rl.config import TrainConfig
-from uae.types import Batch, Captions, Prompt, Reconstructions
+from uae.types import Batch, Captions, ImageSource, Prompt, PromptSource, Reconstructions
 from uae.utils.ranges import refuse_if
 
 
-def roll_out(
-    model: UnifiedModel, batch: Batch, config: TrainConfig, step: int
-) -> tuple[Captions | None, Reconstructions]:
-    """Captions, where there are images to be captioned, and what was painted."""
+@dataclass(frozen=True)
+class Part:
+    """What of a step is judged by one reward: P images, or P prompts; the other is empty."""
+
+    images: list[Tensor]
+    prompts: list[Prompt]
+    config: TrainConfig
+    """How it is sampled and learnt from."""
+    prefix: str = ""
+    """Of its metrics."""
+
+    @property
+    def kind(self) -> str:
+        return "prompts" if self.prompts else "images"
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.images) + len(self.prompts)
+
+    def texts(self, captions: Captions | None) -> list[str]:
+        """What was painted."""
+        return captions.texts if captions else [prompt.text for prompt in self.prompts]
+
+
+class JointSource(NamedTuple):
+    """Images to caption, and prompts to paint, as many of either."""
+
+    images: ImageSource
+    prompts: PromptSource
+
+    def batch(self, step: int, num_images: int) -> Batch:
+        return [*self.images.batch(step, num_images), *self.prompts.batch(step, num_images)]
+
+    def probe(self, num_images: int) -> Batch:
+        """Images alone: drift is of the captions' text encoder."""
+        return self.images.probe(num_images)
+
+
+def parts_of(batch: Batch, config: TrainConfig) -> list[Part]:
+    """Images and prompts of a batch, apart."""
     images, prompts = images_and_prompts(batch)
-    if not prompts:
+    if prompts:
+        check_prompts(config, with_images=bool(images))
+    if not images or not prompts:
+        return [Part(images, prompts, config)]
+    return [
+        Part(images, [], captions_alone(config)),
+        Part([], prompts, painting_alone(config), "prompts/"),
+    ]
+
+
+def captions_alone(config: TrainConfig) -> TrainConfig:
+    """How captions are learnt in a joint step: painted once, without noise, and nothing is learnt
+    from that."""
+    return replace(
+        config,
+        image_weight=0.0,
+        reconstructions_per_caption=1,
+        decoding=replace(config.decoding, sampler="ode", shared_noise=False),
+        window_interval=None,
+        decoder_update="policy_gradient",
+        pull_coef=0.0,
+    )
+
+
+def painting_alone(config: TrainConfig) -> TrainConfig:
+    """How painting is learnt in a joint step: from texts as they are."""
+    return replace(config, caption_weight=0.0, group_size=1)
+
+
+def roll_out(model: UnifiedModel, part: Part, step: int) -> tuple[Captions | None, Reconstructions]:
+    """Captions, where there are images to be captioned, and what was painted."""
+    config = part.config
+    if part.images:
         return autoencode(
             model,
-            images,
+            part.images,
             config.captioning_at(step),
             config.decoding_at(step),
             captions_per_image=config.group_size,
@@ -31,38 +105,61 @@ def roll_out(
             seed=config.seed,
             step=step,
         )
-    check_paints_alone(config)
-    return None, model.generate(
-        [prompt.text for prompt in prompts],
+    reconstructions = model.generate(
+        part.texts(None),
         config.decoding_at(step),
         group_size=config.reconstructions_per_caption,
         seed=config.seed,
         step=step,
     )
+    if reconstructions.rollout is None:
+        raise ValueError(
+            "decoding.sampler: expected sde or cps where prompts are painted, or decoder-update "
+            "nft or awm, got ode, whose pictures nothing can be learnt from"
+        )
+    return None, reconstructions
 
 
 def images_and_prompts(batch: Batch) -> tuple[list[Tensor], list[Prompt]]:
-    """One of both; the other is empty."""
+    """Either may be empty."""
     images = [each for each in batch if isinstance(each, Tensor)]
     return images, [each for each in batch if not isinstance(each, Tensor)]
 
 
-def check_paints_alone(config: TrainConfig) -> None:
-    """A ValueError where something else than painting would learn from prompts."""
+def check_prompts(config: TrainConfig, *, with_images: bool) -> None:
+    """A ValueError where nothing could be learnt from prompts, or from the images beside them."""
     refuse_if(
         (
-            config.caption_weight > 0,
+            config.image_weight == 0,
+            "train.image-weight: expected above 0 where prompts are painted, got 0",
+        ),
+        (
+            config.caption_weight > 0 and not with_images,
             (
                 "train.caption-weight: expected 0 where prompts are painted, as nothing is "
                 f"captioned, got {config.caption_weight}"
             ),
         ),
         (
-            config.group_size > 1,
+            config.group_size > 1 and not with_images,
             (
                 "train.group-size: expected 1 where prompts are painted, as each is one text, got "
                 f"{config.group_size}; pictures of a prompt are counted by "
                 "train.reconstructions-per-caption"
+            ),
+        ),
+        (
+            config.caption_weight == 0 and with_images,
+            (
+                "train.caption-weight: expected above 0 where images come with prompts, as their "
+                "captions are all that is learnt from them, got 0"
+            ),
+        ),
+        (
+            config.reconstructions_per_caption == 1,
+            (
+                "train.reconstructions-per-caption: expected at least 2 where prompts are "
+                "painted, as the pictures of a prompt are compared with each other, got 1"
             ),
         ),
     )

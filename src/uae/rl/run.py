@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.rollout import images_and_prompts
-from uae.types import ImageSource, Policy, PromptSource
+from uae.rl.learning import Learning, trainable_parameters
+from uae.rl.rollout import JointSource, images_and_prompts
+from uae.types import ImageSource, PromptSource
 from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_rng
 from uae.utils.device import autocast
 from uae.utils.files import atomic_write_json, json_ready
-from uae.utils.optim import Average, FastAverage, assign
+from uae.utils.optim import Average, assign
 from uae.utils.run import Run
 
 
@@ -49,16 +50,12 @@ class PolicyRun(Run):
         """recorded: what must be the same on resume, beside ``config``."""
         encoder, decoder = trainable_parameters(model)
         parameters = encoder | decoder
-        self.old = FastAverage(
-            decoder if config.uses_old_weights else {},
-            config.old_decay_rate,
-            config.largest_old_decay,
-        )
-        """Of the decoder's weights, where it learns with a look at them."""
+        self.learning = Learning.of(model, config)
+        self.old = self.learning.old
         super().__init__(
             folder,
             parameters,
-            _optimizer(encoder, decoder, config),
+            self.learning.optimizer,
             config.schedule,
             Average(parameters if config.ema_decay else {}, config.ema_decay),
             others=list(self.old.values.values()),
@@ -122,43 +119,6 @@ class PolicyRun(Run):
         return self.average.updated(num_updates)
 
 
-def trainable_parameters(
-    model: UnifiedModel,
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """What the optimiser may change: the encoder's, and of the decoder's those that are not the
-    encoder's too.
-
-    Raises:
-        ValueError: when there is nothing.
-    """
-    encoder = model.encoder.named_trainable_parameters()
-    shared = {id(p) for p in encoder.values()}
-    all_of_decoder = (
-        model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
-    )
-    decoder = {f"decoder.{name}": p for name, p in all_of_decoder.items() if id(p) not in shared}
-    if not encoder and not decoder:
-        raise ValueError(
-            "expected something to learn, but every weight is frozen: set caption_weight above "
-            "0, or image_weight and a sampler other than ode or a decoder_update"
-        )
-    return encoder, decoder
-
-
-def _optimizer(
-    encoder: dict[str, nn.Parameter], decoder: dict[str, nn.Parameter], config: TrainConfig
-) -> torch.optim.Optimizer:
-    """A rate for each half, which may have no weights of its own."""
-    decoder_rate = config.decoder_learning_rate
-    rates = config.learning_rate, config.learning_rate if decoder_rate is None else decoder_rate
-    groups = [
-        {"params": list(half.values()), "lr": rate}
-        for half, rate in zip((encoder, decoder), rates, strict=True)
-        if half
-    ]
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999))
-
-
 class Probe:
     """Drift: the reward that *fixed* captions earn as training goes on.
 
@@ -172,7 +132,7 @@ class Probe:
         folder: Path,
         model: UnifiedModel,
         reward: WeightedSum,
-        source: ImageSource | PromptSource,
+        source: ImageSource | PromptSource | JointSource,
         config: TrainConfig,
         num_images: int = 16,
     ) -> None:

@@ -28,8 +28,8 @@ class Segment:
     """One policy's actions in B trajectories, and how each trajectory compares with its
     siblings."""
 
-    name: str
-    """``rl`` for captions, ``rl_image`` for images: the prefix of its metrics."""
+    is_painting: bool
+    """Whether its actions paint, else they caption."""
     policy: Policy
     rollout: Rollout
     advantages_B: Float[Tensor, " B"]
@@ -39,6 +39,11 @@ class Segment:
     """Of this segment's loss."""
     objective: Objective
     counts: BatchCounts
+
+    @property
+    def name(self) -> str:
+        """The prefix of its metrics."""
+        return "rl_image" if self.is_painting else "rl"
 
 
 def trained_segments(
@@ -66,7 +71,7 @@ def trained_segments(
         )
         counts, weight = _counts(text, lengths_B, max_length), config.caption_weight
         segments.append(
-            Segment("rl", model.encoder, text, advantages, lengths_B, weight, objective, counts)
+            Segment(False, model.encoder, text, advantages, lengths_B, weight, objective, counts)
         )
     if image is not None:
         if config.image_kl_coef is not None:
@@ -77,9 +82,7 @@ def trained_segments(
         lengths_B = image_lengths + text_lengths.repeat_interleave(num_per_caption)
         counts, weight = _counts(image, lengths_B, max_length), config.image_weight
         segments.append(
-            Segment(
-                "rl_image", model.decoder, image, advantages, lengths_B, weight, objective, counts
-            )
+            Segment(True, model.decoder, image, advantages, lengths_B, weight, objective, counts)
         )
     return segments
 

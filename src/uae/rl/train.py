@@ -12,7 +12,7 @@ reconstructions per caption.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,22 +23,16 @@ from torch import Tensor
 from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.diagnostics import (
-    HeldOutAlarm,
-    caption_metrics,
-    image_signs,
-    reward_metrics,
-    time_metrics,
-)
+from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
+from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
-from uae.rl.rollout import images_and_prompts, roll_out
+from uae.rl.rollout import JointSource, parts_of, roll_out
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, update_of
 from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
-from uae.utils.optim import FastAverage, clipped_update
 from uae.utils.progress import track
 
 LIVE = {"reward": "reward/total", "tokens": "caption/tokens"}
@@ -48,20 +42,23 @@ LIVE = {"reward": "reward/total", "tokens": "caption/tokens"}
 def train(
     model: UnifiedModel,
     reward: WeightedSum,
-    source: ImageSource | PromptSource,
+    source: ImageSource | PromptSource | JointSource,
     config: TrainConfig,
     run_dir: Path,
     recorded: dict,
     until: int | None = None,
+    prompt_reward: WeightedSum | None = None,
 ) -> None:
     """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to
     the end).
 
     recorded: whatever else must be the same on resume (model and reward names, data).
+    prompt_reward: of pictures of prompts; by default ``reward`` is.
     """
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
     until = min(until or config.num_steps, config.num_steps)
+    rewards = {"images": reward, "prompts": prompt_reward or reward}
     with PolicyRun(run_dir, model, config, recorded).opened() as run:
         probe = Probe(run_dir, model, reward, source, config)
         alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
@@ -69,7 +66,7 @@ def train(
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)
-                    metrics = train_step(model, reward, batch, config, run.optimizer, step, run.old)
+                    metrics = train_step(model, rewards, batch, config, run.learning, step)
                     if step % config.probe_every == 0 or step + 1 == config.num_steps:
                         metrics |= probe.measure()
                     run.finish_step(metrics)
@@ -81,53 +78,48 @@ def train(
 
 def train_step(
     model: UnifiedModel,
-    reward: WeightedSum,
+    rewards: Mapping[str, WeightedSum],
     batch: Batch,
     config: TrainConfig,
-    optimizer: torch.optim.Optimizer,
+    learning: Learning,
     step: int,
-    old: FastAverage | None = None,
 ) -> dict[str, float]:
-    """One rollout and what is learnt from it; the metrics of the step. ``old``: the decoder's old
-    weights, where they are used."""
+    """One rollout and what is learnt from it; the metrics of the step. ``rewards``: of captions of
+    ``images`` and of ``prompts``, whichever the batch has."""
     timer, device = PhaseTimer(), model.encoder.device
-    painters = old.in_place() if old and config.decoder_update == "nft" else nullcontext()
-    with timer("rollout"), autocast(device, config.use_bf16), painters:
-        captions, reconstructions = roll_out(model, batch, config, step)
-    with timer("reward"), torch.no_grad():
-        images, prompts = images_and_prompts(batch)
-        texts = captions.texts if captions else [prompt.text for prompt in prompts]
-        rewards = reward(images, texts, reconstructions.images, prompts)
-        rewards_PGK = rearrange(rewards, "(p g k) -> p g k", p=len(batch), g=config.group_size)
-    segments = trained_segments(model, captions, reconstructions, rewards_PGK, config)
-    updates = [update_of(segment, config, old, step) for segment in segments]
+    segments, sampled, observed = [], [], {}
+    for part in parts_of(batch, config):
+        painters = learning.painters(part.config)
+        with timer("rollout"), autocast(device, config.use_bf16), painters:
+            captions, reconstructions = roll_out(model, part, step)
+        with timer("reward"), torch.no_grad():
+            reward, texts = rewards[part.kind], part.texts(captions)
+            values = reward(part.images, texts, reconstructions.images, part.prompts)
+            groups = {"p": part.size, "g": part.config.group_size}
+            rewards_PGK = rearrange(values, "(p g k) -> p g k", **groups)
+        segments += trained_segments(model, captions, reconstructions, rewards_PGK, part.config)
+        signs = reward_metrics(rewards_PGK, reward.breakdown)
+        signs |= rollout_metrics(captions, reconstructions)
+        observed |= {part.prefix + name: value for name, value in signs.items()}
+        sampled.append((captions, reconstructions))
+    updates = [update_of(segment, config, learning.old, step) for segment in segments]
     with timer("update"), attention_to_train(device):
-        metrics = update(updates, config, optimizer)
-    metrics |= reward_metrics(rewards_PGK, reward.breakdown)
-    metrics |= caption_metrics(captions) if captions else {}
-    metrics |= image_signs(reconstructions.images) | reconstructions.metrics
-    return metrics | time_metrics(captions, reconstructions, timer.pop())
+        metrics = update(updates, config, learning)
+    return metrics | observed | time_metrics(sampled, timer.pop())
 
 
-def update(
-    updates: Sequence[Update], config: TrainConfig, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
+def update(updates: Sequence[Update], config: TrainConfig, learning: Learning) -> dict[str, float]:
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
     micro-batches."""
     history: list[dict[str, float]] = []
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
         for each, old_log_probs in zip(updates, old, strict=True):
-            metrics |= _backward(each, old_log_probs, config)
-        metrics["rl/lr"] = optimizer.param_groups[0]["lr"]
-        metrics["rl/grad_norm"] = clipped_update(
-            optimizer,
-            parameters,
-            config.max_grad_norm,
-            "Begin another run with a lower learning rate, or with use_bf16 off",
-        )
+            with learning.painting() if each.segment.is_painting else nullcontext():
+                metrics |= _backward(each, old_log_probs, config)
+        metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]
+        metrics["rl/grad_norm"] = learning.update(config.max_grad_norm)
         history.append(metrics)
     return {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
 

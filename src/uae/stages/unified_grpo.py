@@ -25,7 +25,7 @@ from uae.rewards.build import (
     check_rewards_of_prompts,
 )
 from uae.rl.config import TrainConfig
-from uae.rl.rollout import check_paints_alone
+from uae.rl.rollout import JointSource, check_prompts
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, UserData
@@ -49,8 +49,9 @@ class UnifiedGRPOSettings:
     data: tuple[str, ...] = ()
     """Image files or folders; the tiny models' recipes learn from scenes where there are none."""
     prompts: str | None = None
-    """Texts to paint in place of captions of images, as painting alone learns: a file of prompts
-    as `uae generate` takes it, or `world` for those of the embedded world's scenes."""
+    """Texts that painting learns from in place of captions: a file of prompts as `uae generate`
+    takes it, or `world` for those of the embedded world's scenes. Where captions learn too, images
+    are captioned as ever, and each caption is painted once, for its reward."""
     exhaustive_share: float = 0.0
     """Share of exhaustive captions among the prompts of the world, so that it is not forgotten how
     to paint long ones."""
@@ -60,6 +61,8 @@ class UnifiedGRPOSettings:
     """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text,
     clip_score, caption_likelihood, ssim, objects, judge, ocr, or a function of your own as
     MODULE:FUNCTION. Weight 0 is only logged: a held-out backbone."""
+    prompt_rewards: RewardWeights = field(default_factory=dict)
+    """Those of pictures of prompts, where images are captioned too; by default `rewards`."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
     lora_rank: int = 0
@@ -74,12 +77,24 @@ class UnifiedGRPOSettings:
     def __post_init__(self) -> None:
         check_ranges(self, {"lora_rank": AT_LEAST_0, "exhaustive_share": AT_MOST_1})
         check_reward_weights(self.rewards)
+        if self.prompt_rewards:
+            check_reward_weights(self.prompt_rewards)
         if self.prompts is not None:
-            check_paints_alone(self.train)
+            check_prompts(self.train, with_images=self.is_joint)
         refuse_if(
             (
-                self.prompts is not None and bool(self.data),
-                "data and prompts: expected one of them, images to caption or texts to paint",
+                self.prompts is not None and bool(self.data) and not self.is_joint,
+                (
+                    "data and prompts: expected one of them, images to caption or texts to paint, "
+                    "or train.caption-weight above 0 to learn both"
+                ),
+            ),
+            (
+                bool(self.prompt_rewards) and not self.is_joint,
+                (
+                    "prompt-rewards: expected none where prompts do not come with images to "
+                    "caption; give --rewards"
+                ),
             ),
             (
                 self.prompts != WORLD and self.exhaustive_share > 0,
@@ -89,6 +104,15 @@ class UnifiedGRPOSettings:
                 ),
             ),
         )
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether captions are learnt from images, and painting from prompts."""
+        return self.prompts is not None and self.train.caption_weight > 0
+
+    @property
+    def rewards_of_prompts(self) -> RewardWeights:
+        return self.prompt_rewards or self.rewards
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,7 @@ class UnifiedGRPO:
 
     def given(self, user: UserData) -> UnifiedGRPO:
         settings = self.settings
-        if settings.prompts is None:
+        if settings.prompts is None or settings.is_joint:
             settings = replace(settings, data=user.images or settings.data)
         if user.seed is not None:
             settings = replace(settings, train=replace(settings.train, seed=user.seed))
@@ -141,37 +165,51 @@ class UnifiedGRPO:
 
     def check(self) -> None:
         settings = self.settings
-        if settings.prompts is None:
+        if settings.prompts is None or settings.is_joint:
             check_images(settings.data, self.endless)
-        else:
-            self.source()
-            check_rewards_of_prompts(settings.rewards, settings.prompts == WORLD)
-        check_rewards(settings.rewards, settings.backbones)
+        if settings.prompts is not None:
+            self.prompt_source()
+            check_rewards_of_prompts(settings.rewards_of_prompts, settings.prompts == WORLD)
+        for rewards in (settings.rewards, settings.prompt_rewards):
+            check_rewards(rewards, settings.backbones)
         if settings.train.tensorboard:
             check_tensorboard()
 
     def run(self, work: Assignment) -> None:
         settings, run = self.settings, self.settings.train
-        source = self.source()
-        check_same_files(source, work.folder)
+        images, prompts = self.images(), self.prompt_source()
+        for source in (images, prompts):
+            check_same_files(source, work.folder)
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
         prepare_policy(model, settings)
-        reward = load_reward(
-            settings.rewards, settings.backbones, model, run.captioning.instruction
+        reward, prompt_reward = (
+            load_reward(rewards, settings.backbones, model, run.captioning.instruction)
+            for rewards in (settings.rewards, settings.rewards_of_prompts)
         )
-        train(model, reward, source, run, work.folder, record(settings, work.recorded_source))
+        source: Any = JointSource(images, prompts) if images and prompts else images or prompts
+        recorded = record(settings, work.recorded_source)
+        train(model, reward, source, run, work.folder, recorded, prompt_reward=prompt_reward)
         appear(work.folder / "model", model.save_pretrained)
 
-    def source(self) -> ImageSource | PromptSource:
-        """What is learnt from.
+    def images(self) -> ImageSource | None:
+        """What is captioned, if captions are learnt or painted."""
+        settings = self.settings
+        if settings.prompts is not None and not settings.is_joint:
+            return None
+        return image_source(
+            settings.data, settings.train.decoding, settings.train.seed, self.endless
+        )
+
+    def prompt_source(self) -> PromptSource | None:
+        """What is painted, where that are not captions.
 
         Raises:
             ValueError: when there are no such prompts.
         """
         settings, seed = self.settings, self.settings.train.seed
         if settings.prompts is None:
-            return image_source(settings.data, settings.train.decoding, seed, self.endless)
+            return None
         if settings.prompts != WORLD:
             if not Path(settings.prompts).exists():
                 raise ValueError(
@@ -191,6 +229,8 @@ def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
     values = {name: value for name, value in asdict(settings).items() if name != "train"}
     if settings.prompts is None:  # as runs that were begun before there were prompts
         del values["prompts"], values["exhaustive_share"]
+    if not settings.prompt_rewards:
+        del values["prompt_rewards"]
     return {"model": source, **values}
 
 

@@ -1,0 +1,115 @@
+"""What changes the weights of a policy: an optimiser, with a rate for each half of the model.
+
+Weights that both halves learn (UMM-2) have a *twin* where painting has a rate of its own: a
+parameter of the same memory, whose gradient and moments are those of image tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from uae.models.base import UnifiedModel
+from uae.rl.config import TrainConfig
+from uae.types import Policy
+from uae.utils.optim import FastAverage, clipped_update
+
+Parameters = dict[str, nn.Parameter]
+
+
+@dataclass
+class Twins:
+    """Pairs of a parameter and its twin."""
+
+    pairs: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> Twins:
+        return cls([(p, nn.Parameter(p.data)) for p in parameters.values()])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [twin for _, twin in self.pairs]
+
+    @contextmanager
+    def taking_gradients(self) -> Iterator[None]:
+        """Gradients of this context are added to the twins'."""
+        others = [p.grad for p, _ in self.pairs]
+        for p, twin in self.pairs:
+            p.grad = twin.grad
+        try:
+            yield
+        finally:
+            for (p, twin), other in zip(self.pairs, others, strict=True):
+                twin.grad, p.grad = p.grad, other
+
+
+@dataclass
+class Learning:
+    """An optimiser, and what stands beside it."""
+
+    optimizer: torch.optim.Optimizer
+    twins: Twins = field(default_factory=Twins)
+    old: FastAverage = field(default_factory=lambda: FastAverage({}, 0.0, 0.0))
+    """Of the decoder's weights, where it learns with a look at them."""
+
+    @classmethod
+    def of(cls, model: UnifiedModel, config: TrainConfig) -> Learning:
+        """As the settings say, from the weights as they are."""
+        encoder, decoder = trainable_parameters(model)
+        own_rate = config.decoder_learning_rate
+        learns_both = config.caption_weight > 0 and config.image_weight > 0
+        shared = own_rate is not None and learns_both and not decoder
+        twins = Twins.of(encoder if shared else {})
+        groups = [
+            {"params": list(encoder.values()), "lr": config.learning_rate},
+            {"params": list(decoder.values()), "lr": own_rate or config.learning_rate},
+            {"params": twins.parameters, "lr": own_rate, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.999),
+        )
+        watched = decoder if config.uses_old_weights else {}
+        old = FastAverage(watched, config.old_decay_rate, config.largest_old_decay)
+        return cls(optimizer, twins, old)
+
+    def painters(self, config: TrainConfig) -> AbstractContextManager[None]:
+        """A context in which those weights stand that paint what is learnt from."""
+        return self.old.in_place() if config.decoder_update == "nft" else nullcontext()
+
+    def painting(self) -> AbstractContextManager[None]:
+        """A context whose gradients are those of the half that paints."""
+        return self.twins.taking_gradients() if self.twins.pairs else nullcontext()
+
+    def update(self, max_grad_norm: float) -> float:
+        """One update by all gradients, clipped together to a norm; the norm before that."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        advice = "Begin another run with a lower learning rate, or with use_bf16 off"
+        return clipped_update(self.optimizer, parameters, max_grad_norm, advice)
+
+
+def trainable_parameters(model: UnifiedModel) -> tuple[Parameters, Parameters]:
+    """What the optimiser may change: the encoder's, and of the decoder's those that are not the
+    encoder's too.
+
+    Raises:
+        ValueError: when there is nothing.
+    """
+    encoder = model.encoder.named_trainable_parameters()
+    shared = {id(p) for p in encoder.values()}
+    all_of_decoder = (
+        model.decoder.named_trainable_parameters() if isinstance(model.decoder, Policy) else {}
+    )
+    decoder = {f"decoder.{name}": p for name, p in all_of_decoder.items() if id(p) not in shared}
+    if not encoder and not decoder:
+        raise ValueError(
+            "expected something to learn, but every weight is frozen: set caption_weight above "
+            "0, or image_weight and a sampler other than ode or a decoder_update"
+        )
+    return encoder, decoder
