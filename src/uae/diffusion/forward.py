@@ -19,9 +19,9 @@ target ``v* = ε − x``, the network's velocity ``v``, that of a fast average o
 
 With ``e = v_old − v*`` and ``d = v − v_old``, without weights w and factors, NFT's sum is
 ``‖e‖² + 2β(2r − 1) e·d + β²‖d‖²``: matching, weighted by the advantage and linear
-about the old velocity, and a pull to it. At ``v = v_old`` its gradient is ``C (2r − 1) t²/w`` times
-that of ``mean((v − v*)²)``, whatever β is: each branch has a factor β that 1/β takes out. That of
-AWM's first term at ρ = 1 is ``a t (m + δ)^(q − 1)`` times the same.
+about the old velocity, and a pull to it. At ``v = v_old`` its gradient is ``C (2r − 1) t²/w``
+times that of ``mean((v − v*)²)``, whatever β is: each branch has a factor β that 1/β takes
+out. That of AWM's first term at ρ = 1 is ``a t (m + δ)^(q − 1)`` times the same.
 
 Means are over latent dimensions. Deviation: AWM's times are drawn for each picture, not once for
 each batch.

@@ -1,8 +1,8 @@
 """Stochastic samplers: denoising as a policy, each step a Gaussian whose sample has a
 log-probability (Flow-GRPO).
 
-Two kinds of step from ``x`` at σ to σ_next, with ``Δ = σ_next − σ < 0`` and the velocity ``v``
-of ``schedule.py``:
+Two kinds of step from ``x`` at σ to σ_next, with ``Δ = σ_next − σ < 0`` and the velocity
+``v`` of ``schedule.py``:
 
     sde   s = a sqrt(σ / (1 − σ)),   std = s sqrt(−Δ)
           μ = x (1 + s²Δ / 2σ) + v (1 + s²(1 − σ) / 2σ) Δ
@@ -15,9 +15,9 @@ not the marginals. At a = 0 both are the ODE. Near σ = 1 the SDE's denominator 
 would explode. All in fp32: bf16 would bias the ratio.
 
 Log-probabilities are *means* over latent dimensions: the Gaussian's for ``sde``;
-``−mean((x_next − μ)²)`` for ``cps``, as published, which knows no std. The KL to a reference with
-mean μ_ref has two forms: ``exact``, ``mean((μ − μ_ref)²) / (2 std²)``, and ``published``, which
-leaves −Δ out of the SDE's variance: ``mean((μ − μ_ref)²) / (2 s²)``.
+``−mean((x_next − μ)²)`` for ``cps``, as published, which knows no std. The KL to a reference
+with mean μ_ref has two forms: ``exact``, ``mean((μ − μ_ref)²) / (2 std²)``, and
+``published``, which leaves −Δ out of the SDE's variance: ``mean((μ − μ_ref)²) / (2 s²)``.
 """
 
 from __future__ import annotations
