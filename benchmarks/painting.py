@@ -47,11 +47,12 @@ from uae.world.prompts import TAGS, ScenePrompt, judge, make_prompts, mean_over_
 from uae.world.scene import first_scenes
 
 NUM_STEPS, PROMPTS, GROUP = 313, 8, 8
-START = "start"
+STARTS = ("start", "start_umm2")
 RATE, SHARE, RANK = 7e-4, 0.25, 16
 WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
+TOKENS = DecodeSettings()  # drawn at temperature 1
 PUBLISHED = TrainConfig(  # Flow-GRPO (arXiv 2505.05470), but for its guidance
     decoding=DecodeSettings(sampler="sde", window_size=9),
     objective=Objective(
@@ -70,6 +71,7 @@ def rl(
     rewards: dict[str, float] | None = None,
     share: float = SHARE,
     start: TrainConfig | None = None,
+    rank: int = RANK,
     **train: Any,
 ) -> Callable[[int, Path], Stage]:
     """An arm of reinforcement learning; ``train`` are settings of ``TrainConfig``."""
@@ -83,6 +85,7 @@ def rl(
     def stage(seed: int, folder: Path) -> Stage:
         config = replace(
             start or common,
+            **train,
             num_steps=NUM_STEPS,
             images_per_step=PROMPTS,
             group_size=1,
@@ -90,13 +93,12 @@ def rl(
             caption_weight=0.0,
             probe_every=10 * NUM_STEPS,
             seed=seed,
-            **train,
         )
         settings = UnifiedGRPOSettings(
             prompts="world",
             exhaustive_share=share,
             rewards=rewards or {"judge": 1.0},
-            lora_rank=RANK,
+            lora_rank=rank,
             train=config,
         )
         return UnifiedGRPO(settings, SceneImages, ScenePrompts)
@@ -140,6 +142,9 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "awm": rl(decoding=FORWARD, decoder_update="awm"),
     "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2)),
     "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
+    "awm_fast": rl(
+        decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2), learning_rate=2e-3
+    ),
     "awm_likelihood": rl(
         {"caption_likelihood": 1.0},
         decoding=FORWARD,
@@ -149,6 +154,8 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "likelihood": rl({"caption_likelihood": 1.0}),
     "clip": rl({"clip_score": 1.0}),
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
+    "umm2": rl(rank=0, decoding=TOKENS, learning_rate=1e-4, image_kl_coef=0.01),
+    "umm2_slow": rl(rank=0, decoding=TOKENS, learning_rate=3e-5, image_kl_coef=0.01),
     "matching_true": matching(are_own=False),
     "matching_own": matching(are_own=True),
 }
@@ -212,9 +219,10 @@ def run(root: Path, arm: str, seed: int) -> None:
     if results.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if arm != START and not (folder / "model").exists():
-        ARMS[arm](seed, folder).run(Assignment("tiny", folder, "tiny"))
-    numbers = measure("tiny" if arm == START else str(folder / "model"))
+    model = "tiny-ar" if "umm2" in arm else "tiny"
+    if arm not in STARTS and not (folder / "model").exists():
+        ARMS[arm](seed, folder).run(Assignment(model, folder, model))
+    numbers = measure(model if arm in STARTS else str(folder / "model"))
     atomic_write_json(results, numbers)
     print(arm, seed, numbers, flush=True)
 
@@ -223,7 +231,7 @@ def table(root: Path) -> str:
     """A row an arm; the mean over its seeds, with their standard deviation where there are some."""
     header = ["arm", "seeds", "GenEval-style", *TAGS, "exhaustive", "LongCLIP score"]
     lines = [header, ["---"] * len(header)]
-    for arm in (START, *ARMS):
+    for arm in (*STARTS, *ARMS):
         files = sorted(root.glob(f"{arm}-seed*/measured.json"))
         measured = [json.loads(file.read_text()) for file in files]
         if measured:
@@ -245,7 +253,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="train and measure arms")
     running.add_argument("root", type=Path)
-    running.add_argument("arms", nargs="+", choices=[START, *ARMS])
+    running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
     running.add_argument("--seed", type=int, default=0)
     commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()

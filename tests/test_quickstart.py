@@ -14,7 +14,9 @@ import torch
 
 from tests.rl.tiny_run import build_model
 from uae import cli
+from uae.utils.metrics import read_metrics
 from uae.world.imitation import imitate, imitation_loss
+from uae.world.prompts import make_prompts
 from uae.world.quickstart import FAMILIES, FORMER_NAMES, QuickstartSettings, quickstart
 from uae.world.recipes import RECIPES
 from uae.world.scene import scene_at
@@ -63,6 +65,27 @@ def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
     )
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "model/uae.json").is_file()
+
+
+@pytest.mark.slow
+def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("uae.world.quickstart.FRAME_EVERY", 1)
+    cli.run(["quickstart", "--half", "images", "--num-steps", "2", "--out", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "GenEval-style, by kind" in shown and "color attr" in shown
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["config"]["prompts"] == "world"
+    by_tag = results["details"]["after"]["geneval"]
+    assert results["after"]["geneval"] == pytest.approx(
+        sum(share["percent"] for share in by_tag.values()) / 6
+    )
+    assert results["before"]["perception"] == results["after"]["perception"]  # it is as it was
+    page = (tmp_path / "report.html").read_text()
+    prompts = [prompt.text for prompt in make_prompts(1)]
+    assert len(prompts) == 6 and all(f"<h3>{text}</h3>" in page for text in prompts)
+    assert all(page.count(f"painted at step {step}") == 6 for step in (0, 1, 2))
+    assert "GenEval-style before" in page and "What a prompt asks for, painted" in page
+    assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 2
 
 
 def test_a_half_learns_from_as_many_images():

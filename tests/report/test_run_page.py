@@ -145,6 +145,17 @@ def test_what_a_model_says_is_text():
     assert EVIL in said and "(empty caption)" in said and "uae quickstart --out 'a & b'" in said
 
 
+def test_prompts_stand_beside_each_other_as_they_are_learnt():
+    image = torch.rand(3, 48, 48)
+    prompts = [[Frame(step, text, image) for step in (0, 20)] for text in (EVIL, "a red ring")]
+    text = render_report(RunReport(results(), prompts=prompts, lead="geneval"))
+    page = Page(text)
+    assert page.open == [] and page.count("img") == 4 and "<script" not in text
+    said = " ".join(" ".join(page.text).split())
+    assert f"{EVIL} step 0 step 20 a red ring step 0 step 20" in said
+    assert "GenEval-style before" in said and "Unified-Score before" not in said
+
+
 def test_numbers_of_the_page():
     said = " ".join(" ".join(Page(full_page()).text).split())
     assert "50.00 57.25 +7.25 99.00" in said  # Unified-Score

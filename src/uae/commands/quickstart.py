@@ -5,7 +5,7 @@ from __future__ import annotations
 import tyro
 from rich.console import Console
 
-from uae.report.run_page import results_table
+from uae.report.run_page import BY_TAG, breakdown_table, breakdowns, results_table
 from uae.utils.quiet import quiet_libraries
 from uae.world.quickstart import QuickstartSettings, quickstart, reward_backbones
 
@@ -15,7 +15,11 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     settings = tyro.cli(QuickstartSettings, args=arguments, prog="uae quickstart")
     results = quickstart(settings, command=" ".join(["uae quickstart", *arguments]))
-    Console().print(results_table(results, reward_backbones(settings.run())))
+    console, lead = Console(), settings.lead
+    console.print(results_table(results, reward_backbones(settings.run()), lead))
+    for breakdown in breakdowns(results):
+        if settings.half == "images" and breakdown.title == BY_TAG:
+            console.print(breakdown_table(breakdown))
     out = settings.folder
     print(
         f"report: {out / 'report.html'}   numbers: {out / 'results.json'}   model: {out / 'model'}"

@@ -50,6 +50,7 @@ MEASURES = {  # key of results.json: (label, explanation)
     "caption_recall": ("caption recall", "objects that are named, %"),
     "small_recall": ("small-object recall", "small objects described with every attribute, %"),
 }
+BY_TAG = "GenEval-style, by kind"
 _BACKBONES = ("clip", "longclip", "dinov2", "dinov3")
 _INDENTED = (*_BACKBONES, "rescaled_score", "unified_score_if_true")
 _CURVES = {  # title: metrics of one chart
@@ -67,9 +68,13 @@ _NOT_REWARDS = ("reward/group_std", "reward/tied_frac", "reward/fixed_captions")
 # --- terminal ------------------------------------------------------------------------------------
 
 
-def results_table(results: Mapping[str, Any], reward_backbones: Sequence[str] = ()) -> Table:
+def results_table(
+    results: Mapping[str, Any],
+    reward_backbones: Sequence[str] = (),
+    lead: str = "unified_score",
+) -> Table:
     """Before, after, delta and ceiling of every measure; backbones that were the reward are
-    marked."""
+    marked, and ``lead``, the measure that the run is about."""
     table = Table(
         title=f"Unified-GRPO, {results.get('family', 'model')}, seed {results.get('seed', '-')}"
     )
@@ -78,8 +83,19 @@ def results_table(results: Mapping[str, Any], reward_backbones: Sequence[str] = 
         table.add_column(column, justify="right")
     for row in table_rows(results, reward_backbones):
         label = f"  {row.label}" if row.indented else row.label
-        style = "bold" if row.key == "unified_score" else None
+        style = "bold" if row.key == lead else None
         table.add_row(label + (" (reward)" if row.was_reward else ""), *row.values, style=style)
+    return table
+
+
+def breakdown_table(breakdown: Breakdown) -> Table:
+    """Shares with their intervals, as on the page."""
+    table = Table(title=f"{breakdown.title}, %")
+    table.add_column("kind")
+    for column in breakdown.columns:
+        table.add_column(column, justify="right")
+    for name, values in breakdown.rows:
+        table.add_row(name, *values)
     return table
 
 
@@ -142,6 +158,10 @@ class RunReport:
     """One image at several steps."""
     strip_source: Tensor | None = None
     """That image."""
+    prompts: Sequence[Sequence[Frame]] = ()
+    """Prompts, each painted at several steps."""
+    lead: str = "unified_score"
+    """The measure that the run is about."""
     reward_backbones: Sequence[str] = ()
     """Backbones that were the reward, to be marked."""
 
@@ -164,19 +184,27 @@ def render_report(report: RunReport) -> str:
     return render(
         "report.html.j2",
         family=results.get("family", "model"),
-        score={column: number_text(results, column, "unified_score") for column in COLUMNS},
+        lead=report.lead,
+        lead_label=MEASURES[report.lead][0],
+        score={column: number_text(results, column, report.lead) for column in COLUMNS},
         columns=COLUMNS,
         rows=table_rows(results, report.reward_backbones),
         breakdowns=breakdowns(results),
         charts=learning_curves(report.metrics),
         trips=[_trip(b, a) for b, a in zip(report.before, report.after, strict=True)],
-        strip=[
-            {"step": f.step, "caption": f.caption, "image": png_address(f.reconstruction)}
-            for f in report.strip
-        ],
+        strip=[_frame(frame) for frame in report.strip],
         strip_source=None if report.strip_source is None else png_address(report.strip_source),
+        prompts=[[_frame(frame) for frame in frames] for frames in report.prompts],
         facts=facts(results),
     )
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    return {
+        "step": frame.step,
+        "caption": frame.caption,
+        "image": png_address(frame.reconstruction),
+    }
 
 
 def _trip(before: RoundTrip, after: RoundTrip) -> dict[str, Any]:
@@ -217,7 +245,7 @@ class Breakdown(NamedTuple):
 def breakdowns(results: Mapping[str, Any]) -> list[Breakdown]:
     """Shares with their 95 % intervals, where ``results`` carries details."""
     places = {
-        "GenEval-style, by kind": ("geneval",),
+        BY_TAG: ("geneval",),
         "Questions, by kind": ("perception",),
         "Reconstructed objects, by attribute": ("objects", "by_attribute"),
         "Reconstructed objects exactly right, by size": ("objects", "by_size"),

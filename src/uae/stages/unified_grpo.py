@@ -176,21 +176,30 @@ class UnifiedGRPO:
             check_tensorboard()
 
     def run(self, work: Assignment) -> None:
-        settings, run = self.settings, self.settings.train
-        images, prompts = self.images(), self.prompt_source()
-        for source in (images, prompts):
+        settings = self.settings
+        for source in (self.images(), self.prompt_source()):
             check_same_files(source, work.folder)
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
         prepare_policy(model, settings)
-        reward, prompt_reward = (
-            load_reward(rewards, settings.backbones, model, run.captioning.instruction)
-            for rewards in (settings.rewards, settings.rewards_of_prompts)
-        )
-        source: Any = JointSource(images, prompts) if images and prompts else images or prompts
-        recorded = record(settings, work.recorded_source)
-        train(model, reward, source, run, work.folder, recorded, prompt_reward=prompt_reward)
+        self.learn(model, work.folder, record(settings, work.recorded_source))
         appear(work.folder / "model", model.save_pretrained)
+
+    def learn(
+        self, model: UnifiedModel, folder: Path, recorded: dict[str, Any], until: int | None = None
+    ) -> None:
+        """Train a prepared model to step ``until`` of the run in ``folder``, by default to its
+        end."""
+        settings, images, prompts = self.settings, self.images(), self.prompt_source()
+        reward, prompt_reward = (
+            load_reward(rewards, settings.backbones, model, settings.train.captioning.instruction)
+            if rewards
+            else None
+            for rewards in (settings.rewards, settings.prompt_rewards)
+        )
+        assert reward is not None
+        source: Any = JointSource(images, prompts) if images and prompts else images or prompts
+        train(model, reward, source, settings.train, folder, recorded, until, prompt_reward)
 
     def images(self) -> ImageSource | None:
         """What is captioned, if captions are learnt or painted."""

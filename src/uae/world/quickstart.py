@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,29 +17,33 @@ import tyro
 from torch import Tensor
 
 from uae.bench.result import versions
+from uae.bench.unified import BACKBONES
 from uae.config import CaptionSettings
 from uae.models.base import UnifiedModel
 from uae.models.load import load_model
 from uae.report.run_page import Frame, RunReport, write_report
-from uae.rewards.build import backbones_of, build_reward, check_rewards
-from uae.rl.train import train
-from uae.similarity.backbones import Backbone, load_backbone
-from uae.stages.unified_grpo import Half, RunConfig, learning, prepare_policy
+from uae.rewards.build import check_rewards
+from uae.similarity.backbones import load_backbone
+from uae.stages.unified_grpo import Half, RunConfig, UnifiedGRPO, learning, prepare_policy
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.lock import locked
 from uae.utils.metrics import read_metrics
 from uae.utils.outputs import check_out_folder
 from uae.utils.suggest import did_you_mean
-from uae.world.data import SceneImages, pictures
+from uae.world.data import SceneImages, ScenePrompts, pictures
+from uae.world.fidelity import paint
 from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
 from uae.world.measure import WorldResult, delta, measure_ceiling, measure_model, split_gain
-from uae.world.recipes import RECIPES
+from uae.world.prompts import make_prompts
+from uae.world.recipes import PAINTING, RECIPES
 from uae.world.scene import scene_at
 
 Control = Literal["none", "prompted", "supervised"]
 FAMILIES = {"umm1": "tiny", "umm2": "tiny-ar"}  # and their recipes
 FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
+FRAME_EVERY = 20
+"""Steps between pictures of the same prompts, where painting learns."""
 STRIP_SCENE = 7  # of the test split: three objects, one of them small
 
 
@@ -95,13 +99,21 @@ class QuickstartSettings:
         is_there = self.resume and model_of(first) == FAMILIES[self.family]
         return first if is_there else Path("quickstart-umm2")
 
+    @property
+    def lead(self) -> str:
+        """The measure that this is about."""
+        return "geneval" if self.half == "images" else "unified_score"
+
     def run(self) -> RunConfig:
         """The family's recipe with this seed, length and learning half."""
         recipe = RECIPES[FAMILIES[self.family]]
         config = RunConfig.of(recipe.stage.settings, recipe.model)
+        if self.half == "images":
+            config = RunConfig.of(PAINTING[self.family], recipe.model)
+        elif self.half is not None:
+            config = replace(config, train=learning(config.train, self.half))
         num_steps = config.train.num_steps if self.num_steps is None else self.num_steps
-        train = replace(config.train, seed=self.seed, num_steps=num_steps)
-        return replace(config, train=train if self.half is None else learning(train, self.half))
+        return replace(config, train=replace(config.train, seed=self.seed, num_steps=num_steps))
 
 
 def quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     out, run_dir = settings.folder, settings.folder / "run"
     check_rewards(config.rewards, config.backbones)
     model: Any = load_model(config.model)
-    backbones = {n: load_backbone(n, config.backbones) for n in backbones_of(config.rewards)}
+    backbones = {name: load_backbone(name, config.backbones) for name in BACKBONES}
     if not settings.resume and settings.control == "none":
         shutil.rmtree(run_dir, ignore_errors=True)
     print(
@@ -128,7 +140,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     ceiling = measure_ceiling(model, backbones)
     captioning, frames = model.captioning, []
     if settings.control == "none":
-        frames = train_with_frames(model, backbones, config, run_dir)
+        frames = train_with_frames(model, config, run_dir)
     else:
         captioning = run_control(model, config, settings.control)
     print("measuring the trained model")
@@ -151,9 +163,9 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
         read_metrics(run_dir / "metrics.jsonl") if settings.control == "none" else [],
         before=before.samples,
         after=after.samples,
-        strip=frames,
-        strip_source=strip_image(),
+        **shown(frames, config),
         reward_backbones=reward_backbones(config),
+        lead=settings.lead,
     )
     write_report(out / "report.html", report)
     return results
@@ -184,20 +196,26 @@ def model_of(folder: Path) -> str | None:
     return None
 
 
-def train_with_frames(
-    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
-) -> list[Frame]:
-    """Train, and look at one image at the start, after a quarter, half and all of the steps."""
-    settings = config.stage_settings()
+def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[Frame]:
+    """Train, and look on at the start and after some of the steps."""
+    settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
-    instruction, num_steps = config.train.captioning.instruction, config.train.num_steps
-    reward = build_reward(config.rewards, backbones, model.encoder, instruction)
-    images = SceneImages(config.train.seed)
-    frames = [frame(model, 0)]
-    for until in sorted({max(1, num_steps // 4), max(1, num_steps // 2), num_steps}):
-        train(model, reward, images, config.train, run_dir, {"model": config.model}, until=until)
-        frames.append(frame(model, until))
+    stage = UnifiedGRPO(settings, SceneImages, ScenePrompts)
+    if paints_alone(config):
+        look, untils = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
+    else:
+        quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
+        look, untils = caption_and_paint, {quarter, half, num_steps}
+    frames = look(model, 0)
+    for until in sorted(untils):
+        stage.learn(model, run_dir, {"model": config.model}, until)
+        frames += look(model, until)
     return frames
+
+
+def paints_alone(config: RunConfig) -> bool:
+    """Whether painting learns from prompts, and nothing is captioned."""
+    return config.prompts is not None and not config.is_joint
 
 
 def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSettings:
@@ -209,11 +227,30 @@ def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSetti
     return model.captioning
 
 
-def frame(model: UnifiedModel, step: int) -> Frame:
+def caption_and_paint(model: UnifiedModel, step: int) -> list[Frame]:
     """The strip's image, captioned and painted by the model after ``step`` steps."""
     captions = model.caption([strip_image()], model.captioning)
     reconstruction = model.reconstruct(captions, model.decoding).images[0]
-    return Frame(step, captions.texts[0], reconstruction)
+    return [Frame(step, captions.texts[0], reconstruction)]
+
+
+def paint_prompts(model: UnifiedModel, step: int) -> list[Frame]:
+    """A test prompt of each tag, painted by the model after ``step`` steps."""
+    texts = [prompt.text for prompt in make_prompts(1)]
+    images = paint(model, texts, model.decoding)
+    return [Frame(step, text, image) for text, image in zip(texts, images, strict=True)]
+
+
+def shown(frames: Sequence[Frame], config: RunConfig) -> dict[str, Any]:
+    """Fields of the report that show them."""
+    if paints_alone(config):
+        return {"prompts": by_prompt(frames)}
+    return {"strip": frames, "strip_source": strip_image()}
+
+
+def by_prompt(frames: Sequence[Frame]) -> list[list[Frame]]:
+    texts = dict.fromkeys(frame.caption for frame in frames)
+    return [[frame for frame in frames if frame.caption == text] for text in texts]
 
 
 def strip_image() -> Tensor:

@@ -20,10 +20,9 @@ from uae.stages.base import Assignment, UserData
 from uae.stages.cold_start import ColdStart, ColdStartConfig
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
-from uae.stages.unified_grpo import Half, UnifiedGRPO, UnifiedGRPOSettings, learning
+from uae.stages.unified_grpo import WORLD, Half, UnifiedGRPO, UnifiedGRPOSettings, learning
 from uae.utils.files import appear
 from uae.world.data import SceneImages, ScenePrompts
-from uae.world.language import INSTRUCTIONS
 from uae.world.measure import measure_model
 from uae.world.pairs import write_captioned_scenes
 
@@ -93,15 +92,18 @@ _DECODER_RL = _with(
 )
 _DECODER_ALONE = replace(
     _with(
-        _DECODER_RL,
-        num_steps=100,
-        instructions=tuple(INSTRUCTIONS[length] for length in ("brief", "default", "detailed")),
+        _PAINTING,
+        num_steps=313,
         decoding=_NOISY,
-        learning_rate=1.5e-3,
+        objective=Objective(kl_coef=0.0),
+        learning_rate=7e-4,
     ),
-    rewards={"caption_likelihood": 1.0, "clip": 0.0, "dinov2": 0.0},
+    prompts=WORLD,
+    exhaustive_share=0.25,
+    rewards={"judge": 1.0, "clip_score": 0.0},
     lora_rank=16,
 )
+"""Painting learns from 20,032 pictures of prompts, judged by what each requires."""
 _JOINT = _with(
     _TINY,
     images_per_step=4,
@@ -130,6 +132,17 @@ _AR_RL = {
     UNDERSTANDING: _grpo(_half(_TINY_AR, "captions")),
     GENERATION: _grpo(_with(_half(_TINY_AR, "images"), learning_rate=5e-5)),
 }
+
+PAINTING = {
+    "umm1": _with(_DECODER_ALONE, num_steps=120),
+    "umm2": replace(
+        _with(_half(_TINY_AR, "images"), num_steps=60, learning_rate=5e-5),
+        prompts=WORLD,
+        exhaustive_share=0.25,
+        rewards={"judge": 1.0, "clip_score": 0.0},
+    ),
+}
+"""Painting alone, by family, in a few minutes."""
 
 RECIPES = {
     "tiny": Recipe("tiny", {ALONE: _grpo(_TINY)}),
