@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -59,11 +60,12 @@ def test_a_fast_average_follows_at_once_and_then_slower():
 
 
 @pytest.mark.parametrize("use_bf16", [False, True])
-def test_a_fast_average_may_stand_in_between_forward_and_backward(use_bf16: bool):
+@pytest.mark.parametrize("kind", [Average, partial(FastAverage, rate=0.001)])
+def test_an_average_may_stand_in_between_forward_and_backward(kind, use_bf16: bool):
     """Autocast's casts are of the weights that learn before and after, and of the average's
     between."""
     learnt = torch.nn.Parameter(torch.tensor([[3.0]]))
-    average = FastAverage({"w": learnt}, 0.001, 0.5)
+    average = kind({"w": learnt}, **{"decay" if kind is Average else "largest_decay": 0.5})
     with torch.no_grad():
         learnt.fill_(5.0)
     place = learnt.data_ptr()

@@ -71,13 +71,22 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averaged weights stand in the parameters' place as long as the context lasts."""
-        current = {name: p.detach().clone() for name, p in self.parameters.items()}
-        assign(self.parameters, self.values)
+        """The averaged weights stand in the parameters' place as long as the context lasts.
+
+        Parameters only point to other memory, and autocast keeps no casts of it: passes that
+        gradients go through may begin before and end after.
+        """
+        keeps_casts = torch.is_autocast_cache_enabled()
+        current = {name: p.data for name, p in self.parameters.items()}
+        torch.set_autocast_cache_enabled(False)
         try:
+            for name, parameter in self.parameters.items():
+                parameter.data = self.values[name]
             yield
         finally:
-            assign(self.parameters, current)
+            for name, parameter in self.parameters.items():
+                parameter.data = current[name]
+            torch.set_autocast_cache_enabled(keeps_casts)
 
     def decay_at(self, number: int) -> float:
         """Of that update."""
@@ -96,22 +105,6 @@ class FastAverage(Average):
 
     def decay_at(self, number: int) -> float:
         return min(self.decay, self.rate * number)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """As ``Average.in_place``, between passes that gradients go through: parameters only point
-        to other memory, and autocast keeps no casts of it."""
-        keeps_casts = torch.is_autocast_cache_enabled()
-        current = {name: p.data for name, p in self.parameters.items()}
-        torch.set_autocast_cache_enabled(False)
-        try:
-            for name, parameter in self.parameters.items():
-                parameter.data = self.values[name]
-            yield
-        finally:
-            for name, parameter in self.parameters.items():
-                parameter.data = current[name]
-            torch.set_autocast_cache_enabled(keeps_casts)
 
 
 @torch.no_grad()
