@@ -110,11 +110,12 @@ def gradient(update: Any, model: LLMDiffusion, rows: Tensor | None = None) -> Te
 # --- what is learnt from --------------------------------------------------------------------------
 
 
-def test_finished_latents_are_kept_and_are_what_the_ode_paints():
-    model = build_model()
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_finished_latents_are_kept_and_are_what_the_ode_paints(guidance_scale: float):
+    model, decoding = build_model(), replace(ODE, guidance_scale=guidance_scale)
     texts = ["a red dot", "two dots"]
-    plain = model.generate(texts, ODE, group_size=3)
-    kept = model.generate(texts, replace(ODE, keeps_latents=True), group_size=3)
+    plain = model.generate(texts, decoding, group_size=3)
+    kept = model.generate(texts, replace(decoding, keeps_latents=True), group_size=3)
     rollout = kept.rollout
     assert plain.rollout is None and rollout is not None
     assert torch.equal(plain.images, kept.images)
@@ -122,6 +123,7 @@ def test_finished_latents_are_kept_and_are_what_the_ode_paints():
     assert torch.equal(model.decoder.decode_latents(rollout.actions), kept.images)
     states, mask = model.text_states(texts)
     embeds = model.decoder.condition(states, mask).rows()
+    assert rollout.context.guidance_scale == guidance_scale
     for i, kept_embeds in enumerate(rollout.context.embeds):
         assert torch.equal(kept_embeds, embeds[i // 3])
 

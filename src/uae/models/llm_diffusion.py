@@ -234,7 +234,7 @@ class LLMDiffusion(nn.Module):
             images, rollout = self.decoder.sample(states, mask, noise, draws, settings, negative)
             return Reconstructions(images, per_text, rollout)
         if settings.keeps_latents:
-            images, rollout = self.decoder.sample_ode(states, mask, noise, settings)
+            images, rollout = self.decoder.generate_kept(states, mask, noise, settings, negative)
             return Reconstructions(images, per_text, rollout)
         images = self.decoder.generate(
             states,

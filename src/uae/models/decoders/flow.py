@@ -200,22 +200,25 @@ class FlowDecoder(TransformerLearner, TextConditioned, ABC):
         return self._roll_out(states, mask, len(noise), window, walk)
 
     @torch.no_grad()
-    def sample_ode(
+    def generate_kept(
         self,
         states: Float[Tensor, "N L D"],
         mask: Bool[Tensor, "N L"],
         noise: Float[Tensor, "M c h w"],
         settings: DecodeSettings,
+        negative_states: Float[Tensor, "1 Ln D"] | None = None,
     ) -> tuple[Float[Tensor, "M 3 H W"], Rollout]:
-        """As ``generate`` without guidance, and finished latents, in fp32, as a rollout of no
-        actions: no step has a probability."""
+        """As ``generate``, and finished latents, in fp32, as a rollout of no actions: no step has a
+        probability."""
         sigmas = self.sigmas(settings.num_steps, tuple(noise.shape[1:]))
+        negative = self.condition_negative(negative_states, settings.guidance_scale)
 
         def walk(index: Tensor, texts: TextEmbeds) -> Walk:
-            latents = sample_ode(self.field(texts, None, 1.0), noise[index], sigmas)
+            velocity = self.field(texts, negative, settings.guidance_scale)
+            latents = sample_ode(velocity, noise[index], sigmas)
             return Walk(latents, latents, torch.zeros(len(index), 0, device=noise.device))
 
-        no_window = Steps(sigmas, Stochastic(noise_level=0.0), settings, None)
+        no_window = Steps(sigmas, Stochastic(noise_level=0.0), settings, negative)
         return self._roll_out(states, mask, len(noise), no_window, walk)
 
     def _roll_out(
