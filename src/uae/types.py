@@ -23,7 +23,9 @@ from torch import Tensor
 class Rollout:
     """B sequences of T actions, with all that is needed to score them again.
 
-    actions:   token ids ``[B, T]``, or latents along a denoising path ``[B, T+1, ...]``.
+    actions:   token ids ``[B, T]``; latents along a denoising path ``[B, T+1, ...]``, of which each
+               action leads from one to the next; or, where there are no actions (T = 0), the
+               finished latents ``[B, ...]``.
     log_probs: ``[B, T]`` under the distribution that ``Policy.evaluate`` scores (temperature
                included).
     mask:      ``[B, T]``, True where the action was chosen by the policy (not padding).
@@ -77,8 +79,8 @@ class Captions:
 
 @dataclass
 class Reconstructions:
-    """B = P*G*K images in [0, 1], and the actions that made them (None under a deterministic
-    ODE)."""
+    """B = P*G*K images in [0, 1], and what is learnt from: the actions that made them, or, of a
+    deterministic ODE whose latents are kept, finished latents without actions (else None)."""
 
     images: Float[Tensor, "B 3 h w"]
     group_size: int
