@@ -280,6 +280,16 @@ def test_settings_of_stages_are_options(monkeypatch):
     assert len(ran) == 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "option"),
+    [("decoder-tiny", {"data": ("photos",)}, "--data"), ("v5-tiny", {"captions": ("c",)}, "--cap")],
+)
+def test_what_no_stage_would_learn_from_is_refused(recipe, given: dict, option, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"^{option}.*: expected none, as no stage"):
+        run_pipeline(world.RECIPES[recipe], PipelineSettings(tmp_path / "run", **given))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_missing_is_said_before_any_work(files: Path):
     stages, args = pipeline(files)
     with pytest.raises(FileNotFoundError, match="nowhere"):

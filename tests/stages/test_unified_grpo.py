@@ -130,7 +130,7 @@ def test_the_images_of_a_pipeline_are_for_its_other_stages():
     given = replace(stage("decoder-tiny"), settings=settings).given(user)
     given.check()
     assert given.settings.data == () and given.settings.train.seed == 7
-    assert stage("decoder-tiny").given(user).settings.data == ("photos",)
+    assert stage("joint-tiny").given(user).settings.data == ("photos",)
     assert given.images() is None
     source = given.prompt_source()
     assert isinstance(source, ScenePrompts) and source.batch(1, 2) == ScenePrompts(7).batch(1, 2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def checked_stages(recipe: Recipe, settings: PipelineSettings) -> dict[str, Stag
     """The stages on the user's data; what will run fails before any work."""
     user = UserData(settings.run_dir, settings.captions, settings.data, settings.seed)
     stages = {name: stage.given(user) for name, stage in recipe.stages.items()}
+    check_all_is_used(recipe, user)
     for name, stage in stages.items():
         if settings.only in (None, name):
             stage.check()
@@ -109,6 +110,18 @@ def checked_stages(recipe: Recipe, settings: PipelineSettings) -> dict[str, Stag
     if settings.only is not None and settings.only not in stages:
         raise ValueError(f"unknown stage {settings.only!r}: expected one of {', '.join(stages)}")
     return stages
+
+
+def check_all_is_used(recipe: Recipe, user: UserData) -> None:
+    """A ValueError for images or captions that no stage would learn from."""
+    for option, field in (("--data", "images"), ("--captions", "captions")):
+        without = replace(user, **{field: ()})
+        stages = recipe.stages.values()
+        if user != without and all(each.given(user) == each.given(without) for each in stages):
+            raise ValueError(
+                f"{option}: expected none, as no stage of this recipe learns from {field}; leave "
+                "it out, or take another recipe"
+            )
 
 
 def finish_stage(name: str, stage: Stage, work: Assignment, measure: Measure | None) -> Record:
