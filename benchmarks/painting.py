@@ -2,6 +2,7 @@
 
     python benchmarks/painting.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
     python benchmarks/painting.py table ROOT              # what is there, as Markdown
+    python benchmarks/painting.py judges                  # which rewards know a right picture
 
 Every arm learns from 20,032 pictures: 313 steps of 8 prompts, 8 pictures each, or as many pairs of
 flow matching. Prompts are of training scenes, the six tags in turn, a quarter of them exhaustive
@@ -30,7 +31,9 @@ from uae.config import DecodeSettings
 from uae.diffusion.forward import AWM
 from uae.images.write import to_bytes
 from uae.models.load import load_model
+from uae.rewards.build import build_reward
 from uae.rewards.reconstruction import CLIPScore
+from uae.rl.advantages import group_advantages
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.similarity.backbones import load_backbone
@@ -240,6 +243,39 @@ def table(root: Path) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+@torch.no_grad()
+def judges(num_prompts: int = 48, num_pictures: int = 16) -> str:
+    """Of the shipped model's pictures of training prompts: the share that is right of those that
+    each reward likes best of a prompt, and its correlation with being right among a prompt's
+    pictures, each prompt's rewards scaled to a standard deviation of 1."""
+    model: Any = load_model("tiny")
+    prompts = ScenePrompts(7).batch(0, num_prompts)
+    texts = [prompt.text for prompt in prompts]
+    groups = {"group_size": num_pictures, "seed": 3}
+    images = model.generate(texts, FORWARD, **groups).images.float().clamp(0, 1)
+    of_each = [prompt for prompt in prompts for _ in range(num_pictures)]
+    verdicts = [judge(p, d).correct for p, d in zip(of_each, detect(images), strict=True)]
+    right = torch.tensor(verdicts).float().view(num_prompts, num_pictures)
+    weights = {"judge": 1.0, "caption_likelihood": 1.0, "clip_score": 1.0}
+    clip, question = {"clip": load_backbone("clip", "tiny")}, model.captioning.instruction
+    reward = build_reward(weights, clip, model.encoder, question)
+    reward([], texts, images, prompts)
+    likelihood, score = (reward.breakdown[n] for n in ("caption_likelihood", "clip_score"))
+    values = {**reward.breakdown, "likelihood + 5 clip": likelihood + 5 * score}
+    lines = [
+        "| reward | right, of the best of 16 | correlation with right |",
+        "|---|---|---|",
+        f"| none | {100 * right.mean():.0f} | |",
+    ]
+    for name, flat in values.items():
+        of_prompt = flat.view(right.shape)
+        best = right.gather(1, of_prompt.argmax(1, keepdim=True)).mean()
+        scaled = [group_advantages(each) for each in (of_prompt, right)]
+        correlation = torch.corrcoef(torch.stack([each.flatten() for each in scaled]))[0, 1]
+        lines.append(f"| {name} | {100 * best:.0f} | {correlation:.2f} |")
+    return "\n".join(lines)
+
+
 def shown(values: Iterable[float]) -> str:
     numbers = list(values)
     spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
@@ -255,11 +291,15 @@ def main() -> None:
     running.add_argument("root", type=Path)
     running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
     running.add_argument("--seed", type=int, default=0)
+    commands.add_parser("judges", help="which rewards know a right picture")
     commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
         print(table(args.root))
+        return
+    if args.command == "judges":
+        print(judges())
         return
     for arm in args.arms:
         run(args.root, arm, args.seed)

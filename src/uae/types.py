@@ -50,18 +50,24 @@ class Rollout:
 
 @dataclass
 class Evaluation:
-    """A policy's answer about a rollout's actions; gradients flow through ``log_probs`` and ``kl``.
+    """A policy's answer about a rollout's actions; gradients flow through ``log_probs``, ``kl``
+    and ``pull``.
 
     log_probs: ``[B, T]`` log-probability of each action now.
     entropy:   ``[B, T]`` of the action distribution, no gradient; None where it is a constant
                (denoising steps).
     kl:        ``[B, T]`` estimate of KL(policy || reference) per action (k3 for tokens, closed
                form for denoising steps), or None when no reference was asked for.
+    pull:      ``[B, T]`` mean squared distance of a denoising step's velocity to that of the old
+               weights, or None when none were given.
+    norm_ratio: ``[B, T]`` of that velocity to the reference's, no gradient, or None.
     """
 
     log_probs: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"] | None
     kl: Float[Tensor, "B T"] | None = None
+    pull: Float[Tensor, "B T"] | None = None
+    norm_ratio: Float[Tensor, "B T"] | None = None
 
 
 @dataclass

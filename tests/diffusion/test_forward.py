@@ -41,6 +41,10 @@ def by_hand() -> Noised:
     return Noised(pair(0, 0), pair(1, 2), torch.tensor([0.5]), velocity, pair(1, 0), pair(0, 0))
 
 
+def log_prob(noised: Noised, awm: AWM) -> torch.Tensor:
+    return awm_log_prob(noised.velocity, noised.noise - noised.latents, noised.sigma, awm)
+
+
 def gradient(loss: Tensor, noised: Noised) -> Tensor:
     return torch.autograd.grad(loss.sum(), noised.velocity)[0]
 
@@ -114,7 +118,7 @@ def test_the_reference_is_pulled_to_by_its_coefficient():
 def test_awm_by_hand():
     """The error (1, 0) has mean square ½: at power 1, t = ½, log p = −¼."""
     noised, linear = by_hand(), AWM(power=1.0, pull_coef=0.1, reference_coef=0.01)
-    assert awm_log_prob(noised, linear).item() == pytest.approx(-0.25)
+    assert log_prob(noised, linear).item() == pytest.approx(-0.25)
     before = torch.tensor([-0.25]) - torch.tensor(1.5).log()  # the ratio is 1.5
     loss, parts = awm_loss(noised, before, torch.tensor([2.5]), linear)
     assert parts["ratio_mean"].item() == pytest.approx(1.5)
@@ -131,13 +135,13 @@ def test_awms_likelihood_is_concave_in_the_error():
     noised = by_hand()
     target = noised.noise - noised.latents
     noised = noised._replace(velocity=target + 4)
-    assert awm_log_prob(noised, AWM()).item() == pytest.approx(-0.5 * (2 - 1e-10**0.25) / 0.25)
+    assert log_prob(noised, AWM()).item() == pytest.approx(-0.5 * (2 - 1e-10**0.25) / 0.25)
 
 
 def test_awms_gradient_at_ratio_1():
     noised, awm = random(), AWM(pull_coef=0.0, reference_coef=0.0)
     advantages = torch.tensor([-7.0, -1.0, 0.0, 3.0], dtype=torch.float64)
-    before = awm_log_prob(noised, awm).detach()
+    before = log_prob(noised, awm).detach()
     loss, parts = awm_loss(noised, before, advantages, awm)
     assert (parts["ratio_mean"] == 1).all()
     error = matching(noised)
@@ -149,7 +153,7 @@ def test_awms_gradient_at_ratio_1():
 @pytest.mark.parametrize(("advantage", "has_gradient"), [(1.0, False), (-1.0, True)])
 def test_awms_ratio_is_clipped_where_it_has_gone_far_enough(advantage: float, has_gradient: bool):
     noised, awm = by_hand(), AWM(pull_coef=0.0, reference_coef=0.0)
-    before = awm_log_prob(noised, awm).detach() - torch.tensor(3.0).log()
+    before = log_prob(noised, awm).detach() - torch.tensor(3.0).log()
     loss, _ = awm_loss(noised, before, torch.tensor([advantage]), awm)
     assert loss.item() == pytest.approx(0.6 if has_gradient else -0.4)
     assert gradient(loss, noised).any().item() == has_gradient

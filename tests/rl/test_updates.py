@@ -148,7 +148,7 @@ def test_a_picture_is_pulled_to_by_its_advantage(kind: str):
     update = image_update(model, given, old_weights(model))
     errors = []
     for _ in range(2):
-        noised = list(update._noised(torch.arange(6)))
+        noised = list(update._noised(*update._times(torch.arange(6))))
         error = [(n.velocity - n.noise + n.latents).square().flatten(1).mean(1) for n in noised]
         errors.append(torch.stack(error).mean(0).detach())
         gradient(update, model)
@@ -164,7 +164,7 @@ def test_velocities_are_of_the_weights_that_they_are_said_to_be():
     given = settings("nft")
     model = learner(given)
     update = image_update(model, given, old_weights(model, 0.3))
-    noised = next(update._noised(torch.arange(6)))
+    noised = next(update._noised(*update._times(torch.arange(6))))
     rollout = update.segment.rollout
     points = add_noise(rollout.actions, noised.noise, noised.sigma), noised.sigma
     with torch.no_grad():

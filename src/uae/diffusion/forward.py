@@ -144,20 +144,26 @@ def _weighted_error(
     return mean_square(error) / weight
 
 
-def awm_log_prob(noised: Noised, awm: AWM) -> Float[Tensor, " N"]:
-    """AWM's likelihood of a picture at its time: its matching error, concave."""
-    error = mean_square(noised.velocity - (noised.noise - noised.latents))
+def awm_log_prob(
+    velocity: Float[Tensor, "N c h w"],
+    target: Float[Tensor, "N c h w"],
+    sigma: Float[Tensor, " N"],
+    awm: AWM,
+) -> Float[Tensor, " N"]:
+    """AWM's likelihood of a picture at its time: its matching error, concave. ``target``: noise
+    minus latents."""
+    error = mean_square(velocity - target)
     floor, power = awm.smallest_error, awm.power
-    return -noised.sigma * ((error + floor) ** power - floor**power) / power
+    return -sigma * ((error + floor) ** power - floor**power) / power
 
 
 def awm_loss(
-    noised: Noised, before: Float[Tensor, " N"], advantages: Float[Tensor, " N"], awm: AWM
+    noised: Noised, before: Float[Tensor, " N"] | None, advantages: Float[Tensor, " N"], awm: AWM
 ) -> Losses:
     """Advantage-weighted matching's, of each picture; ``before`` are its log-probabilities under
-    the weights of the rollout."""
-    log_prob = awm_log_prob(noised, awm)
-    ratio = bounded(log_prob - before).exp()
+    the weights of the rollout, None where those are the weights now."""
+    log_prob = awm_log_prob(noised.velocity, noised.noise - noised.latents, noised.sigma, awm)
+    ratio = bounded(log_prob - (log_prob.detach() if before is None else before)).exp()
     advantages = advantages.clamp(-awm.advantage_clip, awm.advantage_clip) / awm.advantage_clip
     clipped = ratio.clamp(1 - awm.ratio_clip, 1 + awm.ratio_clip)
     policy = -torch.minimum(ratio * advantages, clipped * advantages)

@@ -49,7 +49,7 @@ class VelocityPolicy(Policy, Protocol):
 
     def evaluate(
         self, rollout: Rollout, *, with_kl: bool, old: Weights | None = None
-    ) -> FlowEvaluation:
+    ) -> Evaluation:
         """``Policy.evaluate``, with the pull to the ``old`` weights if there are any."""
         ...
 
@@ -65,16 +65,6 @@ class VelocityPolicy(Policy, Protocol):
     def reference(self) -> AbstractContextManager:
         """In this context the network is as it was before training."""
         ...
-
-
-@dataclass
-class FlowEvaluation(Evaluation):
-    """pull:       ``[B, W]`` mean squared distance of the velocity to the old weights', or None.
-    norm_ratio: ``[B, W]`` of the velocity to the reference's, no gradient, or None.
-    """
-
-    pull: Float[Tensor, "B W"] | None = None
-    norm_ratio: Float[Tensor, "B W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ def evaluate_path(
     *,
     with_kl: bool,
     old: Weights | None = None,
-) -> FlowEvaluation:
+) -> Evaluation:
     """Log-probability of each random step now, and the KL of its Gaussian to the reference's;
     ``rollout.actions`` are latents ``[B, W + 1, c, h, w]``. Gradients flow, but not through
     guidance's unconditional half."""
@@ -141,7 +131,7 @@ def evaluate_path(
         order.append(rows)
     back = torch.cat(order).argsort()
     whole = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-    return FlowEvaluation(entropy=None, **whole)
+    return Evaluation(entropy=None, **whole)
 
 
 def velocity_at(

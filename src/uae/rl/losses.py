@@ -110,9 +110,11 @@ def grpo_loss(
     objective: Objective,
     counts: BatchCounts | None = None,
     lengths_B: Float[Tensor, " B"] | None = None,
+    pull_coef: float = 0.0,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """-J and its metrics. ``counts`` describe the whole step when this is one of its micro-batches;
-    ``lengths_B`` are the |y_i| where these actions are only a segment of their trajectories."""
+    ``lengths_B`` are the |y_i| where these actions are only a segment of their trajectories.
+    ``pull_coef`` times the evaluation's pull, if it has one, is added for each action."""
     counts = counts or BatchCounts.of(mask_BT)
     advantages_B1 = rearrange(advantages_B, "B -> B 1")
     log_ratio_BT = torch.where(
@@ -129,7 +131,10 @@ def grpo_loss(
                 f"kl_coef is {objective.kl_coef} but the policy was evaluated without with_kl=True"
             )
         gain_BT = gain_BT - objective.kl_coef * torch.where(mask_BT, evaluation.kl.float(), 0.0)
-    loss = -(gain_BT * action_weights(mask_BT, objective, counts, lengths_B)).sum()
+    weights_BT = action_weights(mask_BT, objective, counts, lengths_B)
+    loss = -(gain_BT * weights_BT).sum()
+    if evaluation.pull is not None:
+        loss = loss + pull_coef * (weights_BT * evaluation.pull).sum()
     return loss, _metrics(loss, evaluation, log_ratio_BT, advantages_B1, mask_BT, objective, counts)
 
 

@@ -11,7 +11,8 @@ Suffixes: B sequences of the step, b of a micro-batch, T actions, N times that a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from uae.diffusion.forward import (
+    Losses,
     Noised,
     awm_log_prob,
     awm_loss,
@@ -28,11 +30,11 @@ from uae.diffusion.forward import (
     nft_steps,
     norm_ratio,
 )
-from uae.diffusion.policy import FlowContext, FlowEvaluation, VelocityPolicy
+from uae.diffusion.policy import FlowContext, VelocityPolicy
 from uae.diffusion.schedule import add_noise
 from uae.models.base import UnifiedModel
 from uae.rl.config import TrainConfig
-from uae.rl.losses import action_weights, grpo_loss
+from uae.rl.losses import grpo_loss
 from uae.rl.segments import Segment
 from uae.types import Evaluation, Rollout
 from uae.utils.optim import FastAverage
@@ -77,7 +79,7 @@ class PolicyGradient:
 
     def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[Part]:
         segment = self.segment
-        rollout, lengths_B = segment.rollout.select(rows), segment.lengths_B[rows]
+        rollout = segment.rollout.select(rows)
         evaluation = self._evaluate(rollout)
         log_probs_BT = evaluation.log_probs.detach()
         loss, metrics = grpo_loss(
@@ -87,19 +89,18 @@ class PolicyGradient:
             rollout.mask,
             segment.objective,
             segment.counts,
-            lengths_B,
+            segment.lengths_B[rows],
+            self.pull_coef,
         )
+        means = {
+            "log_prob_gap": (log_probs_BT - rollout.log_probs).abs()[rollout.mask],
+            "velocity_norm_ratio": evaluation.norm_ratio,
+            "pull": evaluation.pull,
+        }
         num_actions = max(segment.counts.num_actions, 1)
-        gap = (log_probs_BT - rollout.log_probs).abs()[rollout.mask].sum().item()
-        metrics["log_prob_gap"] = gap / num_actions
-        if isinstance(evaluation, FlowEvaluation):
-            if evaluation.norm_ratio is not None:
-                metrics["velocity_norm_ratio"] = evaluation.norm_ratio.sum().item() / num_actions
-            if evaluation.pull is not None:
-                weights = action_weights(rollout.mask, segment.objective, segment.counts, lengths_B)
-                loss = loss + self.pull_coef * (weights * evaluation.pull).sum()
-                metrics["pull"] = evaluation.pull.sum().item() / num_actions
-                metrics["loss"] = loss.item()
+        for name, values in means.items():
+            if values is not None:
+                metrics[name] = values.sum().item() / num_actions
         yield loss, metrics
 
     def _evaluate(self, rollout: Rollout) -> Evaluation:
@@ -111,7 +112,7 @@ class PolicyGradient:
 
 
 @dataclass(frozen=True)
-class ForwardProcess:
+class ForwardProcess(ABC):
     """By the velocities at finished latents that are noised again."""
 
     segment: Segment
@@ -119,29 +120,55 @@ class ForwardProcess:
     old: FastAverage
     step: int
 
-    def score(self, rows: Tensor) -> Tensor:
-        if self.config.decoder_update == "nft":
-            return self.segment.rollout.log_probs[rows]  # of no actions
-        alone = self._noised(rows, with_others=False)
-        return torch.stack([self._log_prob(noised) for noised in alone], 1)
+    @abstractmethod
+    def score(self, rows: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _steps(self, rows: Tensor, num_steps: int) -> Int[Tensor, "b N"]:
+        """Whose times each picture is noised at."""
+
+    @abstractmethod
+    def _losses(
+        self, noised: Noised, advantages: Tensor, before: Float[Tensor, "b N"] | None, n: int
+    ) -> Losses:
+        """Of pictures noised for the ``n``-th time."""
 
     def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[Part]:
-        advantages = self.segment.advantages_B[rows]
-        for n, noised in enumerate(self._noised(rows)):
-            if self.config.decoder_update == "nft":
-                losses, parts = nft_loss(noised, advantages, self.config.nft)
-            else:
-                log_prob = self._log_prob(noised) if before is None else before[:, n]
-                losses, parts = awm_loss(noised, log_prob, advantages, self.config.awm)
+        context, latents, times = self._times(rows)
+        for n, noised in enumerate(self._noised(context, latents, times)):
+            losses, parts = self._losses(noised, self.segment.advantages_B[rows], before, n)
             parts["velocity_norm_ratio"] = norm_ratio(noised.velocity, noised.reference)
-            yield self._shared(losses, parts)
+            yield self._shares(losses, parts, len(times))
 
-    def _log_prob(self, noised: Noised) -> Tensor:
-        return awm_log_prob(noised, self.config.awm).detach()
+    @property
+    def _policy(self) -> VelocityPolicy:
+        assert isinstance(self.segment.policy, VelocityPolicy), "check_update"
+        return self.segment.policy
 
-    def _shared(self, losses: Tensor, parts: dict[str, Tensor]) -> Part:
-        """Shares of the step's means over pictures and times."""
-        num_times = self._steps(torch.arange(1)).shape[1]
+    def _times(self, rows: Tensor) -> tuple[FlowContext, Tensor, list[tuple[Tensor, Tensor]]]:
+        """These pictures, and for each time that they are noised, noise and level."""
+        rollout = self.segment.rollout.select(rows)
+        context, latents = rollout.context, rollout.actions
+        steps_bN = self._steps(rows, len(context.sigmas) - 1)
+        sigmas_bN = context.sigmas[steps_bN].to(latents)
+        shape = sigmas_bN.shape[1], *latents.shape[1:]
+        noise = normals(self.config.seed, self.step, rows, "forward", shape).to(latents)
+        return context, latents, [(noise[:, n], sigmas_bN[:, n]) for n in range(shape[0])]
+
+    def _noised(
+        self, context: FlowContext, latents: Tensor, times: Sequence[tuple[Tensor, Tensor]]
+    ) -> Iterator[Noised]:
+        """Each as it stands when asked for: gradients flow where they are enabled."""
+        for noise, sigma in times:
+            points = context, add_noise(latents, noise, sigma), sigma
+            with torch.no_grad(), self.old.in_place():
+                old = self._policy.predict(*points)
+            with torch.no_grad(), self._policy.reference():
+                reference = self._policy.predict(*points)
+            yield Noised(latents, noise, sigma, self._policy.predict(*points), old, reference)
+
+    def _shares(self, losses: Tensor, parts: dict[str, Tensor], num_times: int) -> Part:
+        """Of the step's means over pictures and times."""
         loss, *means = (
             values.sum() / (self.segment.counts.num_sequences * num_times)
             for values in (losses, *parts.values())
@@ -149,45 +176,60 @@ class ForwardProcess:
         values = torch.stack([loss, *means]).tolist()  # one transfer from the device
         return loss, dict(zip(("loss", *parts), values, strict=True))
 
-    def _steps(self, rows: Tensor) -> Int[Tensor, "b N"]:
-        """Whose times each picture is noised at."""
-        context: FlowContext = self.segment.rollout.context
-        num_steps, config = len(context.sigmas) - 1, self.config
-        key = config.seed, self.step, rows, "times"
-        if config.decoder_update == "nft":
-            return nft_steps(uniforms(*key, num_steps), config.nft.num_times)
-        draws = uniforms(*key, config.awm.num_times)
-        return awm_steps(draws, num_steps, config.awm.time_fraction)
 
-    def _noised(self, rows: Tensor, *, with_others: bool = True) -> Iterator[Noised]:
-        """These pictures, once for each time, as they stand when asked for: gradients flow where
-        they are enabled. ``with_others``: else the old and the reference velocity are no
-        numbers."""
-        policy, rollout = self.segment.policy, self.segment.rollout.select(rows)
-        assert isinstance(policy, VelocityPolicy), "check_update"
-        context, latents = rollout.context, rollout.actions
-        sigmas_bN = context.sigmas[self._steps(rows)].to(latents)
-        shape = sigmas_bN.shape[1], *latents.shape[1:]
-        noise = normals(self.config.seed, self.step, rows, "forward", shape).to(latents)
-        for n in range(len(noise[0])):
-            sigma = sigmas_bN[:, n]
-            points = context, add_noise(latents, noise[:, n], sigma), sigma
-            old = reference = torch.full_like(latents, torch.nan)
-            if with_others:
-                with torch.no_grad(), self.old.in_place():
-                    old = policy.predict(*points)
-                with torch.no_grad(), policy.reference():
-                    reference = policy.predict(*points)
-            yield Noised(latents, noise[:, n], sigma, policy.predict(*points), old, reference)
+class DiffusionNFT(ForwardProcess):
+    """Positive and negative velocities around the old one; nothing has a probability."""
+
+    def score(self, rows: Tensor) -> Tensor:
+        return self.segment.rollout.log_probs[rows]  # of no actions
+
+    def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
+        draws = uniforms(self.config.seed, self.step, rows, "times", num_steps)
+        return nft_steps(draws, self.config.nft.num_times)
+
+    def _losses(self, noised: Noised, advantages: Tensor, before: Tensor | None, n: int) -> Losses:
+        return nft_loss(noised, advantages, self.config.nft)
 
 
-def update_of(segment: Segment, config: TrainConfig, old: FastAverage | None, step: int) -> Update:
-    """How this segment is learnt from."""
-    if segment.name == "rl":
+class AdvantageWeightedMatching(ForwardProcess):
+    """The matching error as a log-probability."""
+
+    def score(self, rows: Tensor) -> Tensor:
+        context, latents, times = self._times(rows)
+        return torch.stack(
+            [
+                awm_log_prob(
+                    self._policy.predict(context, add_noise(latents, noise, sigma), sigma),
+                    noise - latents,
+                    sigma,
+                    self.config.awm,
+                )
+                for noise, sigma in times
+            ],
+            1,
+        ).detach()
+
+    def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
+        awm = self.config.awm
+        draws = uniforms(self.config.seed, self.step, rows, "times", awm.num_times)
+        return awm_steps(draws, num_steps, awm.time_fraction)
+
+    def _losses(self, noised: Noised, advantages: Tensor, before: Tensor | None, n: int) -> Losses:
+        return awm_loss(
+            noised, None if before is None else before[:, n], advantages, self.config.awm
+        )
+
+
+FORWARD = {"nft": DiffusionNFT, "awm": AdvantageWeightedMatching}
+"""Updates by the forward process, by their names in ``TrainConfig.decoder_update``."""
+
+
+def update_of(segment: Segment, config: TrainConfig, old: FastAverage, step: int) -> Update:
+    """How this segment is learnt from; ``old``: the decoder's old weights, where they are used."""
+    if not segment.is_painting:
         return PolicyGradient(segment)
-    if config.decoder_update != "policy_gradient":
-        assert old is not None
-        return ForwardProcess(segment, config, old, step)
+    if config.decoder_update in FORWARD:
+        return FORWARD[config.decoder_update](segment, config, old, step)
     return PolicyGradient(segment, config.pull_coef, old if config.pull_coef else None)
 
 

@@ -30,7 +30,6 @@ from torch import Tensor
 from uae.config import DecodeSettings
 from uae.diffusion.policy import (
     FlowContext,
-    FlowEvaluation,
     Weights,
     evaluate_path,
     velocity_at,
@@ -45,7 +44,7 @@ from uae.models.decoders.learner import TransformerLearner
 from uae.models.decoders.text import TextConditioned
 from uae.models.lora import ADAPTER
 from uae.models.storage import save_exactly
-from uae.types import Rollout
+from uae.types import Evaluation, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import phase
 from uae.utils.weights import load_pretrained
@@ -275,7 +274,7 @@ class FlowDecoder(TransformerLearner, TextConditioned, ABC):
 
     def evaluate(
         self, rollout: Rollout, *, with_kl: bool, old: Weights | None = None
-    ) -> FlowEvaluation:
+    ) -> Evaluation:
         """Log-probability of each random denoising step now, the closed-form KL to the reference,
         and the pull to the ``old`` weights."""
         return evaluate_path(self.field, rollout, self.reference, with_kl=with_kl, old=old)
