@@ -42,7 +42,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
-from uae.world.data import SceneImages, ScenePrompts, pictures
+from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import exhaustive_caption
@@ -104,7 +104,7 @@ def rl(
             lora_rank=rank,
             train=config,
         )
-        return UnifiedGRPO(settings, SceneImages, ScenePrompts)
+        return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
 
     return stage
 
@@ -143,6 +143,7 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "all_steps_pull": rl(decoding=ALL_STEPS, pull_coef=0.1),
     "nft": rl(decoding=FORWARD, decoder_update="nft"),
     "awm": rl(decoding=FORWARD, decoder_update="awm"),
+    "awm_matching": rl(share=0.0, decoding=FORWARD, decoder_update="awm", matching_coef=0.5),
     "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2)),
     "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
     "awm_fast": rl(

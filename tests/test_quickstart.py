@@ -100,7 +100,7 @@ def test_a_half_learns_from_as_many_images():
             per_image = run.group_size * run.reconstructions_per_caption
             assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
             assert run.reconstructions_per_caption > 1 or half != "images"
-            assert family == "umm2" or (run.decoding.sampler == "sde") == (half != "captions")
+            assert family == "umm2" or run.decoding_at(0).has_rollout == (half != "captions")
 
 
 def test_the_control_learns_by_imitation():

@@ -18,7 +18,7 @@ TINY = {
     "v1-tiny": "v1 in the embedded world, measured after each stage",
     "v3-tiny": "v3 in the embedded world, measured after each stage",
     "v5-tiny": "tiny, measured before and after",
-    "decoder-tiny": "decoder RL alone, from captions of all lengths, judged by the model itself",
+    "decoder-tiny": "decoder RL alone, from prompts, judged by what each of them requires",
     "joint-tiny": "encoder and decoder in one step, 4 captions an image, 4 pictures a caption",
     "v5-tiny-ar": "tiny-ar, measured before and after",
     "v3-tiny-ar": "v3 of the tiny UMM-2: captions, then image tokens; its pretraining is shipped",

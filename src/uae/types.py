@@ -180,5 +180,15 @@ class PromptSource(Protocol):
         ...
 
 
+@runtime_checkable
+class PairSource(Protocol):
+    """Pictures and their captions, to be learnt by matching; a step's are a function of the step
+    alone."""
+
+    def batch(self, step: int, num_pairs: int) -> tuple[Float[Tensor, "N 3 H W"], list[str]]:
+        """``num_pairs`` pictures in [0, 1], and a caption of each."""
+        ...
+
+
 Batch = Sequence[Tensor | Prompt]
 """What a step learns from: P images, P prompts, or both."""

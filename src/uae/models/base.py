@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from uae.config import CaptionSettings, DecodeSettings
@@ -53,6 +54,18 @@ def check_settings(model: object, captioning: CaptionSettings, decoding: DecodeS
     """A ValueError where this model cannot caption or paint so."""
     if isinstance(model, Limited):
         model.check_settings(captioning, decoding)
+
+
+@runtime_checkable
+class Matching(Protocol):
+    """A family whose painting half can be taught pictures of texts; the others need no such
+    method."""
+
+    def matching_loss(
+        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], *, seed: int, step: int
+    ) -> Float[Tensor, ""]:
+        """Flow matching, whose noise and levels are keyed by ``(seed, step)``."""
+        ...
 
 
 @runtime_checkable

@@ -34,6 +34,8 @@ from uae.config import (
     TextEncoder,
     settings_in,
 )
+from uae.diffusion.loss import flow_matching_loss
+from uae.diffusion.schedule import add_noise, training_sigmas
 from uae.models.decoders.flow import FlowDecoder
 from uae.models.decoders.sd3 import SD3Decoder
 from uae.models.encoders.conditioning import ConditioningCaptioner
@@ -150,6 +152,26 @@ class LLMDiffusion(nn.Module):
         place = torch.arange(len(texts))
         images = self._paint(states, mask, place, place, settings, group_size, seed, step)
         return replace(images, metrics=self._cut(texts))
+
+    def matching_loss(
+        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], *, seed: int, step: int
+    ) -> Float[Tensor, ""]:
+        """Flow matching on pictures in [0, 1] of these texts, mean over them and latent
+        dimensions; noise and levels (logit-normal) are keyed by ``(seed, step)``."""
+        decoder, places = self.decoder, range(len(texts))
+        with torch.no_grad():
+            latents = decoder.encode_images(images.to(decoder.device)).float()
+            states, mask = self.text_states(texts)
+        noise = normals(seed, step, places, "matching", latents.shape[1:]).to(latents)
+        draws = normals(seed, step, places, "matching level", (1,))[:, 0].to(latents)
+        sigmas = training_sigmas(draws, decoder.scheduler.config["shift"])
+        noisy = add_noise(latents, noise, sigmas)
+        total = torch.zeros((), device=latents.device)
+        for rows in decoder.length_groups(mask):
+            embeds = decoder.condition(states[rows], mask[rows])
+            velocity = decoder.velocity(noisy[rows], sigmas[rows], embeds)
+            total = total + len(rows) * flow_matching_loss(velocity, latents[rows], noise[rows])
+        return total / len(texts)
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""

@@ -16,6 +16,7 @@ DecoderUpdate = Literal["policy_gradient", "nft", "awm"]
 COUNTS = (
     "num_steps",
     "images_per_step",
+    "pairs_per_step",
     "group_size",
     "reconstructions_per_caption",
     "ema_every",
@@ -31,6 +32,7 @@ WEIGHTS = (
     "image_weight",
     "image_kl_coef",
     "pull_coef",
+    "matching_coef",
     "warmup_steps",
     "weight_decay",
 )
@@ -82,6 +84,11 @@ class TrainConfig:
     pull_coef: float = 0.0
     """Of the squared distance of the velocity to that of the old weights, in each random step of
     `policy_gradient`; 0.1 lets the learning rate rise."""
+    matching_coef: float = 0.0
+    """Of flow matching on pictures with exhaustive captions, beside what painting learns from its
+    own: what was learnt in pretraining is then not forgotten. 0 shows it none."""
+    pairs_per_step: int = 32
+    """Such pairs."""
     old_decay_rate: float = 0.001
     """The old weights are a fast average of a diffusion decoder's, kept where they are used: after
     rollout i, from 1, its decay is i times this rate."""
@@ -222,8 +229,11 @@ class TrainConfig:
                 f"decoder-update: expected one of {', '.join(choices)}, got {name}",
             ),
             (
-                self.uses_old_weights and self.image_weight == 0,
-                "image-weight: expected above 0 where decoder-update or pull-coef is given, got 0",
+                (self.uses_old_weights or self.matching_coef > 0) and self.image_weight == 0,
+                (
+                    "image-weight: expected above 0 where decoder-update, pull-coef or "
+                    "matching-coef is given, got 0"
+                ),
             ),
             (
                 is_forward and is_random,

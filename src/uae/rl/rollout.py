@@ -83,6 +83,7 @@ def captions_alone(config: TrainConfig) -> TrainConfig:
         window_interval=None,
         decoder_update="policy_gradient",
         pull_coef=0.0,
+        matching_coef=0.0,
     )
 
 

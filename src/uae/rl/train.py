@@ -12,15 +12,16 @@ reconstructions per caption.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from uae.models.base import UnifiedModel, check_settings
+from uae.models.base import Matching, UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
@@ -30,7 +31,7 @@ from uae.rl.rollout import JointSource, parts_of, roll_out
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, update_of
-from uae.types import Batch, ImageSource, PromptSource
+from uae.types import Batch, ImageSource, PairSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
 from uae.utils.progress import track
@@ -48,12 +49,14 @@ def train(
     recorded: dict,
     until: int | None = None,
     prompt_reward: WeightedSum | None = None,
+    pairs: PairSource | None = None,
 ) -> None:
     """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to
     the end).
 
     recorded: whatever else must be the same on resume (model and reward names, data).
-    prompt_reward: of pictures of prompts; by default ``reward`` is.
+    prompt_reward: of pictures of prompts; by default ``reward`` is. pairs: what is matched where
+    there is a ``matching_coef``.
     """
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
@@ -66,7 +69,7 @@ def train(
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)
-                    metrics = train_step(model, rewards, batch, config, run.learning, step)
+                    metrics = train_step(model, rewards, batch, config, run.learning, step, pairs)
                     if step % config.probe_every == 0 or step + 1 == config.num_steps:
                         metrics |= probe.measure()
                     run.finish_step(metrics)
@@ -83,9 +86,10 @@ def train_step(
     config: TrainConfig,
     learning: Learning,
     step: int,
+    pairs: PairSource | None = None,
 ) -> dict[str, float]:
-    """One rollout and what is learnt from it; the metrics of the step. ``rewards``: of captions of
-    ``images`` and of ``prompts``, whichever the batch has."""
+    """One rollout and what is learnt from it, and from ``pairs``; the metrics of the step.
+    ``rewards``: of captions of ``images`` and of ``prompts``, whichever the batch has."""
     timer, device = PhaseTimer(), model.encoder.device
     segments, sampled, observed = [], [], {}
     for part in parts_of(batch, config):
@@ -104,13 +108,19 @@ def train_step(
         sampled.append((captions, reconstructions))
     updates = [update_of(segment, config, learning.old, step) for segment in segments]
     with timer("update"), attention_to_train(device):
-        metrics = update(updates, config, learning)
+        beside = partial(match, model, pairs, config, step) if config.matching_coef else dict
+        metrics = update(updates, config, learning, beside)
     return metrics | observed | time_metrics(sampled, timer.pop())
 
 
-def update(updates: Sequence[Update], config: TrainConfig, learning: Learning) -> dict[str, float]:
+def update(
+    updates: Sequence[Update],
+    config: TrainConfig,
+    learning: Learning,
+    beside: Callable[[], dict[str, float]] = dict,
+) -> dict[str, float]:
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
-    micro-batches."""
+    micro-batches, and by the gradient that ``beside`` adds."""
     history: list[dict[str, float]] = []
     old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
     for _ in range(config.num_updates):
@@ -118,10 +128,24 @@ def update(updates: Sequence[Update], config: TrainConfig, learning: Learning) -
         for each, old_log_probs in zip(updates, old, strict=True):
             with learning.painting() if each.segment.is_painting else nullcontext():
                 metrics |= _backward(each, old_log_probs, config)
+        metrics |= beside()
         metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]
         metrics["rl/grad_norm"] = learning.update(config.max_grad_norm)
         history.append(metrics)
     return {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
+
+
+def match(
+    model: UnifiedModel, pairs: PairSource | None, config: TrainConfig, step: int
+) -> dict[str, float]:
+    """Add the gradient of flow matching on some pairs; its loss."""
+    assert isinstance(model, Matching), "check_update"
+    assert pairs is not None
+    images, texts = pairs.batch(step, config.pairs_per_step)
+    with autocast(model.encoder.device, config.use_bf16):
+        loss = model.matching_loss(images, texts, seed=config.seed, step=step)
+        (config.matching_coef * loss).backward()
+    return {"rl_image/matching_loss": loss.item()}
 
 
 def _backward(

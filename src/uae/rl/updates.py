@@ -32,7 +32,7 @@ from uae.diffusion.forward import (
 )
 from uae.diffusion.policy import FlowContext, VelocityPolicy
 from uae.diffusion.schedule import add_noise
-from uae.models.base import UnifiedModel
+from uae.models.base import Matching, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.rl.losses import grpo_loss
 from uae.rl.segments import Segment
@@ -235,6 +235,11 @@ def update_of(segment: Segment, config: TrainConfig, old: FastAverage, step: int
 
 def check_update(model: UnifiedModel, config: TrainConfig) -> None:
     """A ValueError where this model's decoder cannot learn so."""
+    if config.matching_coef > 0 and not isinstance(model, Matching):
+        raise ValueError(
+            "matching-coef: expected a model that paints by flow matching (umm1), got "
+            f"{type(model).__name__} ({model.family}); leave it at 0"
+        )
     if config.uses_old_weights and not isinstance(model.decoder, VelocityPolicy):
         option = "pull-coef" if config.pull_coef else f"decoder-update {config.decoder_update}"
         raise ValueError(

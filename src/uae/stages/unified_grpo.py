@@ -29,7 +29,7 @@ from uae.rl.rollout import JointSource, check_prompts
 from uae.rl.train import train
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, UserData
-from uae.types import ImageSource, PromptSource
+from uae.types import ImageSource, PairSource, PromptSource
 from uae.utils.files import appear
 from uae.utils.metrics import check_tensorboard
 from uae.utils.ranges import AT_LEAST_0, AT_MOST_1, check_ranges, refuse_if
@@ -38,6 +38,8 @@ Half = Literal["both", "captions", "images"]
 Endless = Callable[[int], ImageSource]
 """Images without files, by the seed of their order."""
 WORLD = "world"
+WorldPairs = Callable[[int], PairSource]
+"""The embedded world's pictures with exhaustive captions, by their seed."""
 WorldPrompts = Callable[[int, float], PromptSource]
 """The embedded world's prompts, by their seed and the share of exhaustive captions."""
 
@@ -154,6 +156,8 @@ class UnifiedGRPO:
     """What is learnt from where the settings name no files."""
     world_prompts: WorldPrompts | None = None
     """What is learnt from where the settings ask for prompts of the world."""
+    world_pairs: WorldPairs | None = None
+    """What is matched where the settings have a `matching_coef`."""
 
     def given(self, user: UserData) -> UnifiedGRPO:
         settings = self.settings
@@ -172,6 +176,11 @@ class UnifiedGRPO:
             check_rewards_of_prompts(settings.rewards_of_prompts, settings.prompts == WORLD)
         for rewards in (settings.rewards, settings.prompt_rewards):
             check_rewards(rewards, settings.backbones)
+        if settings.train.matching_coef > 0 and self.world_pairs is None:
+            raise ValueError(
+                "train.matching-coef: expected 0, as its pairs are the embedded world's, for the "
+                f"tiny models, got {settings.train.matching_coef}"
+            )
         if settings.train.tensorboard:
             check_tensorboard()
 
@@ -199,7 +208,9 @@ class UnifiedGRPO:
         )
         assert reward is not None
         source: Any = JointSource(images, prompts) if images and prompts else images or prompts
-        train(model, reward, source, settings.train, folder, recorded, until, prompt_reward)
+        pairs = self.world_pairs(settings.train.seed) if self.world_pairs else None
+        run = settings.train
+        train(model, reward, source, run, folder, recorded, until, prompt_reward, pairs)
 
     def images(self) -> ImageSource | None:
         """What is captioned, if captions are learnt or painted."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from uae.world.language import exhaustive_caption
 from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
 from uae.world.scene import Scene, Split, first_scenes, render_batch, scene_at
 
@@ -35,6 +36,19 @@ class SceneImages:
 
     def probe(self, num_images: int) -> list[Tensor]:
         return list(pictures(first_scenes("validation", num_images)))
+
+
+class ScenePairs:
+    """Pictures of training scenes with their exhaustive captions: what painting learnt from before.
+
+    Scenes differ from those that prompts are of."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def batch(self, step: int, num_pairs: int) -> tuple[Tensor, list[str]]:
+        scenes = train_scenes(step, num_pairs, seed=self.seed + 1)
+        return pictures(scenes), [exhaustive_caption(scene) for scene in scenes]
 
 
 class ScenePrompts:

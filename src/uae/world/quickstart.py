@@ -30,7 +30,7 @@ from uae.utils.lock import locked
 from uae.utils.metrics import read_metrics
 from uae.utils.outputs import check_out_folder
 from uae.utils.suggest import did_you_mean
-from uae.world.data import SceneImages, ScenePrompts, pictures
+from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
 from uae.world.fidelity import paint
 from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
@@ -200,7 +200,7 @@ def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[Fram
     """Train, and look on at the start and after some of the steps."""
     settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
-    stage = UnifiedGRPO(settings, SceneImages, ScenePrompts)
+    stage = UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
     if paints_alone(config):
         look, untils = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
     else:

@@ -22,7 +22,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
 from uae.stages.unified_grpo import WORLD, Half, UnifiedGRPO, UnifiedGRPOSettings, learning
 from uae.utils.files import appear
-from uae.world.data import SceneImages, ScenePrompts
+from uae.world.data import SceneImages, ScenePairs, ScenePrompts
 from uae.world.measure import measure_model
 from uae.world.pairs import write_captioned_scenes
 
@@ -59,7 +59,7 @@ def measure_saved(source: str) -> dict[str, Any]:
 
 
 def _grpo(settings: UnifiedGRPOSettings) -> UnifiedGRPO:
-    return UnifiedGRPO(settings, SceneImages, ScenePrompts)
+    return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
 
 
 def _with(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:
@@ -92,14 +92,16 @@ _DECODER_RL = _with(
 )
 _DECODER_ALONE = replace(
     _with(
-        _PAINTING,
+        _TINY,
         num_steps=313,
-        decoding=_NOISY,
-        objective=Objective(kl_coef=0.0),
+        group_size=1,
+        reconstructions_per_caption=8,
+        caption_weight=0.0,
+        decoder_update="awm",
+        matching_coef=0.5,
         learning_rate=7e-4,
     ),
     prompts=WORLD,
-    exhaustive_share=0.25,
     rewards={"judge": 1.0, "clip_score": 0.0},
     lora_rank=16,
 )
@@ -134,7 +136,7 @@ _AR_RL = {
 }
 
 PAINTING = {
-    "umm1": _with(_DECODER_ALONE, num_steps=120),
+    "umm1": _with(_DECODER_ALONE, num_steps=60),
     "umm2": replace(
         _with(_half(_TINY_AR, "images"), num_steps=60, learning_rate=5e-5),
         prompts=WORLD,

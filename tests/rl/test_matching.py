@@ -1,0 +1,126 @@
+"""Flow matching on captioned pictures beside reinforcement learning: its loss, its gradient, and
+runs with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.rl.tiny_run import build_model, config, reward
+from uae.config import DecodeSettings
+from uae.diffusion.schedule import training_sigmas
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.rl.config import TrainConfig
+from uae.rl.learning import Learning
+from uae.rl.train import match, train, update
+from uae.rl.updates import check_update
+from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.types import PairSource
+from uae.utils.checkpoint import load_latest
+from uae.utils.metrics import read_metrics
+from uae.utils.seed import normals
+from uae.world.data import SceneImages, ScenePairs, train_scenes
+from uae.world.models import build_janus
+
+SDE = DecodeSettings(num_steps=3, sampler="sde", window_size=1)
+
+
+def settings(num_steps: int = 1, **changes) -> TrainConfig:
+    alone = {"caption_weight": 0.0, "group_size": 1, "reconstructions_per_caption": 2}
+    matched = {"matching_coef": 0.5, "pairs_per_step": 3, "use_bf16": False}
+    return config(num_steps, decoding=SDE, **(alone | matched | changes))
+
+
+def learner() -> LLMDiffusion:
+    model = build_model()
+    model.begin_training(0, captions=False, decoding=SDE)
+    return model
+
+
+def test_the_loss_is_that_of_each_pair_at_its_own_level():
+    model, (images, texts) = learner(), ScenePairs().batch(0, 3)
+    texts[1] = "a ring"  # of another length
+    loss = model.matching_loss(images, texts, seed=4, step=7)
+    decoder, expected = model.decoder, []
+    latents = decoder.encode_images(images)
+    noise = normals(4, 7, range(3), "matching", latents.shape[1:])
+    draws = normals(4, 7, range(3), "matching level", (1,))[:, 0]
+    sigmas = training_sigmas(draws, decoder.scheduler.config["shift"])
+    for i, text in enumerate(texts):
+        one = slice(i, i + 1)
+        point = (1 - sigmas[i]) * latents[one] + sigmas[i] * noise[one]
+        embeds = decoder.condition(*model.text_states([text]))
+        velocity = decoder.velocity(point, sigmas[one], embeds)
+        expected.append((velocity - (noise[one] - latents[one])).square().mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-6)
+    assert len({sigma.item() for sigma in sigmas}) == 3
+    assert not torch.equal(loss, model.matching_loss(images, texts, seed=4, step=8))
+
+
+def test_its_gradient_is_added_to_the_steps():
+    model, pairs, given = learner(), ScenePairs(), settings()
+    parameters = list(model.decoder.named_trainable_parameters().values())
+    loss = model.matching_loss(*pairs.batch(2, 3), seed=given.seed, step=2)
+    gradients = torch.autograd.grad(loss, parameters)
+    before = [p.detach().clone() for p in parameters]
+    learning = Learning(torch.optim.SGD(parameters, lr=1.0))
+    unclipped = replace(given, max_grad_norm=1e9)
+    metrics = update([], unclipped, learning, lambda: match(model, pairs, given, 2))
+    assert metrics["rl_image/matching_loss"] == pytest.approx(loss.item())
+    for p, old, gradient in zip(parameters, before, gradients, strict=True):
+        torch.testing.assert_close(old - p, 0.5 * gradient, rtol=1e-4, atol=1e-7)
+
+
+def run(folder: Path, num_steps: int, until: int | None = None, **changes) -> LLMDiffusion:
+    model, given = learner(), settings(num_steps, **changes)
+    train(model, reward(), SceneImages(), given, folder, {}, until, pairs=ScenePairs())
+    return model
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path):
+    run(tmp_path / "whole", 3)
+    run(tmp_path / "parts", 3, until=1)
+    run(tmp_path / "parts", 3)
+    whole, parts = (load_latest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert whole is not None and parts is not None and whole.step == parts.step == 3
+    for name, value in whole.weights["policy"].items():
+        assert torch.equal(value, parts.weights["policy"][name])
+    losses = [
+        row["rl_image/matching_loss"] for row in read_metrics(tmp_path / "whole/metrics.jsonl")
+    ]
+    assert len(set(losses)) == 3
+
+
+def test_without_it_nothing_is_matched(tmp_path: Path):
+    run(tmp_path, 1, matching_coef=0.0)
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert "rl_image/loss" in metrics and "rl_image/matching_loss" not in metrics
+
+
+def test_pairs_are_of_training_scenes_with_all_that_is_in_them():
+    images, texts = ScenePairs(3).batch(1, 2)
+    assert isinstance(ScenePairs(), PairSource)
+    assert images.shape == (2, 3, 48, 48) and len(texts) == 2
+    for scene, text in zip(train_scenes(1, 2, seed=4), texts, strict=True):
+        assert all(f"{o.color} {o.shape}" in text for o in scene.objects)
+
+
+def test_a_model_that_draws_tokens_is_refused():
+    given = replace(settings(), decoding=DecodeSettings())
+    with pytest.raises(ValueError, match=r"^matching-coef: expected a model that paints by flow"):
+        check_update(build_janus(), given)
+
+
+def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    painting = UnifiedGRPOSettings(
+        prompts=str(tmp_path / "prompts.txt"),
+        rewards={"caption_likelihood": 1.0},
+        train=settings(),
+    )
+    UnifiedGRPO(painting, world_pairs=ScenePairs).check()
+    with pytest.raises(ValueError, match=r"^train\.matching-coef: expected 0, as its pairs are"):
+        UnifiedGRPO(painting).check()
