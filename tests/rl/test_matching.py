@@ -115,6 +115,8 @@ def test_a_model_that_draws_tokens_is_refused():
 
 
 def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^matching-coef: expected 0 where no"):
+        train(learner(), reward(), SceneImages(), settings(), tmp_path / "run", {})
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     painting = UnifiedGRPOSettings(
         prompts=str(tmp_path / "prompts.txt"),

@@ -34,8 +34,7 @@ from uae.config import (
     TextEncoder,
     settings_in,
 )
-from uae.diffusion.loss import flow_matching_loss
-from uae.diffusion.schedule import add_noise, training_sigmas
+from uae.diffusion.schedule import training_sigmas
 from uae.models.decoders.flow import FlowDecoder
 from uae.models.decoders.sd3 import SD3Decoder
 from uae.models.encoders.conditioning import ConditioningCaptioner
@@ -165,13 +164,7 @@ class LLMDiffusion(nn.Module):
         noise = normals(seed, step, places, "matching", latents.shape[1:]).to(latents)
         draws = normals(seed, step, places, "matching level", (1,))[:, 0].to(latents)
         sigmas = training_sigmas(draws, decoder.scheduler.config["shift"])
-        noisy = add_noise(latents, noise, sigmas)
-        total = torch.zeros((), device=latents.device)
-        for rows in decoder.length_groups(mask):
-            embeds = decoder.condition(states[rows], mask[rows])
-            velocity = decoder.velocity(noisy[rows], sigmas[rows], embeds)
-            total = total + len(rows) * flow_matching_loss(velocity, latents[rows], noise[rows])
-        return total / len(texts)
+        return decoder.matching_loss(latents, states, mask, sigmas, noise)
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""

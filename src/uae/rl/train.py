@@ -138,9 +138,14 @@ def update(
 def match(
     model: UnifiedModel, pairs: PairSource | None, config: TrainConfig, step: int
 ) -> dict[str, float]:
-    """Add the gradient of flow matching on some pairs; its loss."""
+    """Add the gradient of flow matching on some pairs; its loss.
+
+    Raises:
+        ValueError: when there are none.
+    """
     assert isinstance(model, Matching), "check_update"
-    assert pairs is not None
+    if pairs is None:
+        raise ValueError("matching-coef: expected 0 where no pairs are given to match")
     images, texts = pairs.batch(step, config.pairs_per_step)
     with autocast(model.encoder.device, config.use_bf16):
         loss = model.matching_loss(images, texts, seed=config.seed, step=step)

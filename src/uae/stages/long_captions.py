@@ -24,8 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from uae.data.buckets import CaptionBatches, CaptionedImage, aspect_buckets
 from uae.data.captions import check_pyarrow, find_shards
 from uae.data.latents import Encoded, LatentCache, fingerprint
-from uae.diffusion.loss import flow_matching_loss
-from uae.diffusion.schedule import add_noise, training_sigmas
+from uae.diffusion.schedule import training_sigmas
 from uae.models.decoders.flow import FlowDecoder
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.base import Assignment, UserData
@@ -237,20 +236,14 @@ def flow_loss(
     sigmas: Float[Tensor, " N"],
     noise: Float[Tensor, "N c h w"],
 ) -> Float[Tensor, ""]:
-    """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts ``[L_n, D]`` of other lengths
-    apart."""
+    """Of samples whose texts ``[L_n, D]`` may differ in length, see ``FlowDecoder``."""
     device = decoder.device
     latents, sigmas, noise = latents.to(device), sigmas.to(device), noise.to(device)
     padded = pad_sequence(states, batch_first=True).to(device)
     lengths = torch.tensor([len(each) for each in states], device=device)
     mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
-    noisy, total = add_noise(latents, noise, sigmas), torch.zeros((), device=device)
     with autocast(device, use_bf16=device.type == "cuda"):
-        for group in decoder.length_groups(mask):
-            embeds = decoder.condition(padded[group], mask[group])
-            velocity = decoder.velocity(noisy[group], sigmas[group], embeds)
-            total = total + len(group) * flow_matching_loss(velocity, latents[group], noise[group])
-    return total / len(latents)
+        return decoder.matching_loss(latents, padded, mask, sigmas, noise)
 
 
 def _buckets(decoder: FlowDecoder, resolution: int) -> tuple[tuple[int, int], ...]:

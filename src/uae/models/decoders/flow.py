@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from uae.config import DecodeSettings
+from uae.diffusion.loss import flow_matching_loss
 from uae.diffusion.policy import (
     FlowContext,
     Weights,
@@ -35,7 +36,7 @@ from uae.diffusion.policy import (
     velocity_at,
 )
 from uae.diffusion.sampling import Velocity, extrapolate, guided, sample_ode
-from uae.diffusion.schedule import sampling_sigmas
+from uae.diffusion.schedule import add_noise, sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
 from uae.diffusion.texts import TextEmbeds
 from uae.models.connectors import FOLDER, Connector
@@ -293,6 +294,22 @@ class FlowDecoder(TransformerLearner, TextConditioned, ABC):
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """``(c, h, w)`` of the latents of a ``height x width`` image."""
         return self.canvas.latent_shape(height, width)
+
+    def matching_loss(
+        self,
+        latents: Float[Tensor, "N c h w"],
+        states: Float[Tensor, "N L D"],
+        mask: Bool[Tensor, "N L"],
+        sigmas: Float[Tensor, " N"],
+        noise: Float[Tensor, "N c h w"],
+    ) -> Float[Tensor, ""]:
+        """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts of other lengths apart."""
+        noisy, total = add_noise(latents, noise, sigmas), torch.zeros((), device=latents.device)
+        for rows in self.length_groups(mask):
+            embeds = self.condition(states[rows], mask[rows])
+            velocity = self.velocity(noisy[rows], sigmas[rows], embeds)
+            total = total + len(rows) * flow_matching_loss(velocity, latents[rows], noise[rows])
+        return total / len(latents)
 
     def encode_images(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N c h w"]:
         """Images in [0, 1] to scaled latents."""
