@@ -138,9 +138,9 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     )
     before = measure_model(model, backbones)
     ceiling = measure_ceiling(model, backbones)
-    captioning, frames = model.captioning, []
+    captioning, looks = model.captioning, []
     if settings.control == "none":
-        frames = train_with_frames(model, config, run_dir)
+        looks = train_with_frames(model, config, run_dir)
     else:
         captioning = run_control(model, config, settings.control)
     print("measuring the trained model")
@@ -163,7 +163,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
         read_metrics(run_dir / "metrics.jsonl") if settings.control == "none" else [],
         before=before.samples,
         after=after.samples,
-        **shown(frames, config),
+        **shown(looks, config),
         reward_backbones=reward_backbones(config),
         lead=settings.lead,
     )
@@ -196,8 +196,8 @@ def model_of(folder: Path) -> str | None:
     return None
 
 
-def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[Frame]:
-    """Train, and look on at the start and after some of the steps."""
+def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[list[Frame]]:
+    """Train, and look on at the start and after some of the steps; what was seen each time."""
     settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
     stage = UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
@@ -206,11 +206,11 @@ def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[Fram
     else:
         quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
         look, untils = caption_and_paint, {quarter, half, num_steps}
-    frames = look(model, 0)
+    looks = [look(model, 0)]
     for until in sorted(untils):
         stage.learn(model, run_dir, {"model": config.model}, until)
-        frames += look(model, until)
-    return frames
+        looks.append(look(model, until))
+    return looks
 
 
 def paints_alone(config: RunConfig) -> bool:
@@ -241,16 +241,14 @@ def paint_prompts(model: UnifiedModel, step: int) -> list[Frame]:
     return [Frame(step, text, image) for text, image in zip(texts, images, strict=True)]
 
 
-def shown(frames: Sequence[Frame], config: RunConfig) -> dict[str, Any]:
-    """Fields of the report that show them."""
+def shown(looks: Sequence[Sequence[Frame]], config: RunConfig) -> dict[str, Any]:
+    """Fields of the report that show them: prompts side by side, or one image's captions."""
     if paints_alone(config):
-        return {"prompts": by_prompt(frames)}
-    return {"strip": frames, "strip_source": strip_image()}
-
-
-def by_prompt(frames: Sequence[Frame]) -> list[list[Frame]]:
-    texts = dict.fromkeys(frame.caption for frame in frames)
-    return [[frame for frame in frames if frame.caption == text] for text in texts]
+        return {"prompts": list(zip(*looks, strict=True))}
+    return {
+        "strip": [frame for frames in looks for frame in frames],
+        "strip_source": strip_image(),
+    }
 
 
 def strip_image() -> Tensor:
