@@ -144,6 +144,13 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "nft": rl(decoding=FORWARD, decoder_update="nft"),
     "awm": rl(decoding=FORWARD, decoder_update="awm"),
     "awm_matching": rl(share=0.0, decoding=FORWARD, decoder_update="awm", matching_coef=0.5),
+    "awm_matching_likelihood": rl(
+        {"caption_likelihood": 1.0},
+        share=0.0,
+        decoding=FORWARD,
+        decoder_update="awm",
+        matching_coef=0.5,
+    ),
     "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2)),
     "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
     "awm_fast": rl(
