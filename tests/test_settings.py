@@ -127,6 +127,16 @@ WRONG = [
         {"decoder_update": "nft", "nft": NFT(num_times=11)},
         "nft.num-times: expected at most decoding.num-steps, 10, got 11",
     ),
+    (
+        TrainConfig,
+        {"image_weight": 0.0, "decoder_learning_rate": 1e-4},
+        "decoder-learning-rate: expected none where image-weight is 0",
+    ),
+    (
+        QuickstartSettings,
+        {"half": "images", "control": "prompted"},
+        "control: expected none with half images, got prompted",
+    ),
     (RunConfig, {"prompt_rewards": {"judge": 1.0}}, "prompt-rewards: expected none where"),
     (TrainConfig, {"instructions": ("say much", " ")}, "instructions: expected words in each"),
     (RunConfig, {"lora_rank": -1}, "lora-rank: expected at least 0, got -1"),

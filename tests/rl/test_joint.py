@@ -3,7 +3,8 @@ set of weights (UMM-2) each at its own rate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from uae.rl.learning import Learning
 from uae.rl.rollout import JointSource, captions_alone, painting_alone, parts_of
 from uae.rl.train import train
 from uae.types import Batch
-from uae.utils.checkpoint import load_latest
+from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages, ScenePrompts
 from uae.world.models import build_janus
@@ -84,7 +85,7 @@ def test_each_half_learns_as_if_alone_and_at_its_own_rate(tmp_path: Path, family
     together = changes_in(tmp_path / "joint", family, SOURCE, joint)
     captions = captions_alone(joint)
     images = changes_in(tmp_path / "captions", family, SOURCE.images, captions)
-    painting = replace(painting_alone(joint), learning_rate=1e-4, decoder_learning_rate=None)
+    painting = replace(painting_alone(joint), learning_rate=1.0)  # of nothing
     prompts = changes_in(tmp_path / "prompts", family, SOURCE.prompts, painting)
     for name, change in together.items():
         # two changes of one weight are rounded one after the other
@@ -127,31 +128,36 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, family: str):
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
-def test_a_failed_step_takes_the_twins_moments_back(tmp_path: Path):
-    failing = WeightedSum({"fails": (1.0, fails_in_the_second_step())})
-    model = build("umm2")
-    with pytest.raises(RuntimeError, match="out of luck"):
-        train(model, RED, SOURCE, settings("umm2", 3), tmp_path / "a", {}, prompt_reward=failing)
-    once = build("umm2")
-    train(once, RED, SOURCE, settings("umm2", 3), tmp_path / "b", {}, 1, prompt_reward=BLUE)
-    first, second = (load_latest(tmp_path / name / "checkpoints") for name in ("a", "b"))
-    assert first is not None and second is not None and first.step == second.step == 1
-    a, b = (each.state["optimizer"]["state"] for each in (first, second))
-    assert len(a) == 2 * len(model.named_trainable_parameters())
-    for slot, moments in a.items():
-        assert all(torch.equal(value, b[slot][name]) for name, value in moments.items())
+def test_a_failed_step_takes_the_twins_moments_back(tmp_path: Path, monkeypatch):
+    """It fails when all is updated already, as the probe does."""
+    given = settings("umm2", 3, probe_every=1)
+
+    def run(folder: Path, until: int | None = None) -> Checkpoint:
+        model = build("umm2")
+        with nullcontext() if until else pytest.raises(RuntimeError, match="out of luck"):
+            train(model, RED, SOURCE, given, folder, {}, until, prompt_reward=BLUE)
+        checkpoint = load_latest(folder / "checkpoints")
+        assert checkpoint is not None and checkpoint.step == 1
+        assert len(checkpoint.state["optimizer"]["state"]) == 2 * len(
+            model.named_trainable_parameters()
+        )
+        return checkpoint
+
+    whole = run(tmp_path / "whole", until=1)
+    answers = iter([{}])
+    monkeypatch.setattr("uae.rl.run.Probe.measure", lambda self: next_or_fail(answers))
+    failed = run(tmp_path / "failed")
+    for name, value in whole.weights["policy"].items():
+        assert torch.equal(value, failed.weights["policy"][name])
+    moments = failed.state["optimizer"]["state"]
+    for slot, values in whole.state["optimizer"]["state"].items():
+        assert all(torch.equal(value, moments[slot][name]) for name, value in values.items())
 
 
-def fails_in_the_second_step():
-    calls = []
-
-    def reward(sources, captions, reconstructions):
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("out of luck")
-        return blueness(sources, captions, reconstructions)
-
-    return reward
+def next_or_fail(answers: Iterator[dict]) -> dict:
+    for answer in answers:
+        return answer
+    raise RuntimeError("out of luck")
 
 
 def test_one_rate_for_both_needs_no_twins():
@@ -159,6 +165,12 @@ def test_one_rate_for_both_needs_no_twins():
     assert (
         Learning.of(model, replace(settings("umm2"), decoder_learning_rate=None)).twins.pairs == []
     )
+    frozen = build_model()
+    frozen.begin_training(0, captions=True, decoding=None)
+    assert Learning.of(frozen, settings("umm1")).twins.pairs == []
+    painting = painting_alone(settings("umm2"))
+    (group,) = Learning.of(model, painting).optimizer.param_groups
+    assert group["lr"] == painting.decoder_learning_rate == 1e-4
     learning = Learning.of(model, settings("umm2"))
     for parameter, twin in learning.twins.pairs:
         assert parameter.data_ptr() == twin.data_ptr() and parameter is not twin
@@ -168,7 +180,11 @@ def test_one_rate_for_both_needs_no_twins():
 @pytest.mark.parametrize(
     ("batch", "changes", "message"),
     [
-        (SOURCE.batch(0, 1), {"image_weight": 0.0}, "image-weight: expected above 0"),
+        (
+            SOURCE.batch(0, 1),
+            {"image_weight": 0.0, "decoder_learning_rate": None},
+            "image-weight: expected above 0",
+        ),
         (SOURCE.batch(0, 1), {"caption_weight": 0.0}, "caption-weight: expected above 0 where im"),
         (SOURCE.batch(0, 1), {"reconstructions_per_caption": 1}, "at least 2 where prompts"),
         (SOURCE.prompts.batch(0, 1), {}, "caption-weight: expected 0 where prompts"),

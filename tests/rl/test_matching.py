@@ -31,7 +31,7 @@ SDE = DecodeSettings(num_steps=3, sampler="sde", window_size=1)
 def settings(num_steps: int = 1, **changes) -> TrainConfig:
     alone = {"caption_weight": 0.0, "group_size": 1, "reconstructions_per_caption": 2}
     matched = {"matching_coef": 0.5, "pairs_per_step": 3, "use_bf16": False}
-    return config(num_steps, decoding=SDE, **(alone | matched | changes))
+    return config(num_steps, **({"decoding": SDE} | alone | matched | changes))
 
 
 def learner() -> LLMDiffusion:
@@ -109,9 +109,10 @@ def test_pairs_are_of_training_scenes_with_all_that_is_in_them():
 
 
 def test_a_model_that_draws_tokens_is_refused():
-    given = replace(settings(), decoding=DecodeSettings())
     with pytest.raises(ValueError, match=r"^matching-coef: expected a model that paints by flow"):
-        check_update(build_janus(), given)
+        check_update(build_janus(), settings())
+    with pytest.raises(ValueError, match=r"^matching-coef: expected decoding\.sampler sde or cps"):
+        settings(decoding=DecodeSettings())
 
 
 def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):

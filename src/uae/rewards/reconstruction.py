@@ -38,7 +38,7 @@ class ImageTextReward:
     reconstructions."""
 
     def __init__(self, backbone: Backbone, cache: EmbeddingCache | None = None) -> None:
-        self.backbone = with_text(backbone)
+        self.backbone = check_embeds_text(backbone)
         self.cache = cache or EmbeddingCache()
 
     def __call__(
@@ -55,7 +55,7 @@ class CLIPScore:
     differentiable in the reconstruction."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone = with_text(backbone)
+        self.backbone = check_embeds_text(backbone)
 
     def __call__(
         self, sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 H W"]
@@ -65,12 +65,12 @@ class CLIPScore:
         )
 
 
-def with_text(backbone: Backbone) -> Backbone:
+def check_embeds_text(backbone: Backbone) -> Backbone:
     """The backbone itself; a ``BackboneError`` for one that embeds no texts."""
     if backbone.tokenizer is None:
         raise BackboneError(
-            f"image-text reward: expected a backbone with a tokenizer, {backbone.name} from "
-            f"{backbone.provenance.source} has none"
+            "image_text and clip_score: expected a backbone with a tokenizer, "
+            f"{backbone.name} from {backbone.provenance.source} has none"
         )
     return backbone
 

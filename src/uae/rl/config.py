@@ -236,6 +236,13 @@ class TrainConfig:
                 ),
             ),
             (
+                self.matching_coef > 0 and not is_forward and not is_random,
+                (
+                    "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft "
+                    f"or awm, by which a decoder learns, got {decoding.sampler} and {name}"
+                ),
+            ),
+            (
                 is_forward and is_random,
                 (
                     f"decoding.sampler: expected ode with decoder-update {name}, which needs no "
@@ -270,6 +277,10 @@ class TrainConfig:
                     f"{name} set {name}.reference-coef"
                     + (" and awm.pull-coef" if name == "awm" else "")
                 ),
+            ),
+            (
+                self.decoder_learning_rate is not None and self.image_weight == 0,
+                "decoder-learning-rate: expected none where image-weight is 0, as nothing paints",
             ),
             (
                 self.pull_coef > 0 and not is_random,

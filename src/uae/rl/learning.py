@@ -61,13 +61,13 @@ class Learning:
     def of(cls, model: UnifiedModel, config: TrainConfig) -> Learning:
         """As the settings say, from the weights as they are."""
         encoder, decoder = trainable_parameters(model)
-        own_rate = config.decoder_learning_rate
-        learns_both = config.caption_weight > 0 and config.image_weight > 0
-        shared = own_rate is not None and learns_both and not decoder
-        twins = Twins.of(encoder if shared else {})
+        rate, own_rate = config.learning_rate, config.decoder_learning_rate or config.learning_rate
+        captions = config.caption_weight > 0
+        has_twins = captions and config.decoder_learning_rate is not None and shares_weights(model)
+        twins = Twins.of(encoder if has_twins else {})
         groups = [
-            {"params": list(encoder.values()), "lr": config.learning_rate},
-            {"params": list(decoder.values()), "lr": own_rate or config.learning_rate},
+            {"params": list(encoder.values()), "lr": rate if captions else own_rate},
+            {"params": list(decoder.values()), "lr": own_rate},
             {"params": twins.parameters, "lr": own_rate, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(
@@ -92,6 +92,15 @@ class Learning:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         advice = "Begin another run with a lower learning rate, or with use_bf16 off"
         return clipped_update(self.optimizer, parameters, max_grad_norm, advice)
+
+
+def shares_weights(model: UnifiedModel) -> bool:
+    """Whether what learns to paint also captions."""
+    if not isinstance(model.decoder, Policy):
+        return False
+    encoder = {id(p) for p in model.encoder.named_trainable_parameters().values()}
+    painting = model.decoder.named_trainable_parameters().values()
+    return any(id(p) in encoder for p in painting)
 
 
 def trainable_parameters(model: UnifiedModel) -> tuple[Parameters, Parameters]:

@@ -82,6 +82,7 @@ def captions_alone(config: TrainConfig) -> TrainConfig:
         decoding=replace(config.decoding, sampler="ode", shared_noise=False),
         window_interval=None,
         decoder_update="policy_gradient",
+        decoder_learning_rate=None,
         pull_coef=0.0,
         matching_coef=0.0,
     )

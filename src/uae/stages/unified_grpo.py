@@ -169,6 +169,11 @@ class UnifiedGRPO:
 
     def check(self) -> None:
         settings = self.settings
+        if settings.is_joint and not settings.data and self.endless is None:
+            raise ValueError(
+                "expected images to caption beside the prompts: give --data FOLDER, or "
+                "--train.caption-weight 0 to learn from prompts alone"
+            )
         if settings.prompts is None or settings.is_joint:
             check_images(settings.data, self.endless)
         if settings.prompts is not None:
@@ -316,7 +321,9 @@ def learning(train: TrainConfig, half: Half) -> TrainConfig:
             reconstructions_per_caption=train.group_size,
             caption_weight=0.0,
         )
-    return replace(train, image_weight=train.image_weight * (half != "captions"))
+    if half == "captions":
+        return replace(train, image_weight=0.0, decoder_learning_rate=None)
+    return train
 
 
 def step_shape(model: str, settings: UnifiedGRPOSettings) -> StepShape:

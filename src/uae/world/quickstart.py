@@ -29,6 +29,7 @@ from uae.utils.files import appear, atomic_write_json
 from uae.utils.lock import locked
 from uae.utils.metrics import read_metrics
 from uae.utils.outputs import check_out_folder
+from uae.utils.ranges import refuse_if
 from uae.utils.suggest import did_you_mean
 from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
 from uae.world.fidelity import paint
@@ -88,6 +89,17 @@ class QuickstartSettings:
     exhaustive captions."""
     resume: bool = False
     """Continue the unfinished run in `out` instead of starting anew."""
+
+    def __post_init__(self) -> None:
+        refuse_if(
+            (
+                self.control != "none" and self.half == "images",
+                (
+                    f"control: expected none with half images, got {self.control}, which is of "
+                    "captions"
+                ),
+            ),
+        )
 
     @property
     def folder(self) -> Path:
