@@ -15,7 +15,6 @@ the objects of 300 exhaustive captions.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,12 +23,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from uae.config import DecodeSettings
 from uae.diffusion.forward import AWM
-from uae.images.write import to_bytes
+from uae.images.write import to_png
 from uae.models.load import load_model
 from uae.rewards.build import build_reward
 from uae.rewards.reconstruction import CLIPScore
@@ -39,6 +36,7 @@ from uae.rl.losses import Objective
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, Stage
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
+from uae.stages.recipes import RECIPES
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
@@ -56,17 +54,10 @@ WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
 TOKENS = DecodeSettings()  # drawn at temperature 1
-PUBLISHED = TrainConfig(  # Flow-GRPO (arXiv 2505.05470), but for its guidance
+PUBLISHED = replace(  # Flow-GRPO, but for its guidance
+    RECIPES["decoder"].stage.settings.train,
     decoding=DecodeSettings(sampler="sde", window_size=9),
-    objective=Objective(
-        clip_eps_low=1e-4,
-        clip_eps_high=1e-4,
-        kl_coef=0.04,
-        scale_rewards="batch",
-        advantage_clamp=5.0,
-    ),
-    learning_rate=3e-4,
-    ema_decay=0.9,
+    micro_batch=64,
 )
 
 
@@ -186,16 +177,10 @@ def write_pairs(folder: Path, seed: int, are_own: bool) -> None:
         else pictures([prompt.scene for prompt in prompts])
     )
     rows = [
-        {"image": {"bytes": png(image), "path": f"{i}.png"}, "caption": text}
+        {"image": {"bytes": to_png(image), "path": f"{i}.png"}, "caption": text}
         for i, (image, text) in enumerate(zip(images, texts, strict=True))
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000.parquet", row_group_size=500)
-
-
-def png(image: Tensor) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(to_bytes(image)).save(file, "PNG")
-    return file.getvalue()
 
 
 def measure(source: str, split: str = "test") -> dict[str, Any]:

@@ -14,10 +14,18 @@ import torch
 
 from tests.rl.tiny_run import build_model
 from uae import cli
+from uae.report.run_page import Frame
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.metrics import read_metrics
 from uae.world.imitation import imitate, imitation_loss
 from uae.world.prompts import make_prompts
-from uae.world.quickstart import FAMILIES, FORMER_NAMES, QuickstartSettings, quickstart
+from uae.world.quickstart import (
+    FAMILIES,
+    FORMER_NAMES,
+    QuickstartSettings,
+    quickstart,
+    train_with_frames,
+)
 from uae.world.recipes import RECIPES
 from uae.world.scene import scene_at
 
@@ -86,6 +94,27 @@ def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tm
     assert all(page.count(f"painted at step {step}") == 6 for step in (0, 1, 2))
     assert "GenEval-style before" in page and "What a prompt asks for, painted" in page
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 2
+
+
+def test_a_resumed_run_shows_no_step_that_it_has_passed(monkeypatch, tmp_path: Path):
+    """The model of then is gone: the next picture is of the next step that is looked at."""
+    config = replace(QuickstartSettings(half="images").run(), lora_rank=1)
+    config = replace(config, train=replace(config.train, num_steps=70))
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}}}\n' for i in range(45)))
+    learnt = []
+    monkeypatch.setattr(UnifiedGRPO, "learn", lambda *given: learnt.append(given[-1]))
+    monkeypatch.setattr("uae.world.quickstart.prepare_policy", lambda *given: None)
+    picture = torch.zeros(3, 2, 2)
+    painted = "uae.world.quickstart.paint_prompts"
+    monkeypatch.setattr(painted, lambda model, step: [Frame(step, "a ring", picture)])
+
+    def steps(folder: Path) -> list[int]:
+        return [
+            frame.step for frames in train_with_frames(None, config, folder) for frame in frames
+        ]
+
+    assert steps(tmp_path) == [0, 60, 70] and learnt == [60, 70]
+    assert steps(tmp_path / "new") == [0, 20, 40, 60, 70]
 
 
 def test_a_half_learns_from_as_many_images():

@@ -6,7 +6,8 @@ import pytest
 
 from uae.data.prompts import read_prompts
 
-PROMPTS = ["a red circle", 'a sign that says "stop"', "two cats, one dog", "ein grüner Würfel 🟩"]
+QUOTE, GERMAN = 'a sign that says "stop"', "ein grüner Würfel 🟩"
+PROMPTS = ["a red circle", QUOTE, "two cats, one dog", GERMAN]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 
 

@@ -241,7 +241,8 @@ def _write_shards(folder: Path, tensors: dict[str, torch.Tensor], num_shards: in
 
 # --- Janus-Pro -----------------------------------------------------------------------------------
 
-JANUS_BOS, JANUS_EOS, JANUS_PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+JANUS_BOS, JANUS_EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+JANUS_PAD = "<｜▁pad▁｜>"
 JANUS_SPECIAL_TOKENS = [
     JANUS_BOS,
     JANUS_EOS,

@@ -19,7 +19,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
-from uae.rl.rollout import JointSource, captions_alone, painting_alone, parts_of
+from uae.rl.rollout import JointSource, captions_alone, painting_alone, sub_batches
 from uae.rl.train import train
 from uae.types import Batch
 from uae.utils.checkpoint import Checkpoint, load_latest
@@ -192,4 +192,4 @@ def test_one_rate_for_both_needs_no_twins():
 )
 def test_what_could_not_be_learnt_is_refused(batch: Batch, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        parts_of(batch, replace(settings("umm1"), **changes))
+        sub_batches(batch, replace(settings("umm1"), **changes))

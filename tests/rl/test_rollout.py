@@ -16,7 +16,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm
-from uae.rl.rollout import parts_of, roll_out
+from uae.rl.rollout import roll_out, sub_batches
 from uae.rl.segments import trained_segments
 from uae.rl.train import train
 from uae.types import Prompt, PromptSource
@@ -98,8 +98,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, family: str):
 def test_the_pictures_of_a_prompt_are_compared_with_each_other(family: str):
     model, run_settings = build(family), settings(family, 1)
     batch = ScenePrompts().batch(0, 2)
-    (part,) = parts_of(batch, run_settings)
-    captions, reconstructions = roll_out(model, part, 0)
+    (sub_batch,) = sub_batches(batch, run_settings)
+    captions, reconstructions = roll_out(model, sub_batch, 0)
     assert captions is None and len(reconstructions.images) == 6
     # the second prompt's pictures are better than the first's: that teaches nothing
     rewards_PGK = torch.tensor([[[0.0, 1.0, 2.0]], [[10.0, 11.0, 12.0]]])

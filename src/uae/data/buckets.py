@@ -2,12 +2,13 @@
 shuffles.
 
 A bucket is a (height, width) of about the target's area; each image goes to the one of nearest
-aspect, |log(h/w) − log(h'/w')|, resized to cover it and cropped (NovelAI's aspect ratio bucketing,
+aspect, |log(h/w) - log(h'/w')|, resized to cover it and cropped (NovelAI's aspect ratio bucketing,
 2022). The pool holds ``pool_size`` rows as they are stored, undecoded. Once it is full, a batch is
 drawn from one bucket, chosen in proportion to its rows among those that fill a batch, keyed by
 (seed, batch number). The next pass begins when what is left of this one fills no batch, and takes
 that along. So stream position, pool and batch number are the whole state, and every row is drawn
-as often as it was read."""
+as often as it was read.
+"""
 
 from __future__ import annotations
 

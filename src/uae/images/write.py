@@ -23,8 +23,13 @@ def save_png(path: Path, image: Float[Tensor, "3 h w"]) -> None:
     Image.fromarray(to_bytes(image)).save(path)
 
 
-def png_address(image: Float[Tensor, "3 h w"]) -> str:
-    """A ``data:`` address of the image as PNG."""
+def to_png(image: Float[Tensor, "3 h w"]) -> bytes:
+    """An image in [0, 1] as a file."""
     buffer = io.BytesIO()
     Image.fromarray(to_bytes(image)).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def png_address(image: Float[Tensor, "3 h w"]) -> str:
+    """A ``data:`` address of the image as PNG."""
+    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")

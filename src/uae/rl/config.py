@@ -139,7 +139,7 @@ class TrainConfig:
     @property
     def uses_old_weights(self) -> bool:
         """Whether a fast average of the decoder's weights is kept."""
-        return self.decoder_update != "policy_gradient" or self.pull_coef > 0
+        return self._is_forward or self.pull_coef > 0
 
     @property
     def largest_old_decay(self) -> float:
@@ -149,7 +149,7 @@ class TrainConfig:
 
     def decoding_at(self, step: int) -> DecodeSettings:
         """How captions are painted in this step."""
-        if self.decoder_update != "policy_gradient":
+        if self._is_forward:
             return replace(self.decoding, keeps_latents=True)
         if self.window_interval is None:
             return self.decoding
@@ -219,14 +219,18 @@ class TrainConfig:
             ),
         )
 
+    @property
+    def _is_forward(self) -> bool:
+        """Whether the decoder learns on the forward process, from pictures of the ode."""
+        return self.decoder_update != "policy_gradient"
+
     def _check_decoder_update(self) -> None:
-        name, decoding = self.decoder_update, self.decoding
-        is_forward, is_random = name != "policy_gradient", decoding.sampler != "ode"
+        """What is given of painting can be meant together."""
         choices = get_args(DecoderUpdate)
         refuse_if(
             (
-                name not in choices,
-                f"decoder-update: expected one of {', '.join(choices)}, got {name}",
+                self.decoder_update not in choices,
+                f"decoder-update: expected one of {', '.join(choices)}, got {self.decoder_update}",
             ),
             (
                 (self.uses_old_weights or self.matching_coef > 0) and self.image_weight == 0,
@@ -236,24 +240,24 @@ class TrainConfig:
                 ),
             ),
             (
-                self.matching_coef > 0 and not is_forward and not is_random,
-                (
-                    "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft "
-                    f"or awm, by which a decoder learns, got {decoding.sampler} and {name}"
-                ),
+                self.decoder_learning_rate is not None and self.image_weight == 0,
+                "decoder-learning-rate: expected none where image-weight is 0, as nothing paints",
             ),
+        )
+        if self._is_forward:
+            self._check_forward_process()
+        if self.decoding.sampler == "ode":
+            self._check_without_random_steps()
+
+    def _check_forward_process(self) -> None:
+        """Of `nft` and `awm`."""
+        name, decoding = self.decoder_update, self.decoding
+        refuse_if(
             (
-                is_forward and is_random,
+                decoding.sampler != "ode",
                 (
                     f"decoding.sampler: expected ode with decoder-update {name}, which needs no "
                     f"random steps, got {decoding.sampler}"
-                ),
-            ),
-            (
-                decoding.shared_noise and not is_random,
-                (
-                    "decoding.shared-noise: expected decoding.sampler sde or cps, whose pictures "
-                    f"then differ by what was drawn, got {decoding.sampler}"
                 ),
             ),
             (
@@ -264,29 +268,44 @@ class TrainConfig:
                 ),
             ),
             (
-                is_forward and decoding.guidance_scale != 1,
+                decoding.guidance_scale != 1,
                 (
                     f"decoding.guidance-scale: expected 1 with decoder-update {name}, which learns "
                     f"the plain velocity, got {decoding.guidance_scale}"
                 ),
             ),
             (
-                is_forward and (self.pull_coef > 0 or self.image_kl_coef is not None),
+                self.pull_coef > 0 or self.image_kl_coef is not None,
                 (
                     "pull-coef and image-kl-coef are of policy_gradient; with decoder-update "
                     f"{name} set {name}.reference-coef"
                     + (" and awm.pull-coef" if name == "awm" else "")
                 ),
             ),
+        )
+
+    def _check_without_random_steps(self) -> None:
+        """Of pictures of the ode."""
+        refuse_if(
             (
-                self.decoder_learning_rate is not None and self.image_weight == 0,
-                "decoder-learning-rate: expected none where image-weight is 0, as nothing paints",
+                self.matching_coef > 0 and not self._is_forward,
+                (
+                    "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft "
+                    f"or awm, by which a decoder learns, got ode and {self.decoder_update}"
+                ),
             ),
             (
-                self.pull_coef > 0 and not is_random,
+                self.decoding.shared_noise,
+                (
+                    "decoding.shared-noise: expected decoding.sampler sde or cps, whose pictures "
+                    "then differ by what was drawn, got ode"
+                ),
+            ),
+            (
+                self.pull_coef > 0,
                 (
                     "pull-coef: expected decoding.sampler sde or cps, whose random steps are "
-                    f"pulled, got {decoding.sampler}"
+                    "pulled, got ode"
                 ),
             ),
         )

@@ -79,11 +79,11 @@ class Learning:
         old = FastAverage(watched, config.old_decay_rate, config.largest_old_decay)
         return cls(optimizer, twins, old)
 
-    def painters(self, config: TrainConfig) -> AbstractContextManager[None]:
+    def rollout_weights(self, config: TrainConfig) -> AbstractContextManager[None]:
         """A context in which those weights stand that paint what is learnt from."""
         return self.old.in_place() if config.decoder_update == "nft" else nullcontext()
 
-    def painting(self) -> AbstractContextManager[None]:
+    def painting_gradients(self) -> AbstractContextManager[None]:
         """A context whose gradients are those of the half that paints."""
         return self.twins.taking_gradients() if self.twins.pairs else nullcontext()
 

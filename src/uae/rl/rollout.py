@@ -21,8 +21,8 @@ from uae.utils.ranges import refuse_if
 
 
 @dataclass(frozen=True)
-class Part:
-    """What of a step is judged by one reward: P images, or P prompts; the other is empty."""
+class SubBatch:
+    """What of a batch is judged by one reward: P images, or P prompts; the other is empty."""
 
     images: list[Tensor]
     prompts: list[Prompt]
@@ -59,16 +59,16 @@ class JointSource(NamedTuple):
         return self.images.probe(num_images)
 
 
-def parts_of(batch: Batch, config: TrainConfig) -> list[Part]:
+def sub_batches(batch: Batch, config: TrainConfig) -> list[SubBatch]:
     """Images and prompts of a batch, apart."""
     images, prompts = images_and_prompts(batch)
     if prompts:
         check_prompts(config, with_images=bool(images))
     if not images or not prompts:
-        return [Part(images, prompts, config)]
+        return [SubBatch(images, prompts, config)]
     return [
-        Part(images, [], captions_alone(config)),
-        Part([], prompts, painting_alone(config), "prompts/"),
+        SubBatch(images, [], captions_alone(config)),
+        SubBatch([], prompts, painting_alone(config), "prompts/"),
     ]
 
 
@@ -93,13 +93,15 @@ def painting_alone(config: TrainConfig) -> TrainConfig:
     return replace(config, caption_weight=0.0, group_size=1)
 
 
-def roll_out(model: UnifiedModel, part: Part, step: int) -> tuple[Captions | None, Reconstructions]:
+def roll_out(
+    model: UnifiedModel, sub_batch: SubBatch, step: int
+) -> tuple[Captions | None, Reconstructions]:
     """Captions, where there are images to be captioned, and what was painted."""
-    config = part.config
-    if part.images:
+    config = sub_batch.config
+    if sub_batch.images:
         return autoencode(
             model,
-            part.images,
+            sub_batch.images,
             config.captioning_at(step),
             config.decoding_at(step),
             captions_per_image=config.group_size,
@@ -108,7 +110,7 @@ def roll_out(model: UnifiedModel, part: Part, step: int) -> tuple[Captions | Non
             step=step,
         )
     reconstructions = model.generate(
-        part.texts(None),
+        sub_batch.texts(None),
         config.decoding_at(step),
         group_size=config.reconstructions_per_caption,
         seed=config.seed,

@@ -1,5 +1,5 @@
-"""A trajectory image → caption → image, cut where the policy changes: caption actions, then image
-actions.
+"""A trajectory image → caption → image, cut where the policy changes: caption actions, then
+image actions.
 
 Where both halves have probabilities (an autoregressive decoder, or a stochastic sampler), one
 reward judges the whole trajectory: both segments take its advantage, and each action counts as one

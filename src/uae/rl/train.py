@@ -27,7 +27,7 @@ from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
 from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
-from uae.rl.rollout import JointSource, parts_of, roll_out
+from uae.rl.rollout import JointSource, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, update_of
@@ -92,19 +92,20 @@ def train_step(
     ``rewards``: of captions of ``images`` and of ``prompts``, whichever the batch has."""
     timer, device = PhaseTimer(), model.encoder.device
     segments, sampled, observed = [], [], {}
-    for part in parts_of(batch, config):
-        painters = learning.painters(part.config)
-        with timer("rollout"), autocast(device, config.use_bf16), painters:
-            captions, reconstructions = roll_out(model, part, step)
+    for sub_batch in sub_batches(batch, config):
+        settings = sub_batch.config
+        weights = learning.rollout_weights(settings)
+        with timer("rollout"), autocast(device, config.use_bf16), weights:
+            captions, reconstructions = roll_out(model, sub_batch, step)
         with timer("reward"), torch.no_grad():
-            reward, texts = rewards[part.kind], part.texts(captions)
-            values = reward(part.images, texts, reconstructions.images, part.prompts)
-            groups = {"p": part.size, "g": part.config.group_size}
-            rewards_PGK = rearrange(values, "(p g k) -> p g k", **groups)
-        segments += trained_segments(model, captions, reconstructions, rewards_PGK, part.config)
+            reward, texts = rewards[sub_batch.kind], sub_batch.texts(captions)
+            values = reward(sub_batch.images, texts, reconstructions.images, sub_batch.prompts)
+            P, G = sub_batch.size, settings.group_size
+            rewards_PGK = rearrange(values, "(p g k) -> p g k", p=P, g=G)
+        segments += trained_segments(model, captions, reconstructions, rewards_PGK, settings)
         signs = reward_metrics(rewards_PGK, reward.breakdown)
         signs |= rollout_metrics(captions, reconstructions)
-        observed |= {part.prefix + name: value for name, value in signs.items()}
+        observed |= {sub_batch.prefix + name: value for name, value in signs.items()}
         sampled.append((captions, reconstructions))
     updates = [update_of(segment, config, learning.old, step) for segment in segments]
     with timer("update"), attention_to_train(device):
@@ -126,7 +127,7 @@ def update(
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
         for each, old_log_probs in zip(updates, old, strict=True):
-            with learning.painting() if each.segment.is_painting else nullcontext():
+            with learning.painting_gradients() if each.segment.is_painting else nullcontext():
                 metrics |= _backward(each, old_log_probs, config)
         metrics |= beside()
         metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]

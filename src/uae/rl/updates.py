@@ -40,7 +40,7 @@ from uae.types import Evaluation, Rollout
 from uae.utils.optim import FastAverage
 from uae.utils.seed import normals, uniforms
 
-Part = tuple[Float[Tensor, ""], dict[str, float]]
+LossPart = tuple[Float[Tensor, ""], dict[str, float]]
 """A part of the step's loss, and of the step's metrics; both add up."""
 
 
@@ -57,7 +57,7 @@ class Update(Protocol):
 
     def losses(
         self, rows: Int[Tensor, " b"], before: Float[Tensor, "b _"] | None
-    ) -> Iterator[Part]:
+    ) -> Iterator[LossPart]:
         """Of these sequences; ``before`` is what ``score`` said, None where it would be the
         same."""
         ...
@@ -77,7 +77,7 @@ class PolicyGradient:
             self.segment.rollout.select(rows), with_kl=False
         ).log_probs
 
-    def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[Part]:
+    def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[LossPart]:
         segment = self.segment
         rollout = segment.rollout.select(rows)
         evaluation = self._evaluate(rollout)
@@ -133,7 +133,7 @@ class ForwardProcess(ABC):
     ) -> Losses:
         """Of pictures noised for the ``n``-th time."""
 
-    def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[Part]:
+    def losses(self, rows: Tensor, before: Tensor | None) -> Iterator[LossPart]:
         context, latents, times = self._times(rows)
         for n, noised in enumerate(self._noised(context, latents, times)):
             losses, parts = self._losses(noised, self.segment.advantages_B[rows], before, n)
@@ -167,7 +167,7 @@ class ForwardProcess(ABC):
                 reference = self._policy.predict(*points)
             yield Noised(latents, noise, sigma, self._policy.predict(*points), old, reference)
 
-    def _shares(self, losses: Tensor, parts: dict[str, Tensor], num_times: int) -> Part:
+    def _shares(self, losses: Tensor, parts: dict[str, Tensor], num_times: int) -> LossPart:
         """Of the step's means over pictures and times."""
         loss, *means = (
             values.sum() / (self.segment.counts.num_sequences * num_times)

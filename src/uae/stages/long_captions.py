@@ -1,7 +1,9 @@
 """Long-caption pretraining: the decoder learns to read what a language model says of an image at
 length.
 
-    loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,  c = projector(LLM(caption))   (arXiv 2509.09666)
+    loss = ‖v_θ(x_σ, σ, c) − (ε − x)‖²,  c = projector(LLM(caption))
+
+Source: arXiv 2509.09666.
 
 The LLM and the VAE are frozen; projector and MM-DiT (fully, or by LoRA) learn. σ is logit-normal
 with the scheduler's shift and all levels weigh alike, as SD3 was trained (arXiv 2403.03206). Some

@@ -205,17 +205,23 @@ class UnifiedGRPO:
         """Train a prepared model to step ``until`` of the run in ``folder``, by default to its
         end."""
         settings, images, prompts = self.settings, self.images(), self.prompt_source()
-        reward, prompt_reward = (
-            load_reward(rewards, settings.backbones, model, settings.train.captioning.instruction)
-            if rewards
-            else None
-            for rewards in (settings.rewards, settings.prompt_rewards)
-        )
-        assert reward is not None
         source: Any = JointSource(images, prompts) if images and prompts else images or prompts
-        pairs = self.world_pairs(settings.train.seed) if self.world_pairs else None
-        run = settings.train
-        train(model, reward, source, run, folder, recorded, until, prompt_reward, pairs)
+
+        def loaded(rewards: RewardWeights) -> WeightedSum:
+            question = settings.train.captioning.instruction
+            return load_reward(rewards, settings.backbones, model, question)
+
+        train(
+            model,
+            loaded(settings.rewards),
+            source,
+            settings.train,
+            folder,
+            recorded,
+            until,
+            loaded(settings.prompt_rewards) if settings.prompt_rewards else None,
+            self.world_pairs(settings.train.seed) if self.world_pairs else None,
+        )
 
     def images(self) -> ImageSource | None:
         """What is captioned, if captions are learnt or painted."""

@@ -28,9 +28,7 @@ from uae.world.captions import caption_quality, true_at_the_same_level
 from uae.world.data import pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
-from uae.world.language import (
-    exhaustive_caption,
-)
+from uae.world.language import exhaustive_caption
 from uae.world.prompts import (
     ScenePrompt,
     Verdict,

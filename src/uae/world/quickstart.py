@@ -209,7 +209,8 @@ def model_of(folder: Path) -> str | None:
 
 
 def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[list[Frame]]:
-    """Train, and look on at the start and after some of the steps; what was seen each time."""
+    """Train, and look on at the start and after some of the steps; what was seen each time. A run
+    that is resumed shows the start, and no steps that it has passed."""
     settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
     stage = UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
@@ -218,8 +219,9 @@ def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[list
     else:
         quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
         look, untils = caption_and_paint, {quarter, half, num_steps}
-    looks = [look(model, 0)]
-    for until in sorted(untils):
+    looks, log = [look(model, 0)], run_dir / "metrics.jsonl"
+    num_done = len(read_metrics(log)) if log.exists() else 0  # of a run that is resumed
+    for until in sorted(u for u in untils if u >= num_done):
         stage.learn(model, run_dir, {"model": config.model}, until)
         looks.append(look(model, until))
     return looks

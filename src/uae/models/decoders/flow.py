@@ -29,12 +29,7 @@ from torch import Tensor
 
 from uae.config import DecodeSettings
 from uae.diffusion.loss import flow_matching_loss
-from uae.diffusion.policy import (
-    FlowContext,
-    Weights,
-    evaluate_path,
-    velocity_at,
-)
+from uae.diffusion.policy import FlowContext, Weights, evaluate_path, velocity_at
 from uae.diffusion.sampling import Velocity, extrapolate, guided, sample_ode
 from uae.diffusion.schedule import add_noise, sampling_sigmas
 from uae.diffusion.stochastic import Stochastic, sample_stochastic
@@ -303,7 +298,7 @@ class FlowDecoder(TransformerLearner, TextConditioned, ABC):
         sigmas: Float[Tensor, " N"],
         noise: Float[Tensor, "N c h w"],
     ) -> Float[Tensor, ""]:
-        """Mean over samples of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``, texts of other lengths apart."""
+        """Mean of ``‖v_θ(x_σ, σ, c) − (ε − x)‖²``; texts of any lengths."""
         noisy, total = add_noise(latents, noise, sigmas), torch.zeros((), device=latents.device)
         for rows in self.length_groups(mask):
             embeds = self.condition(states[rows], mask[rows])
