@@ -89,9 +89,9 @@ def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tm
     )
     assert results["before"]["perception"] == results["after"]["perception"]  # it is as it was
     page = (tmp_path / "report.html").read_text()
-    prompts = [prompt.text for prompt in make_prompts(1)]
-    assert len(prompts) == 6 and all(f"<h3>{text}</h3>" in page for text in prompts)
-    assert all(page.count(f"painted at step {step}") == 6 for step in (0, 1, 2))
+    prompts = {prompt.text for prompt in make_prompts(1)}  # two tags may have the same
+    assert len(prompts) == 5 and all(page.count(f"<h3>{text}</h3>") == 1 for text in prompts)
+    assert all(page.count(f"painted at step {step}") == 5 for step in (0, 1, 2))
     assert "GenEval-style before" in page and "What a prompt asks for, painted" in page
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 2
 
@@ -103,6 +103,7 @@ def test_a_resumed_run_shows_no_step_that_it_has_passed(monkeypatch, tmp_path: P
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}}}\n' for i in range(45)))
     learnt = []
     monkeypatch.setattr(UnifiedGRPO, "learn", lambda *given: learnt.append(given[-1]))
+    monkeypatch.setattr(UnifiedGRPO, "rewards", lambda *given: None)
     monkeypatch.setattr("uae.world.quickstart.prepare_policy", lambda *given: None)
     picture = torch.zeros(3, 2, 2)
     painted = "uae.world.quickstart.paint_prompts"
@@ -110,7 +111,7 @@ def test_a_resumed_run_shows_no_step_that_it_has_passed(monkeypatch, tmp_path: P
 
     def steps(folder: Path) -> list[int]:
         return [
-            frame.step for frames in train_with_frames(None, config, folder) for frame in frames
+            frame.step for frames in train_with_frames(None, {}, config, folder) for frame in frames
         ]
 
     assert steps(tmp_path) == [0, 60, 70] and learnt == [60, 70]

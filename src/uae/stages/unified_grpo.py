@@ -6,10 +6,10 @@ a frozen decoder, *understanding for generation* that of the decoder (arXiv 2509
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from uae.config import DecodeSettings, RewardWeights, TextEncoder, check_reward_weights
 from uae.data.folders import list_images
@@ -27,7 +27,7 @@ from uae.rewards.build import (
 from uae.rl.config import TrainConfig
 from uae.rl.rollout import JointSource, check_prompts
 from uae.rl.train import train
-from uae.similarity.backbones import load_backbone
+from uae.similarity.backbones import Backbone, load_backbone
 from uae.stages.base import Assignment, UserData
 from uae.types import ImageSource, PairSource, PromptSource
 from uae.utils.files import appear
@@ -147,6 +147,15 @@ def _fields(settings: UnifiedGRPOSettings) -> dict[str, Any]:
     return {each.name: getattr(settings, each.name) for each in fields(UnifiedGRPOSettings)}
 
 
+class Rewards(NamedTuple):
+    """What is learnt for."""
+
+    of_images: WeightedSum
+    """Captions of images and their reconstructions, or pictures of prompts alone."""
+    of_prompts: WeightedSum | None
+    """Pictures of prompts, where images are captioned too and prompts have rewards of their own."""
+
+
 @dataclass(frozen=True)
 class UnifiedGRPO:
     """The stage."""
@@ -196,32 +205,38 @@ class UnifiedGRPO:
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
         prepare_policy(model, settings)
-        self.learn(model, work.folder, record(settings, work.recorded_source))
+        recorded = record(settings, work.recorded_source)
+        self.learn(model, self.rewards(model), work.folder, recorded)
         appear(work.folder / "model", model.save_pretrained)
 
+    def rewards(
+        self, model: UnifiedModel, backbones: Mapping[str, Backbone] | None = None
+    ) -> Rewards:
+        """What is learnt for; ``backbones``: those that are loaded already."""
+        settings = self.settings
+
+        def loaded(weights: RewardWeights) -> WeightedSum:
+            question = settings.train.captioning.instruction
+            return load_reward(weights, settings.backbones, model, question, backbones)
+
+        of_prompts = loaded(settings.prompt_rewards) if settings.prompt_rewards else None
+        return Rewards(loaded(settings.rewards), of_prompts)
+
     def learn(
-        self, model: UnifiedModel, folder: Path, recorded: dict[str, Any], until: int | None = None
+        self,
+        model: UnifiedModel,
+        rewards: Rewards,
+        folder: Path,
+        recorded: dict[str, Any],
+        until: int | None = None,
     ) -> None:
         """Train a prepared model to step ``until`` of the run in ``folder``, by default to its
         end."""
-        settings, images, prompts = self.settings, self.images(), self.prompt_source()
+        run, images, prompts = self.settings.train, self.images(), self.prompt_source()
         source: Any = JointSource(images, prompts) if images and prompts else images or prompts
-
-        def loaded(rewards: RewardWeights) -> WeightedSum:
-            question = settings.train.captioning.instruction
-            return load_reward(rewards, settings.backbones, model, question)
-
-        train(
-            model,
-            loaded(settings.rewards),
-            source,
-            settings.train,
-            folder,
-            recorded,
-            until,
-            loaded(settings.prompt_rewards) if settings.prompt_rewards else None,
-            self.world_pairs(settings.train.seed) if self.world_pairs else None,
-        )
+        pairs = self.world_pairs(run.seed) if self.world_pairs else None
+        reward, of_prompts = rewards
+        train(model, reward, source, run, folder, recorded, until, of_prompts, pairs)
 
     def images(self) -> ImageSource | None:
         """What is captioned, if captions are learnt or painted."""
@@ -280,14 +295,22 @@ def prepare_policy(model: UnifiedModel, settings: UnifiedGRPOSettings) -> None:
 
 
 def load_reward(
-    weights: RewardWeights, source: str | None, model: UnifiedModel, instruction: str
+    weights: RewardWeights,
+    source: str | None,
+    model: UnifiedModel,
+    instruction: str,
+    loaded: Mapping[str, Backbone] | None = None,
 ) -> WeightedSum:
     """The rewards with the backbones that they need, where the model is.
 
-    source: of the backbones. instruction: what the model is asked where it judges itself.
+    source: of the backbones that are not ``loaded``. instruction: what the model is asked where it
+    judges itself.
     """
-    device = model.encoder.device
-    backbones = {n: load_backbone(n, source, device=device) for n in backbones_of(weights)}
+    device, loaded = model.encoder.device, loaded or {}
+    backbones = {
+        name: loaded.get(name) or load_backbone(name, source, device=device)
+        for name in backbones_of(weights)
+    }
     return build_reward(weights, backbones, model.encoder, instruction)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from uae.models.base import UnifiedModel
 from uae.models.load import load_model
 from uae.report.run_page import Frame, RunReport, write_report
 from uae.rewards.build import check_rewards
-from uae.similarity.backbones import load_backbone
+from uae.similarity.backbones import Backbone, load_backbone
 from uae.stages.unified_grpo import Half, RunConfig, UnifiedGRPO, learning, prepare_policy
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.lock import locked
@@ -152,7 +152,7 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     ceiling = measure_ceiling(model, backbones)
     captioning, looks = model.captioning, []
     if settings.control == "none":
-        looks = train_with_frames(model, config, run_dir)
+        looks = train_with_frames(model, backbones, config, run_dir)
     else:
         captioning = run_control(model, config, settings.control)
     print("measuring the trained model")
@@ -208,12 +208,15 @@ def model_of(folder: Path) -> str | None:
     return None
 
 
-def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[list[Frame]]:
+def train_with_frames(
+    model: Any, backbones: Mapping[str, Backbone], config: RunConfig, run_dir: Path
+) -> list[list[Frame]]:
     """Train, and look on at the start and after some of the steps; what was seen each time. A run
     that is resumed shows the start, and no steps that it has passed."""
     settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
     stage = UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
+    rewards = stage.rewards(model, backbones)
     if paints_alone(config):
         look, untils = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
     else:
@@ -222,7 +225,7 @@ def train_with_frames(model: Any, config: RunConfig, run_dir: Path) -> list[list
     looks, log = [look(model, 0)], run_dir / "metrics.jsonl"
     num_done = len(read_metrics(log)) if log.exists() else 0  # of a run that is resumed
     for until in sorted(u for u in untils if u >= num_done):
-        stage.learn(model, run_dir, {"model": config.model}, until)
+        stage.learn(model, rewards, run_dir, {"model": config.model}, until)
         looks.append(look(model, until))
     return looks
 
@@ -249,8 +252,8 @@ def caption_and_paint(model: UnifiedModel, step: int) -> list[Frame]:
 
 
 def paint_prompts(model: UnifiedModel, step: int) -> list[Frame]:
-    """A test prompt of each tag, painted by the model after ``step`` steps."""
-    texts = [prompt.text for prompt in make_prompts(1)]
+    """A test prompt of each tag, each text once, painted by the model after ``step`` steps."""
+    texts = list(dict.fromkeys(prompt.text for prompt in make_prompts(1)))
     images = paint(model, texts, model.decoding)
     return [Frame(step, text, image) for text, image in zip(texts, images, strict=True)]
 
