@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -44,7 +45,15 @@ from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import exhaustive_caption
-from uae.world.prompts import TAGS, ScenePrompt, judge, make_prompts, mean_over_tags, shares_by_tag
+from uae.world.prompts import (
+    HARDER_MORE,
+    TAGS,
+    ScenePrompt,
+    judge,
+    make_prompts,
+    mean_over_tags,
+    shares_by_tag,
+)
 from uae.world.scene import first_scenes
 
 NUM_STEPS, PROMPTS, GROUP = 313, 8, 8
@@ -53,6 +62,7 @@ RATE, SHARE, RANK = 7e-4, 0.25, 16
 WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
+TWO_TIMES = AWM(num_times=2)  # a picture is noised at
 TOKENS = DecodeSettings()  # drawn at temperature 1
 PUBLISHED = replace(  # Flow-GRPO, but for its guidance
     RECIPES["decoder"].stage.settings.train,
@@ -66,6 +76,7 @@ def rl(
     share: float = SHARE,
     start: TrainConfig | None = None,
     rank: int = RANK,
+    tags: tuple[str, ...] = TAGS,
     **train: Any,
 ) -> Callable[[int, Path], Stage]:
     """An arm of reinforcement learning; ``train`` are settings of ``TrainConfig``."""
@@ -95,7 +106,7 @@ def rl(
             lora_rank=rank,
             train=config,
         )
-        return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
+        return UnifiedGRPO(settings, SceneImages, partial(ScenePrompts, tags=tags), ScenePairs)
 
     return stage
 
@@ -140,18 +151,34 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
         share=0.0,
         decoding=FORWARD,
         decoder_update="awm",
+        awm=TWO_TIMES,
         matching_coef=0.5,
     ),
-    "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2)),
-    "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
-    "awm_fast": rl(
-        decoding=FORWARD, decoder_update="awm", awm=AWM(num_times=2), learning_rate=2e-3
+    "awm_matching_mixed": rl(
+        share=0.0,
+        tags=HARDER_MORE,
+        decoding=FORWARD,
+        decoder_update="awm",
+        awm=TWO_TIMES,
+        matching_coef=0.5,
     ),
+    "umm2_matching": rl(
+        share=0.0,
+        tags=HARDER_MORE,
+        rank=0,
+        decoding=TOKENS,
+        learning_rate=1e-4,
+        image_kl_coef=0.01,
+        matching_coef=0.5,
+    ),
+    "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES),
+    "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
+    "awm_fast": rl(decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES, learning_rate=2e-3),
     "awm_likelihood": rl(
         {"caption_likelihood": 1.0},
         decoding=FORWARD,
         decoder_update="awm",
-        awm=AWM(num_times=2),
+        awm=TWO_TIMES,
     ),
     "likelihood": rl({"caption_likelihood": 1.0}),
     "clip": rl({"clip_score": 1.0}),

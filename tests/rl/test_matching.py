@@ -12,6 +12,7 @@ import torch
 from tests.rl.tiny_run import build_model, config, reward
 from uae.config import DecodeSettings
 from uae.diffusion.schedule import training_sigmas
+from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
@@ -108,11 +109,64 @@ def test_pairs_are_of_training_scenes_with_all_that_is_in_them():
         assert all(f"{o.color} {o.shape}" in text for o in scene.objects)
 
 
-def test_a_model_that_draws_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"^matching-coef: expected a model that paints by flow"):
-        check_update(build_janus(), settings())
+def painter(**changes) -> Janus:
+    model = build_janus()
+    model.begin_training(0, captions=False, decoding=DecodeSettings(**changes))
+    return model
+
+
+def test_of_image_tokens_it_is_their_cross_entropy_whatever_the_other_texts():
+    model, (images, texts) = painter(), ScenePairs().batch(0, 3)
+    texts[1] = "a ring"  # of another length
+    loss = model.matching_loss(images, texts, seed=4, step=7)
+    expected = []
+    for tokens, text in zip(model.image_tokens(images), texts, strict=True):
+        ids = torch.tensor([model.paint_prompt(text)])
+        embeds = torch.cat(
+            [
+                model.language_model.embed_tokens(ids),  # type: ignore[operator]
+                model.model.prepare_embeddings_for_image_generation(tokens[None, :-1]),
+            ],
+            1,
+        )
+        states = model.language_model(inputs_embeds=embeds).last_hidden_state
+        logits = model.model.model.generation_head(states[:, -len(tokens) :])
+        expected.append(torch.nn.functional.cross_entropy(logits[0], tokens))
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_in_a_joint_step_of_one_model_its_gradient_is_of_the_painting_half():
+    model, pairs = build_janus(), ScenePairs()
+    model.begin_training(0, captions=True, decoding=DecodeSettings())
+    beside = {"matching_coef": 0.5, "pairs_per_step": 2, "use_bf16": False}
+    given = config(1, decoder_learning_rate=1e-5, max_grad_norm=1e9, **beside)
+    learning = Learning.of(model, given)
+    loss = model.matching_loss(*pairs.batch(2, 2), seed=given.seed, step=2)
+    own, twins = zip(*learning.twins.pairs, strict=True)
+    expected = torch.autograd.grad(loss, own, allow_unused=True)
+    seen = {}
+    learning.optimizer.register_step_pre_hook(
+        lambda *_: seen.update(own=[p.grad for p in own], twins=[p.grad for p in twins])
+    )
+    update([], given, learning, lambda: match(model, pairs, given, 2))
+    assert any(gradient is not None for gradient in expected)
+    for gradient, of_own, of_twin in zip(expected, seen["own"], seen["twins"], strict=True):
+        assert of_own is None
+        if gradient is not None:
+            torch.testing.assert_close(of_twin, 0.5 * gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_what_can_not_be_taught_is_refused():
+    class Untaught(Janus):
+        matching_loss = None  # type: ignore[assignment]
+
+    check_update(painter(), settings(decoding=DecodeSettings()))
     with pytest.raises(ValueError, match=r"^matching-coef: expected decoding\.sampler sde or cps"):
-        settings(decoding=DecodeSettings())
+        check_update(learner(), settings(decoding=DecodeSettings()))
+    model = painter()
+    model.__class__ = Untaught
+    with pytest.raises(ValueError, match=r"^matching-coef: expected a model that can be taught"):
+        check_update(model, settings(decoding=DecodeSettings()))
 
 
 def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):

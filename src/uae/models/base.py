@@ -64,7 +64,8 @@ class Matching(Protocol):
     def matching_loss(
         self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], *, seed: int, step: int
     ) -> Float[Tensor, ""]:
-        """Flow matching, whose noise and levels are keyed by ``(seed, step)``."""
+        """That of pretraining, as flow matching or the cross-entropy of image tokens. Draws are
+        keyed by ``(seed, step)``."""
         ...
 
 

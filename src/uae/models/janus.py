@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, JanusProcessor
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
@@ -254,6 +254,17 @@ class Janus(CausalCaptioner):
         return Reconstructions(
             images, group_size, Rollout(actions, log_probs, mask, context), metrics
         )
+
+    def matching_loss(
+        self, images: Float[Tensor, "N 3 h w"], texts: Sequence[str], *, seed: int, step: int
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the image tokens of pictures in [0, 1] after these texts, mean over
+        tokens, in nats. Nothing is drawn."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            tokens = self.image_tokens(images)
+        prompts = tuple(self.paint_prompt(text) for text in texts)
+        context = PaintContext(prompts, torch.arange(len(prompts)), temperature=1.0)
+        return nn.functional.nll_loss(self.decoder.scores(tokens, context).transpose(1, 2), tokens)
 
     def paint_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a request to paint; the last begins the image."""

@@ -85,8 +85,9 @@ class TrainConfig:
     """Of the squared distance of the velocity to that of the old weights, in each random step of
     `policy_gradient`; 0.1 lets the learning rate rise."""
     matching_coef: float = 0.0
-    """Of flow matching on pictures with exhaustive captions, beside what painting learns from its
-    own: what was learnt in pretraining is then not forgotten. 0 shows it none."""
+    """Of the loss of pretraining on pictures with exhaustive captions, beside what painting learns
+    from its own: flow matching, or the cross-entropy of image tokens (UMM-2). What was learnt
+    before is then not forgotten. 0 shows it none."""
     pairs_per_step: int = 32
     """Such pairs."""
     old_decay_rate: float = 0.001
@@ -287,13 +288,6 @@ class TrainConfig:
     def _check_without_random_steps(self) -> None:
         """Of pictures of the ode."""
         refuse_if(
-            (
-                self.matching_coef > 0 and not self._is_forward,
-                (
-                    "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft "
-                    f"or awm, by which a decoder learns, got ode and {self.decoder_update}"
-                ),
-            ),
             (
                 self.decoding.shared_noise,
                 (

@@ -129,7 +129,8 @@ def update(
         for each, old_log_probs in zip(updates, old, strict=True):
             with learning.painting_gradients() if each.segment.is_painting else nullcontext():
                 metrics |= _backward(each, old_log_probs, config)
-        metrics |= beside()
+        with learning.painting_gradients():
+            metrics |= beside()
         metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]
         metrics["rl/grad_norm"] = learning.update(config.max_grad_norm)
         history.append(metrics)
@@ -139,7 +140,7 @@ def update(
 def match(
     model: UnifiedModel, pairs: PairSource | None, config: TrainConfig, step: int
 ) -> dict[str, float]:
-    """Add the gradient of flow matching on some pairs; its loss.
+    """Add the gradient of the loss of pretraining on some pairs; that loss.
 
     Raises:
         ValueError: when there are none.

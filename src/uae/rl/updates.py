@@ -235,12 +235,19 @@ def update_of(segment: Segment, config: TrainConfig, old: FastAverage, step: int
 
 def check_update(model: UnifiedModel, config: TrainConfig) -> None:
     """A ValueError where this model's decoder cannot learn so."""
+    is_diffusion = isinstance(model.decoder, VelocityPolicy)
+    is_plain_ode = config.decoding.sampler == "ode" and config.decoder_update not in FORWARD
     if config.matching_coef > 0 and not isinstance(model, Matching):
         raise ValueError(
-            "matching-coef: expected a model that paints by flow matching (umm1), got "
+            "matching-coef: expected a model that can be taught pictures of texts, got "
             f"{type(model).__name__} ({model.family}); leave it at 0"
         )
-    if config.uses_old_weights and not isinstance(model.decoder, VelocityPolicy):
+    if config.matching_coef > 0 and is_diffusion and is_plain_ode:
+        raise ValueError(
+            "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft or awm, "
+            f"by which this decoder learns, got ode and {config.decoder_update}"
+        )
+    if config.uses_old_weights and not is_diffusion:
         option = "pull-coef" if config.pull_coef else f"decoder-update {config.decoder_update}"
         raise ValueError(
             f"{option}: expected a decoder with a velocity, that is one by flow matching (umm1), "

@@ -99,18 +99,21 @@ class ImageTokenPolicy:
     def evaluate(self, rollout: Rollout, *, with_kl: bool) -> Evaluation:
         """Log-probability and entropy of each image token now, and the k3 KL to the reference."""
         return token_evaluation(
-            lambda: self.scores(rollout), rollout, self.janus.reference, with_kl
+            lambda: self.scores(rollout.actions, rollout.context),
+            rollout,
+            self.janus.reference,
+            with_kl,
         )
 
-    def scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
+    def scores(self, tokens: Int[Tensor, "B T"], context: PaintContext) -> Float[Tensor, "B T V"]:
         """Log-probabilities over the codebook at each image token, in the conditional stream."""
         model = self.janus.model
-        prefix = self._prefill(rollout.context, False)
-        token_embeds = model.prepare_embeddings_for_image_generation(rollout.actions[:, :-1])
+        prefix = self._prefill(context, False)
+        token_embeds = model.prepare_embeddings_for_image_generation(tokens[:, :-1])
         embeds = torch.cat([self._embed(prefix.last_token[:, None]), token_embeds], 1)
         return log_softmax(
             model.model.generation_head(self.janus.feed_embeds(prefix, embeds)),
-            rollout.context.temperature,
+            context.temperature,
         )
 
     def _prefill(self, context: PaintContext, is_guided: bool) -> Prefix:
