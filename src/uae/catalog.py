@@ -3,7 +3,7 @@ loading torch."""
 
 REAL = {
     "paper": "Qwen2.5-VL-3B + SD3.5-large with LoRA, as the paper post-trains UMM-1",
-    "decoder": "SD3.5-medium learns to paint what Qwen2.5-VL-3B says, with Flow-GRPO's settings",
+    "decoder": "SD3.5-medium learns to paint what Qwen2.5-VL-3B says, with AWM's settings",
     "janus": "Janus-Pro-1B, captions and image tokens together, with the settings of T2I-R1",
     "v1": "long captions, cold start, encoder RL, decoder RL: the paper's first version",
     "v3": "long captions, encoder RL, decoder RL: the paper's versions 2 and 3",
@@ -19,9 +19,10 @@ TINY = {
     "v3-tiny": "v3 in the embedded world, measured after each stage",
     "v5-tiny": "tiny, measured before and after",
     "decoder-tiny": "decoder RL alone, from prompts, judged by what each of them requires",
-    "joint-tiny": "encoder and decoder in one step, 4 captions an image, 4 pictures a caption",
+    "joint-tiny": "both halves in one step: captions from images, painting from prompts",
     "v5-tiny-ar": "tiny-ar, measured before and after",
-    "v3-tiny-ar": "v3 of the tiny UMM-2: captions, then image tokens; its pretraining is shipped",
+    "joint-tiny-ar": "joint-tiny of the tiny UMM-2",
+    "v3-tiny-ar": "v3 of the tiny UMM-2: captions, then painting; its pretraining is shipped",
 }
 """Settings in ``world/recipes.py``."""
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.rl.tiny_run import build_model
 from uae import cli
+from uae.config import DecodeSettings
 from uae.rl.config import TrainConfig
 from uae.stages.base import UserData
 from uae.stages.recipes import RECIPES
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings, record
+from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings, prepare_policy, record
 from uae.utils.metrics import read_metrics
 from uae.world.data import ScenePrompts
 from uae.world.recipes import RECIPES as WORLD_RECIPES
@@ -160,3 +162,13 @@ def test_captions_of_images_and_pictures_of_prompts_are_learnt_in_one_step(capsy
     images = ["--prompt-rewards", "clip", "1", *sampler, "sde", "--run-dir", str(tmp_path / "no")]
     code, shown = run(capsys, *options.split(), *images)
     assert code == 2 and "error: rewards clip: expected rewards of prompt and picture" in shown
+
+
+def test_a_model_that_learnt_to_paint_paints_with_the_guidance_of_that():
+    model = build_model()
+    model.decoding = replace(model.decoding, guidance_scale=3.0)
+    prepare_policy(model, UnifiedGRPOSettings())
+    assert model.decoding.guidance_scale == 3.0
+    awm = replace(ALONE, decoding=DecodeSettings(), decoder_update="awm")
+    prepare_policy(model, UnifiedGRPOSettings(train=awm))
+    assert model.decoding.guidance_scale == 1.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from uae.config import IN_DETAIL, DecodeSettings
+from uae.diffusion.forward import AWM
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.stages.base import Stage
@@ -69,36 +70,23 @@ _ENCODER_RL = UnifiedGRPOSettings(
         micro_batch=4,
     ),
 )
-_DECODER_RL = UnifiedGRPOSettings(  # Flow-GRPO
+_DECODER_RL = UnifiedGRPOSettings(  # advantage-weighted matching, as released for SD3.5-medium
     backbones=None,
     lora_rank=32,
     rewards=dict(_REWARDS),
     train=TrainConfig(
         num_steps=1000,
-        images_per_step=2,
+        images_per_step=72,
         group_size=1,
         reconstructions_per_caption=24,
         captioning=_CAPTIONING,
-        decoding=DecodeSettings(
-            num_steps=10,
-            sampler="sde",
-            window_size=9,
-            guidance_scale=4.5,
-            height=512,
-            width=512,
-            micro_batch=4,
-        ),
-        objective=Objective(
-            clip_eps_low=1e-4,
-            clip_eps_high=1e-4,
-            kl_coef=0.04,
-            scale_rewards="batch",
-            advantage_clamp=5.0,
-        ),
+        decoding=DecodeSettings(num_steps=14, height=512, width=512, micro_batch=4),
         caption_weight=0.0,
+        decoder_update="awm",
+        awm=AWM(reference_coef=3e-3),
         learning_rate=3e-4,
-        num_updates=2,
-        ema_decay=0.9,
+        ema_decay=0.99,
+        ema_every=1,
         micro_batch=1,
     ),
 )

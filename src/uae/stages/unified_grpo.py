@@ -29,7 +29,7 @@ from uae.rl.rollout import JointSource, check_prompts
 from uae.rl.train import train
 from uae.similarity.backbones import Backbone, load_backbone
 from uae.stages.base import Assignment, UserData
-from uae.types import ImageSource, PairSource, PromptSource
+from uae.types import ImageSource, PairSource, Policy, PromptSource
 from uae.utils.files import appear
 from uae.utils.metrics import check_tensorboard
 from uae.utils.ranges import AT_LEAST_0, AT_MOST_1, check_ranges, refuse_if
@@ -281,7 +281,8 @@ def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
 
 
 def prepare_policy(model: UnifiedModel, settings: UnifiedGRPOSettings) -> None:
-    """Choose what learns, by the weights of the two halves: vision tower and codec never do."""
+    """Choose what learns, by the weights of the two halves: vision tower and codec never do. Where
+    painting learns, the model paints with that guidance from now on."""
     if settings.text_encoder is not None:
         if not hasattr(model, "text_encoder"):
             raise ValueError(
@@ -292,6 +293,9 @@ def prepare_policy(model: UnifiedModel, settings: UnifiedGRPOSettings) -> None:
     run = settings.train
     decoding = run.decoding_at(0) if run.image_weight else None
     model.begin_training(settings.lora_rank, captions=run.caption_weight > 0, decoding=decoding)
+    painter = model.decoder if isinstance(model.decoder, Policy) else None
+    if decoding is not None and painter and painter.named_trainable_parameters():
+        model.decoding = replace(model.decoding, guidance_scale=decoding.guidance_scale)
 
 
 def load_reward(

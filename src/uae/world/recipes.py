@@ -11,6 +11,7 @@ from typing import Any
 from uae.bench.unified import BACKBONES
 from uae.config import DecodeSettings
 from uae.data.captions import check_pyarrow
+from uae.diffusion.forward import AWM
 from uae.models.load import load_model
 from uae.report.stages_page import sample_to_json
 from uae.rl.config import TrainConfig
@@ -70,6 +71,7 @@ def _half(settings: UnifiedGRPOSettings, half: Half) -> UnifiedGRPOSettings:
     return replace(settings, train=learning(settings.train, half))
 
 
+_JUDGE = {"judge": 1.0, "clip_score": 0.0}
 _TINY = UnifiedGRPOSettings(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear"))
 _TINY_AR = UnifiedGRPOSettings(
     train=TrainConfig(
@@ -81,16 +83,7 @@ _TINY_AR = UnifiedGRPOSettings(
         lr_scheduler_type="linear",
     ),
 )
-_PAINTING = _half(_TINY, "images")
-_NOISY = _PAINTING.train.decoding
-_DECODER_RL = _with(
-    _PAINTING,
-    num_steps=40,
-    decoding=replace(_NOISY, guidance_scale=3.0),
-    objective=Objective(kl_coef=0.0),
-    learning_rate=1e-4,
-)
-_DECODER_ALONE = replace(
+_PAINTING = replace(
     _with(
         _TINY,
         num_steps=313,
@@ -98,22 +91,51 @@ _DECODER_ALONE = replace(
         reconstructions_per_caption=8,
         caption_weight=0.0,
         decoder_update="awm",
+        awm=AWM(num_times=2),
         matching_coef=0.5,
         learning_rate=7e-4,
     ),
     prompts=WORLD,
-    rewards={"judge": 1.0, "clip_score": 0.0},
+    rewards=dict(_JUDGE),
     lora_rank=16,
 )
 """Painting learns from 20,032 pictures of prompts, judged by what each requires."""
-_JOINT = _with(
-    _TINY,
-    images_per_step=4,
-    group_size=4,
-    reconstructions_per_caption=4,
-    decoding=_NOISY,
-    image_kl_coef=0.0,
-    decoder_learning_rate=1e-4,
+_PAINTING_AR = replace(
+    _with(
+        _half(_TINY_AR, "images"),
+        num_steps=313,
+        decoding=DecodeSettings(),
+        image_kl_coef=0.01,
+        matching_coef=0.5,
+        learning_rate=1e-4,
+    ),
+    prompts=WORLD,
+    rewards=dict(_JUDGE),
+)
+_JOINT = replace(
+    _with(
+        _TINY,
+        num_steps=160,
+        reconstructions_per_caption=8,
+        decoder_update="awm",
+        awm=AWM(num_times=2),
+        matching_coef=0.5,
+        decoder_learning_rate=1e-4,
+    ),
+    prompts=WORLD,
+    prompt_rewards=dict(_JUDGE),
+)
+"""Captions learn from images, painting from prompts, in one step."""
+_JOINT_AR = replace(
+    _with(
+        _TINY_AR,
+        num_steps=160,
+        reconstructions_per_caption=8,
+        matching_coef=0.5,
+        decoder_learning_rate=1e-4,
+    ),
+    prompts=WORLD,
+    prompt_rewards=dict(_JUDGE),
 )
 _LONG_CAPTIONS = SceneCaptions(
     LongCaptionConfig(
@@ -123,24 +145,23 @@ _LONG_CAPTIONS = SceneCaptions(
         learning_rate=5e-4,
         resolution=48,
         num_held_out=128,
-        guidance_scale=3.0,
     )
 )
 _COLD_START = ColdStart(
     ColdStartConfig(num_steps=100, images_per_step=32, learning_rate=2e-5), SceneImages
 )
-_RL = {UNDERSTANDING: _grpo(_TINY), GENERATION: _grpo(_DECODER_RL)}
-_AR_RL = {
+_RL = {UNDERSTANDING: _grpo(_TINY), GENERATION: _grpo(_PAINTING)}
+_RL_AR = {
     UNDERSTANDING: _grpo(_half(_TINY_AR, "captions")),
-    GENERATION: _grpo(_with(_half(_TINY_AR, "images"), learning_rate=5e-5)),
+    GENERATION: _grpo(_PAINTING_AR),
 }
 
 PAINTING = {
     "umm1": _with(  # a window of random steps costs a third, and these are few
-        _DECODER_ALONE,
+        _PAINTING,
         num_steps=150,
         decoder_update="policy_gradient",
-        decoding=_NOISY,
+        decoding=_half(_TINY, "images").train.decoding,
         objective=Objective(kl_coef=0.0),
         matching_coef=0.0,
     ),
@@ -148,7 +169,7 @@ PAINTING = {
         _with(_half(_TINY_AR, "images"), num_steps=60, learning_rate=5e-5),
         prompts=WORLD,
         exhaustive_share=0.25,
-        rewards={"judge": 1.0, "clip_score": 0.0},
+        rewards=dict(_JUDGE),
     ),
 }
 """Painting alone, by family, in a few minutes."""
@@ -163,8 +184,9 @@ RECIPES = {
     ),
     "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_saved),
     "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_saved),
-    "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_DECODER_ALONE)}, measure_saved),
+    "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_PAINTING)}, measure_saved),
     "joint-tiny": Recipe("tiny", {"joint": _grpo(_JOINT)}, measure_saved),
     "v5-tiny-ar": Recipe("tiny-ar", {"unified_grpo": _grpo(_TINY_AR)}, measure_saved),
-    "v3-tiny-ar": Recipe("tiny-ar", _AR_RL, measure_saved),
+    "joint-tiny-ar": Recipe("tiny-ar", {"joint": _grpo(_JOINT_AR)}, measure_saved),
+    "v3-tiny-ar": Recipe("tiny-ar", _RL_AR, measure_saved),
 }
