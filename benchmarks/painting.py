@@ -37,7 +37,6 @@ from uae.rl.losses import Objective
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, Stage
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
-from uae.stages.recipes import RECIPES
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
@@ -64,10 +63,17 @@ ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
 TWO_TIMES = AWM(num_times=2)  # a picture is noised at
 TOKENS = DecodeSettings()  # drawn at temperature 1
-PUBLISHED = replace(  # Flow-GRPO, but for its guidance
-    RECIPES["decoder"].stage.settings.train,
+PUBLISHED = TrainConfig(  # Flow-GRPO, but for its guidance; there half a rollout is an update
     decoding=DecodeSettings(sampler="sde", window_size=9),
-    micro_batch=64,
+    objective=Objective(
+        clip_eps_low=1e-4,
+        clip_eps_high=1e-4,
+        kl_coef=0.04,
+        scale_rewards="batch",
+        advantage_clamp=5.0,
+    ),
+    learning_rate=3e-4,
+    ema_decay=0.9,
 )
 
 

@@ -18,6 +18,7 @@ from uae.report.run_page import (
     MEASURES,
     Frame,
     RunReport,
+    learning_curves,
     render_report,
     results_table,
     write_report,
@@ -222,3 +223,11 @@ def test_ticks_are_round_and_cover():
 
 def test_running_mean_by_hand():
     assert running_mean([(0, 1.0), (1, 2.0), (2, 6.0)], window=3) == [(0, 1.5), (1, 3.0), (2, 4.0)]
+
+
+def test_rewards_of_images_and_of_prompts_have_a_chart_each():
+    names = ("reward/total", "reward/group_std", "prompts/reward/judge", "prompts/reward/tied_frac")
+    metrics = [{"step": step, **dict.fromkeys(names, float(step))} for step in range(3)]
+    charts = {chart.title: chart for chart in learning_curves(metrics)}
+    assert [line.name for line in charts["Reward"].lines] == ["total"]
+    assert [line.name for line in charts["Reward of prompts"].lines] == ["judge"]

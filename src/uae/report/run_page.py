@@ -62,7 +62,7 @@ _CURVES = {  # title: metrics of one chart
     "Gradient norm": ("rl/grad_norm",),
     "Reward spread within groups": ("reward/group_std",),
 }
-_NOT_REWARDS = ("reward/group_std", "reward/tied_frac", "reward/fixed_captions")
+_NOT_REWARDS = ("group_std", "tied_frac", "fixed_captions")
 
 
 # --- terminal ------------------------------------------------------------------------------------
@@ -218,13 +218,20 @@ def _trip(before: RoundTrip, after: RoundTrip) -> dict[str, Any]:
 def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Of whatever was logged."""
     logged = sorted({name for row in metrics for name in row})
-    rewards = [name for name in logged if name.startswith("reward/") and name not in _NOT_REWARDS]
+    rewards = {
+        title: [
+            name
+            for name in logged
+            if name.startswith(prefix) and name.removeprefix(prefix) not in _NOT_REWARDS
+        ]
+        for title, prefix in (("Reward", "reward/"), ("Reward of prompts", "prompts/reward/"))
+    }
     drawn = [
         make_chart(
             title,
-            {name.partition("/")[2]: curve(metrics, name) for name in names if name in logged},
+            {name.rpartition("/")[2]: curve(metrics, name) for name in names if name in logged},
         )
-        for title, names in {"Reward": rewards, **_CURVES}.items()
+        for title, names in {**rewards, **_CURVES}.items()
     ]
     return [chart for chart in drawn if chart is not None]
 

@@ -114,22 +114,29 @@ class HeldOutAlarm:
     """Warns, once for each, when a held-out reward falls while the reward rises; both by more than
     two standard errors between the last ``WINDOW`` steps and those before them."""
 
-    def __init__(self, held_out: Iterable[str], past: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.names = [f"reward/{name}" for name in held_out]
+    def __init__(
+        self,
+        held_out: Iterable[str],
+        past: Sequence[Mapping[str, Any]] = (),
+        prefix: str = "",
+    ) -> None:
+        """past: metrics of the steps so far. prefix: of the rewards' metrics."""
+        self.total = f"{prefix}reward/total"
+        self.names = [f"{prefix}reward/{name}" for name in held_out]
         self.history: deque[Mapping[str, Any]] = deque(past, maxlen=2 * WINDOW)
         self.warned: set[str] = set()
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
         """One step's metrics."""
         self.history.append(metrics)
-        if len(self.history) < 2 * WINDOW or self._trend("reward/total") < 2:
+        if len(self.history) < 2 * WINDOW or self._trend(self.total) < 2:
             return
         for name in self.names:
             if name not in self.warned and self._trend(name) < -2:
                 self.warned.add(name)
                 warnings.warn(
                     (
-                        f"reward/total rises while {name}, which is held out, falls: the reward "
+                        f"{self.total} rises while {name}, which is held out, falls: the reward "
                         "may be being gamed. Look at the pictures; give the held-out backbone a "
                         "weight, or raise the KL coefficient"
                     ),

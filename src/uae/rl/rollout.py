@@ -20,6 +20,10 @@ from uae.types import Batch, Captions, ImageSource, Prompt, PromptSource, Recons
 from uae.utils.ranges import refuse_if
 
 
+OF_PROMPTS = "prompts/"
+"""Before the names of a joint step's metrics of pictures of prompts."""
+
+
 @dataclass(frozen=True)
 class SubBatch:
     """What of a batch is judged by one reward: P images, or P prompts; the other is empty."""
@@ -68,7 +72,7 @@ def sub_batches(batch: Batch, config: TrainConfig) -> list[SubBatch]:
         return [SubBatch(images, prompts, config)]
     return [
         SubBatch(images, [], captions_alone(config)),
-        SubBatch([], prompts, painting_alone(config), "prompts/"),
+        SubBatch([], prompts, painting_alone(config), OF_PROMPTS),
     ]
 
 

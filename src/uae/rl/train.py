@@ -27,7 +27,7 @@ from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
 from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
-from uae.rl.rollout import JointSource, roll_out, sub_batches
+from uae.rl.rollout import OF_PROMPTS, JointSource, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, update_of
@@ -64,7 +64,10 @@ def train(
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     with PolicyRun(run_dir, model, config, recorded).opened() as run:
         probe = Probe(run_dir, model, reward, source, config)
-        alarm = HeldOutAlarm(reward.held_out, read_metrics(run_dir / "metrics.jsonl"))
+        past, judged = read_metrics(run_dir / "metrics.jsonl"), {"": reward}
+        if isinstance(source, JointSource):
+            judged[OF_PROMPTS] = rewards["prompts"]
+        alarms = [HeldOutAlarm(each.held_out, past, prefix) for prefix, each in judged.items()]
         with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
             for step in range(run.step, until):
                 with run.whole_step():
@@ -74,7 +77,8 @@ def train(
                         metrics |= probe.measure()
                     run.finish_step(metrics)
                 run.save_if_due()
-                alarm.observe(metrics)
+                for alarm in alarms:
+                    alarm.observe(metrics)
                 live = {name: metrics[key] for name, key in LIVE.items() if key in metrics}
                 progress.update(step + 1, **live)
 

@@ -116,6 +116,7 @@ _JOINT = replace(
     _with(
         _TINY,
         num_steps=160,
+        learning_rate=1.5e-4,
         reconstructions_per_caption=8,
         decoder_update="awm",
         awm=AWM(num_times=2),
@@ -130,6 +131,7 @@ _JOINT_AR = replace(
     _with(
         _TINY_AR,
         num_steps=160,
+        learning_rate=1e-4,
         reconstructions_per_caption=8,
         matching_coef=0.5,
         decoder_learning_rate=1e-4,
