@@ -67,7 +67,5 @@ def test_a_resumed_run_remembers():
 def test_rewards_of_prompts_are_watched_by_their_own_names():
     metrics = [{f"prompts/{name}": value for name, value in row.items()} for row in history(1, -1)]
     alarm = HeldOutAlarm(["dinov2"], metrics[:-1], "prompts/")
-    with pytest.warns(
-        UserWarning, match=r"^prompts/reward/total rises while prompts/"
-    ):
+    with pytest.warns(UserWarning, match=r"^prompts/reward/total rises while prompts/"):
         alarm.observe(metrics[-1])

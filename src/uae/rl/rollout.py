@@ -19,7 +19,6 @@ from uae.rl.config import TrainConfig
 from uae.types import Batch, Captions, ImageSource, Prompt, PromptSource, Reconstructions
 from uae.utils.ranges import refuse_if
 
-
 OF_PROMPTS = "prompts/"
 """Before the names of a joint step's metrics of pictures of prompts."""
 
