@@ -18,7 +18,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,7 +44,6 @@ from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import exhaustive_caption
 from uae.world.prompts import (
-    HARDER_MORE,
     TAGS,
     ScenePrompt,
     judge,
@@ -82,7 +80,6 @@ def rl(
     share: float = SHARE,
     start: TrainConfig | None = None,
     rank: int = RANK,
-    tags: tuple[str, ...] = TAGS,
     **train: Any,
 ) -> Callable[[int, Path], Stage]:
     """An arm of reinforcement learning; ``train`` are settings of ``TrainConfig``."""
@@ -112,7 +109,7 @@ def rl(
             lora_rank=rank,
             train=config,
         )
-        return UnifiedGRPO(settings, SceneImages, partial(ScenePrompts, tags=tags), ScenePairs)
+        return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
 
     return stage
 
@@ -157,20 +154,13 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
         share=0.0,
         decoding=FORWARD,
         decoder_update="awm",
-        awm=TWO_TIMES,
         matching_coef=0.5,
     ),
-    "awm_matching_mixed": rl(
-        share=0.0,
-        tags=HARDER_MORE,
-        decoding=FORWARD,
-        decoder_update="awm",
-        awm=TWO_TIMES,
-        matching_coef=0.5,
+    "awm_matching_two_times": rl(
+        share=0.0, decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES, matching_coef=0.5
     ),
     "umm2_matching": rl(
         share=0.0,
-        tags=HARDER_MORE,
         rank=0,
         decoding=TOKENS,
         learning_rate=1e-4,

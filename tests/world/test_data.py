@@ -6,7 +6,7 @@ import torch
 
 from uae.world.data import SceneImages, ScenePrompts
 from uae.world.language import exhaustive_caption
-from uae.world.prompts import EXHAUSTIVE, HARDER_MORE, TAGS
+from uae.world.prompts import EXHAUSTIVE, TAGS
 from uae.world.scene import split_of
 
 
@@ -50,11 +50,3 @@ def test_exhaustive_captions_are_mixed_in_evenly():
 def test_the_probe_holds_prompts_of_validation_scenes():
     probe = ScenePrompts(exhaustive_share=0.5).probe(16)
     assert len(probe) == 16 and {split_of(prompt.scene) for prompt in probe} == {"validation"}
-
-
-def test_tags_may_come_more_often_each_time_with_another_scene():
-    tags = ("counting", "position", "counting")
-    prompts = ScenePrompts(tags=tags).batch(0, 9)
-    assert [prompt.tag for prompt in prompts] == 3 * list(tags)
-    assert len({prompt.scene for prompt in prompts}) == 9
-    assert set(HARDER_MORE) == set(TAGS)

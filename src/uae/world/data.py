@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uae.world.language import exhaustive_caption
-from uae.world.prompts import TAGS, ScenePrompt, exhaustive_prompt, prompt_at
+from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
 from uae.world.scene import Scene, Split, first_scenes, render_batch, scene_at
 
 
@@ -58,10 +58,8 @@ class ScenePrompts:
     The probe's are of the validation split.
     """
 
-    def __init__(
-        self, seed: int = 0, exhaustive_share: float = 0.0, tags: Sequence[str] = TAGS
-    ) -> None:
-        self.seed, self.exhaustive_share, self.tags = seed, exhaustive_share, tags
+    def __init__(self, seed: int = 0, exhaustive_share: float = 0.0) -> None:
+        self.seed, self.exhaustive_share = seed, exhaustive_share
 
     def batch(self, step: int, num_prompts: int) -> list[ScenePrompt]:
         places = range(step * num_prompts, (step + 1) * num_prompts)
@@ -75,4 +73,4 @@ class ScenePrompts:
         num_before, num_then = (int(n * self.exhaustive_share) for n in (place, place + 1))
         if num_then > num_before:
             return exhaustive_prompt(scene_at(split, num_before, seed=self.seed))
-        return prompt_at(split, place - num_before, self.seed, self.tags)
+        return prompt_at(split, place - num_before, self.seed)

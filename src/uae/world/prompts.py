@@ -32,11 +32,6 @@ from uae.world.scene import CELLS, Object, Scene, Split, Word, cell_slice, scene
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 _LEVELS = {"counting": "count", "position": "layout"}  # the others: colour and shape alone
-HARDER_MORE = (
-    *("counting", "two_object", "color_attr", "counting", "single_object", "two_object"),
-    *("color_attr", "counting", "colors", "two_object", "color_attr", "counting", "position"),
-)
-"""The tags in turn, those more often that are learnt more slowly."""
 EXHAUSTIVE = "exhaustive"
 """The tag of exhaustive captions. Painting may learn from them too; they are no part of GenEval."""
 _TURNS = 10**6  # between the scenes of one tag and of the next
@@ -113,12 +108,12 @@ def _prompt_of_scene(tag: str, split: Split, index: int, seed: int) -> SceneProm
     return ScenePrompt(tag, caption(scene, _LEVELS.get(tag, "objects"), rng), scene)
 
 
-def prompt_at(split: Split, index: int, seed: int = 0, tags: Sequence[str] = TAGS) -> ScenePrompt:
-    """The ``index``-th prompt of an endless row: these tags in turn, each with its own scenes."""
-    turn, number = divmod(index, len(tags))
+def prompt_at(split: Split, index: int, seed: int = 0) -> ScenePrompt:
+    """The ``index``-th prompt of an endless row, the tags in turn, each with scenes of its own."""
+    turn, number = divmod(index, len(TAGS))
     start = (number * _TURNS + turn) * _STRIDE
     places = range(start, start + _STRIDE)
-    prompts = (_prompt_of_scene(tags[number], split, place, seed) for place in places)
+    prompts = (_prompt_of_scene(TAGS[number], split, place, seed) for place in places)
     return next(prompt for prompt in prompts if prompt is not None)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from uae.bench.unified import BACKBONES
 from uae.config import DecodeSettings
 from uae.data.captions import check_pyarrow
-from uae.diffusion.forward import AWM
 from uae.models.load import load_model
 from uae.report.stages_page import sample_to_json
 from uae.rl.config import TrainConfig
@@ -91,7 +90,6 @@ _PAINTING = replace(
         reconstructions_per_caption=8,
         caption_weight=0.0,
         decoder_update="awm",
-        awm=AWM(num_times=2),
         matching_coef=0.5,
         learning_rate=7e-4,
     ),
@@ -119,7 +117,6 @@ _JOINT = replace(
         learning_rate=1.5e-4,
         reconstructions_per_caption=8,
         decoder_update="awm",
-        awm=AWM(num_times=2),
         matching_coef=0.5,
         decoder_learning_rate=1e-4,
     ),
