@@ -159,14 +159,6 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "awm_matching_two_times": rl(
         share=0.0, decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES, matching_coef=0.5
     ),
-    "umm2_matching": rl(
-        share=0.0,
-        rank=0,
-        decoding=TOKENS,
-        learning_rate=1e-4,
-        image_kl_coef=0.01,
-        matching_coef=0.5,
-    ),
     "awm_two_times": rl(decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES),
     "window_batch_scale": rl(objective=Objective(kl_coef=0.0, scale_rewards="batch")),
     "awm_fast": rl(decoding=FORWARD, decoder_update="awm", awm=TWO_TIMES, learning_rate=2e-3),
@@ -181,6 +173,14 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
     "umm2": rl(rank=0, decoding=TOKENS, learning_rate=1e-4, image_kl_coef=0.01),
     "umm2_slow": rl(rank=0, decoding=TOKENS, learning_rate=3e-5, image_kl_coef=0.01),
+    "umm2_matching": rl(
+        share=0.0,
+        rank=0,
+        decoding=replace(TOKENS, temperature=0.5),
+        learning_rate=1e-4,
+        image_kl_coef=0.01,
+        matching_coef=0.5,
+    ),
     "matching_true": matching(are_own=False),
     "matching_own": matching(are_own=True),
 }
