@@ -99,14 +99,7 @@ _PAINTING = replace(
 )
 """Painting learns from 20,032 pictures of prompts, judged by what each requires."""
 _PAINTING_AR = replace(
-    _with(
-        _half(_TINY_AR, "images"),
-        num_steps=313,
-        decoding=DecodeSettings(),
-        image_kl_coef=0.01,
-        matching_coef=0.5,
-        learning_rate=1e-4,
-    ),
+    _with(_half(_TINY_AR, "images"), num_steps=160, matching_coef=0.5, learning_rate=1e-4),
     prompts=WORLD,
     rewards=dict(_JUDGE),
 )
@@ -164,12 +157,7 @@ PAINTING = {
         objective=Objective(kl_coef=0.0),
         matching_coef=0.0,
     ),
-    "umm2": replace(
-        _with(_half(_TINY_AR, "images"), num_steps=60, learning_rate=5e-5),
-        prompts=WORLD,
-        exhaustive_share=0.25,
-        rewards=dict(_JUDGE),
-    ),
+    "umm2": _with(_PAINTING_AR, num_steps=80),
 }
 """Painting alone, by family, in a few minutes."""
 
