@@ -37,6 +37,7 @@ from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, Stage
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.utils.device import can_compile
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
@@ -100,6 +101,7 @@ def rl(
             reconstructions_per_caption=GROUP,
             caption_weight=0.0,
             probe_every=10 * NUM_STEPS,
+            compile_decoder=rank > 0 and can_compile(),
             seed=seed,
         )
         settings = UnifiedGRPOSettings(

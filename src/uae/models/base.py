@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,6 +67,15 @@ class Matching(Protocol):
     ) -> Float[Tensor, ""]:
         """That of pretraining, as flow matching or the cross-entropy of image tokens. Draws are
         keyed by ``(seed, step)``."""
+        ...
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A decoder whose network can be compiled; the others need no such method."""
+
+    def compiled(self) -> AbstractContextManager[None]:
+        """A context in which compiled code runs, compiled where it is first run."""
         ...
 
 

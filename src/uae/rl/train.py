@@ -30,7 +30,7 @@ from uae.rl.losses import combine_metrics
 from uae.rl.rollout import OF_PROMPTS, JointSource, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
-from uae.rl.updates import Update, check_update, update_of
+from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PairSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
@@ -62,7 +62,8 @@ def train(
     check_update(model, config)
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
-    with PolicyRun(run_dir, model, config, recorded).opened() as run:
+    opened = PolicyRun(run_dir, model, config, recorded).opened()
+    with decoder_code(model, config), opened as run:
         probe = Probe(run_dir, model, reward, source, config)
         past, judged = read_metrics(run_dir / "metrics.jsonl"), {"": reward}
         if isinstance(source, JointSource):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,11 +33,12 @@ from uae.diffusion.forward import (
 )
 from uae.diffusion.policy import FlowContext, VelocityPolicy
 from uae.diffusion.schedule import add_noise
-from uae.models.base import Matching, UnifiedModel
+from uae.models.base import Compilable, Matching, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.rl.losses import grpo_loss
 from uae.rl.segments import Segment
 from uae.types import Evaluation, Rollout
+from uae.utils.device import can_compile
 from uae.utils.optim import FastAverage
 from uae.utils.seed import normals, uniforms
 
@@ -247,6 +249,16 @@ def check_update(model: UnifiedModel, config: TrainConfig) -> None:
             "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft or awm, "
             f"by which this decoder learns, got ode and {config.decoder_update}"
         )
+    if config.compile_decoder and not isinstance(model.decoder, Compilable):
+        raise ValueError(
+            "compile-decoder: expected a decoder with a network of its own, that is one by flow "
+            f"matching (umm1), got {type(model).__name__} ({model.family}); leave it out"
+        )
+    if config.compile_decoder and model.encoder.device.type == "cpu" and not can_compile():
+        raise ValueError(
+            "compile-decoder: expected a C++ compiler (g++ or clang++), found none; install one, "
+            "or leave it out"
+        )
     if config.uses_old_weights and not is_diffusion:
         option = "pull-coef" if config.pull_coef else f"decoder-update {config.decoder_update}"
         raise ValueError(
@@ -254,3 +266,11 @@ def check_update(model: UnifiedModel, config: TrainConfig) -> None:
             f"got {type(model).__name__} ({model.family}), which draws tokens; learn by "
             "policy_gradient, without a pull"
         )
+
+
+def decoder_code(model: UnifiedModel, config: TrainConfig) -> AbstractContextManager[None]:
+    """A context in which the decoder runs as the settings say, compiled or not."""
+    if not config.compile_decoder:
+        return nullcontext()
+    assert isinstance(model.decoder, Compilable), "check_update"
+    return model.decoder.compiled()

@@ -64,6 +64,18 @@ class TransformerLearner(nn.Module):
         self.adapters.learn(rank, ATTENTION)
 
     @contextmanager
+    def compiled(self) -> Iterator[None]:
+        """In this context the transformer runs compiled code, compiled where it is first run; any
+        batch and any length of text share it."""
+        own = {name: v for name, v in vars(self.transformer).items() if name == "forward"}
+        self.transformer.forward = torch.compile(self.transformer.forward, dynamic=True)
+        try:
+            yield
+        finally:
+            del self.transformer.forward
+            vars(self.transformer).update(own)
+
+    @contextmanager
     def reference(self) -> Iterator[None]:
         """In this context the transformer is as it was before training."""
         if self._frozen_copy is None:
