@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -54,7 +55,10 @@ from uae.world.prompts import (
 )
 from uae.world.scene import first_scenes
 
-NUM_STEPS, PROMPTS, GROUP = 313, 8, 8
+Arm = Callable[[int, Path], Stage]
+"""From a seed and the arm's folder."""
+Pairs = tuple[torch.Tensor, list[str]]
+NUM_STEPS, PROMPTS, GROUP, NUM_PAIRS, HELD_OUT = 313, 8, 8, 32, 64
 STARTS = ("start", "start_umm2")
 RATE, SHARE, RANK = 7e-4, 0.25, 16
 WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
@@ -82,7 +86,7 @@ def rl(
     start: TrainConfig | None = None,
     rank: int = RANK,
     **train: Any,
-) -> Callable[[int, Path], Stage]:
+) -> Arm:
     """An arm of reinforcement learning; ``train`` are settings of ``TrainConfig``."""
     common = TrainConfig(
         decoding=WINDOW,
@@ -116,21 +120,21 @@ def rl(
     return stage
 
 
-def matching(are_own: bool) -> Callable[[int, Path], Stage]:
-    """An arm of flow matching: on pictures of the prompts' scenes, or on the model's own."""
+def matching(pairs: Callable[[int], Pairs], batch_size: int = PROMPTS * GROUP) -> Arm:
+    """An arm of flow matching alone, on what ``pairs`` gives of a seed."""
 
     def stage(seed: int, folder: Path) -> Stage:
         data = folder / "pairs"
         if not data.exists():
-            appear(data, lambda unfinished: write_pairs(unfinished, seed, are_own))
+            appear(data, lambda unfinished: write_pairs(unfinished, *pairs(seed)))
         settings = LongCaptionConfig(
             data=(str(data),),
             num_steps=NUM_STEPS,
-            batch_size=PROMPTS * GROUP,
+            batch_size=batch_size,
             learning_rate=RATE,
             resolution=48,
             lora_rank=RANK,
-            num_held_out=64,
+            num_held_out=HELD_OUT,
             seed=seed,
         )
         return LongCaptions(settings)
@@ -138,7 +142,22 @@ def matching(are_own: bool) -> Callable[[int, Path], Stage]:
     return stage
 
 
-ARMS: dict[str, Callable[[int, Path], Stage]] = {
+def of_prompts(seed: int, are_own: bool = False) -> Pairs:
+    """As many pictures as an arm of reinforcement learning sees, of its prompts: of their scenes,
+    or the shipped model's own."""
+    prompts = ScenePrompts(seed, SHARE).batch(0, NUM_STEPS * PROMPTS * GROUP + HELD_OUT)
+    texts = [prompt.text for prompt in prompts]
+    if are_own:
+        return paint(load_model("tiny"), texts, FORWARD, seed), texts
+    return pictures([prompt.scene for prompt in prompts]), texts
+
+
+def exhaustive(seed: int) -> Pairs:
+    """The pairs that stand beside reinforcement learning where there is a ``matching_coef``."""
+    return ScenePairs(seed).batch(0, NUM_STEPS * NUM_PAIRS + HELD_OUT)
+
+
+ARMS: dict[str, Arm] = {
     "flow_grpo": rl(start=PUBLISHED),
     "window": rl(),
     "window_own_noise": rl(decoding=replace(WINDOW, shared_noise=False)),
@@ -183,24 +202,18 @@ ARMS: dict[str, Callable[[int, Path], Stage]] = {
         image_kl_coef=0.01,
         matching_coef=0.5,
     ),
-    "matching_true": matching(are_own=False),
-    "matching_own": matching(are_own=True),
+    "matching_true": matching(of_prompts),
+    "matching_own": matching(partial(of_prompts, are_own=True)),
+    "pairs_alone": matching(exhaustive, NUM_PAIRS),
 }
 
 
-def write_pairs(folder: Path, seed: int, are_own: bool) -> None:
-    """As many pairs as an arm of reinforcement learning has pictures, and some to hold out."""
+def write_pairs(folder: Path, images: Iterable[torch.Tensor], texts: Iterable[str]) -> None:
+    """As parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True)
-    prompts = ScenePrompts(seed, SHARE).batch(0, NUM_STEPS * PROMPTS * GROUP + 64)
-    texts = [prompt.text for prompt in prompts]
-    images = (
-        paint(load_model("tiny"), texts, FORWARD, seed)
-        if are_own
-        else pictures([prompt.scene for prompt in prompts])
-    )
     rows = [
         {"image": {"bytes": to_png(image), "path": f"{i}.png"}, "caption": text}
         for i, (image, text) in enumerate(zip(images, texts, strict=True))
