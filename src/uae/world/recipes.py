@@ -70,6 +70,13 @@ def _half(settings: UnifiedGRPOSettings, half: Half) -> UnifiedGRPOSettings:
     return replace(settings, train=learning(settings.train, half))
 
 
+def _joint(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:
+    """Captions learn from images, painting from prompts, in one step."""
+    given = {"num_steps": 160, "reconstructions_per_caption": 8, "matching_coef": 0.5}
+    joint = _with(settings, decoder_learning_rate=1e-4, **given, **train)
+    return replace(joint, prompts=WORLD, prompt_rewards=dict(_JUDGE))
+
+
 _JUDGE = {"judge": 1.0, "clip_score": 0.0}
 _TINY = UnifiedGRPOSettings(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear"))
 _TINY_AR = UnifiedGRPOSettings(
@@ -102,32 +109,6 @@ _PAINTING_AR = replace(
     _with(_half(_TINY_AR, "images"), num_steps=160, matching_coef=0.5, learning_rate=1e-4),
     prompts=WORLD,
     rewards=dict(_JUDGE),
-)
-_JOINT = replace(
-    _with(
-        _TINY,
-        num_steps=160,
-        learning_rate=1.5e-4,
-        reconstructions_per_caption=8,
-        decoder_update="awm",
-        matching_coef=0.5,
-        decoder_learning_rate=1e-4,
-    ),
-    prompts=WORLD,
-    prompt_rewards=dict(_JUDGE),
-)
-"""Captions learn from images, painting from prompts, in one step."""
-_JOINT_AR = replace(
-    _with(
-        _TINY_AR,
-        num_steps=160,
-        learning_rate=1e-4,
-        reconstructions_per_caption=8,
-        matching_coef=0.5,
-        decoder_learning_rate=1e-4,
-    ),
-    prompts=WORLD,
-    prompt_rewards=dict(_JUDGE),
 )
 _LONG_CAPTIONS = SceneCaptions(
     LongCaptionConfig(
@@ -172,8 +153,14 @@ RECIPES = {
     "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_saved),
     "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_saved),
     "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_PAINTING)}, measure_saved),
-    "joint-tiny": Recipe("tiny", {"joint": _grpo(_JOINT)}, measure_saved),
+    "joint-tiny": Recipe(
+        "tiny",
+        {"joint": _grpo(_joint(_TINY, learning_rate=1.5e-4, decoder_update="awm"))},
+        measure_saved,
+    ),
     "v5-tiny-ar": Recipe("tiny-ar", {"unified_grpo": _grpo(_TINY_AR)}, measure_saved),
-    "joint-tiny-ar": Recipe("tiny-ar", {"joint": _grpo(_JOINT_AR)}, measure_saved),
+    "joint-tiny-ar": Recipe(
+        "tiny-ar", {"joint": _grpo(_joint(_TINY_AR, learning_rate=1e-4))}, measure_saved
+    ),
     "v3-tiny-ar": Recipe("tiny-ar", _RL_AR, measure_saved),
 }
