@@ -5,8 +5,9 @@
     python benchmarks/painting.py judges                  # which rewards know a right picture
 
 Every arm learns from 20,032 pictures: 313 steps of 8 prompts, 8 pictures each, or as many pairs of
-flow matching. Prompts are of training scenes, the six tags in turn, a quarter of them exhaustive
-captions where nothing else is said. All start from the shipped model, with LoRA of rank 16.
+flow matching (``pairs_alone``: the 10,016 that stand beside others). Prompts are of training
+scenes, the six tags in turn, a quarter of them exhaustive captions where nothing else is said. All
+start from the shipped model, UMM-1 with LoRA of rank 16.
 
 Measured on test scenes, as the model paints by itself: 30 prompts a tag and two draws of noise, and
 the objects of 300 exhaustive captions.
@@ -38,21 +39,13 @@ from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, Stage
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
-from uae.utils.device import can_compile
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import exhaustive_caption
-from uae.world.prompts import (
-    TAGS,
-    ScenePrompt,
-    judge,
-    make_prompts,
-    mean_over_tags,
-    shares_by_tag,
-)
+from uae.world.prompts import TAGS, ScenePrompt, judge, make_prompts, mean_over_tags, shares_by_tag
 from uae.world.scene import first_scenes
 
 Arm = Callable[[int, Path], Stage]
@@ -105,7 +98,6 @@ def rl(
             reconstructions_per_caption=GROUP,
             caption_weight=0.0,
             probe_every=10 * NUM_STEPS,
-            compile_decoder=rank > 0 and can_compile(),
             seed=seed,
         )
         settings = UnifiedGRPOSettings(
