@@ -41,7 +41,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
-from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
+from uae.world.data import SCENES, ScenePairs, ScenePrompts, pictures
 from uae.world.detector import detect
 from uae.world.fidelity import fidelity, paint
 from uae.world.language import exhaustive_caption
@@ -58,6 +58,7 @@ WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
 TWO_TIMES = AWM(num_times=2)  # a picture is noised at
+BY_FORWARD = ("awm", "nft")
 TOKENS = DecodeSettings()  # drawn at temperature 1
 PUBLISHED = TrainConfig(  # Flow-GRPO, but for its guidance; there half a rollout is an update
     decoding=DecodeSettings(sampler="sde", window_size=9),
@@ -107,7 +108,7 @@ def rl(
             lora_rank=rank,
             train=config,
         )
-        return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
+        return UnifiedGRPO(settings, SCENES)
 
     return stage
 
@@ -238,7 +239,16 @@ def measure(source: str, split: str = "test") -> dict[str, Any]:
     }
 
 
-def run(root: Path, arm: str, seed: int) -> None:
+def compiled(stage: Stage) -> Stage:
+    """``stage``, its decoder run by compiled code: the same but for rounding, which ratios of
+    probabilities would show; so for arms by the forward process."""
+    if not (isinstance(stage, UnifiedGRPO) and stage.settings.train.decoder_update in BY_FORWARD):
+        return stage
+    train = replace(stage.settings.train, compile_decoder=True)
+    return replace(stage, settings=replace(stage.settings, train=train))
+
+
+def run(root: Path, arm: str, seed: int, is_compiled: bool = False) -> None:
     """Train and measure one arm; what is done already is not done again."""
     folder = root / f"{arm}-seed{seed}"
     results = folder / "measured.json"
@@ -247,7 +257,9 @@ def run(root: Path, arm: str, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = "tiny-ar" if "umm2" in arm else "tiny"
     if arm not in STARTS and not (folder / "model").exists():
-        ARMS[arm](seed, folder).run(Assignment(model, folder, model))
+        stage = ARMS[arm](seed, folder)
+        stage = compiled(stage) if is_compiled else stage
+        stage.run(Assignment(model, folder, model))
     numbers = measure(model if arm in STARTS else str(folder / "model"))
     atomic_write_json(results, numbers)
     print(arm, seed, numbers, flush=True)
@@ -314,6 +326,7 @@ def main() -> None:
     running.add_argument("root", type=Path)
     running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
     running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--compiled", action="store_true", help="AWM and NFT by compiled code")
     commands.add_parser("judges", help="which rewards know a right picture")
     commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
@@ -325,7 +338,7 @@ def main() -> None:
         print(judges())
         return
     for arm in args.arms:
-        run(args.root, arm, args.seed)
+        run(args.root, arm, args.seed, args.compiled)
 
 
 if __name__ == "__main__":

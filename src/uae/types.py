@@ -190,5 +190,16 @@ class PairSource(Protocol):
         ...
 
 
+@runtime_checkable
+class QuestionSource(Protocol):
+    """Questions about images, whose answers training shall not change; a step's are a function of
+    the step alone."""
+
+    def batch(self, step: int, num_questions: int) -> tuple[list[Tensor], list[str]]:
+        """``num_questions`` images ``[3, h, w]`` in [0, 1], and a question about each; one tensor
+        may stand more than once."""
+        ...
+
+
 Batch = Sequence[Tensor | Prompt]
 """What a step learns from: P images, P prompts, or both."""

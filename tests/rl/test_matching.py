@@ -14,18 +14,20 @@ from uae.config import DecodeSettings
 from uae.diffusion.schedule import training_sigmas
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
+from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
-from uae.rl.train import match, train, update
+from uae.rl.train import train, update
 from uae.rl.updates import check_update
 from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.types import PairSource
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
 from uae.utils.seed import normals
-from uae.world.data import SceneImages, ScenePairs, train_scenes
+from uae.world.data import SCENES, SceneImages, ScenePairs, train_scenes
 from uae.world.models import build_janus
 
+PAIRS = Auxiliary(ScenePairs())
 SDE = DecodeSettings(num_steps=3, sampler="sde", window_size=1)
 
 
@@ -69,7 +71,9 @@ def test_its_gradient_is_added_to_the_steps():
     before = [p.detach().clone() for p in parameters]
     learning = Learning(torch.optim.SGD(parameters, lr=1.0))
     unclipped = replace(given, max_grad_norm=1e9)
-    metrics = update([], unclipped, learning, lambda: match(model, pairs, given, 2))
+    metrics = update(
+        [], unclipped, learning, lambda: Auxiliary(pairs).backward(model, given, learning, 2)
+    )
     assert metrics["rl_image/matching_loss"] == pytest.approx(loss.item())
     for p, old, gradient in zip(parameters, before, gradients, strict=True):
         torch.testing.assert_close(old - p, 0.5 * gradient, rtol=1e-4, atol=1e-7)
@@ -77,7 +81,7 @@ def test_its_gradient_is_added_to_the_steps():
 
 def run(folder: Path, num_steps: int, until: int | None = None, **changes) -> LLMDiffusion:
     model, given = learner(), settings(num_steps, **changes)
-    train(model, reward(), SceneImages(), given, folder, {}, until, pairs=ScenePairs())
+    train(model, reward(), SceneImages(), given, folder, {}, until, auxiliary=PAIRS)
     return model
 
 
@@ -148,7 +152,7 @@ def test_in_a_joint_step_of_one_model_its_gradient_is_of_the_painting_half():
     learning.optimizer.register_step_pre_hook(
         lambda *_: seen.update(own=[p.grad for p in own], twins=[p.grad for p in twins])
     )
-    update([], given, learning, lambda: match(model, pairs, given, 2))
+    update([], given, learning, lambda: Auxiliary(pairs).backward(model, given, learning, 2))
     assert any(gradient is not None for gradient in expected)
     for gradient, of_own, of_twin in zip(expected, seen["own"], seen["twins"], strict=True):
         assert of_own is None
@@ -166,7 +170,7 @@ def test_what_can_not_be_taught_is_refused():
     model = painter()
     model.__class__ = Untaught
     with pytest.raises(ValueError, match=r"^matching-coef: expected a model that can be taught"):
-        check_update(model, settings(decoding=DecodeSettings()))
+        PAIRS.check(model, settings(decoding=DecodeSettings()))
 
 
 def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):
@@ -178,6 +182,6 @@ def test_where_there_are_no_pairs_it_is_refused(tmp_path: Path):
         rewards={"caption_likelihood": 1.0},
         train=settings(),
     )
-    UnifiedGRPO(painting, world_pairs=ScenePairs).check()
+    UnifiedGRPO(painting, SCENES).check()
     with pytest.raises(ValueError, match=r"^train\.matching-coef: expected 0, as its pairs are"):
         UnifiedGRPO(painting).check()

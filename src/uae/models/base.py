@@ -71,6 +71,18 @@ class Matching(Protocol):
 
 
 @runtime_checkable
+class Anchored(Protocol):
+    """A captioner that can be held to the answers it gave before training; the others need no such
+    method."""
+
+    def answer_drift(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], questions: Sequence[str]
+    ) -> Float[Tensor, ""]:
+        """How far the answers are from those of the reference, in nats a token, differentiable."""
+        ...
+
+
+@runtime_checkable
 class Compilable(Protocol):
     """A decoder whose network can be compiled; the others need no such method."""
 

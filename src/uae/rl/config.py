@@ -17,6 +17,7 @@ COUNTS = (
     "num_steps",
     "images_per_step",
     "pairs_per_step",
+    "questions_per_step",
     "group_size",
     "reconstructions_per_caption",
     "ema_every",
@@ -33,6 +34,7 @@ WEIGHTS = (
     "image_kl_coef",
     "pull_coef",
     "matching_coef",
+    "anchor_coef",
     "warmup_steps",
     "weight_decay",
 )
@@ -90,6 +92,12 @@ class TrainConfig:
     before is then not forgotten. 0 shows it none."""
     pairs_per_step: int = 32
     """Such pairs."""
+    anchor_coef: float = 0.0
+    """Of the KL of the model's answers to questions about images to those it gave before training,
+    beside what captioning learns from rewards, so that it goes on answering. 1 holds them; 0 asks
+    none."""
+    questions_per_step: int = 16
+    """Such questions."""
     old_decay_rate: float = 0.001
     """The old weights are a fast average of a diffusion decoder's, kept where they are used: after
     rollout i, from 1, its decay is i times this rate."""

@@ -21,8 +21,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from uae.models.base import Matching, UnifiedModel, check_settings
+from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
+from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
 from uae.rl.learning import Learning
@@ -31,11 +32,12 @@ from uae.rl.rollout import OF_PROMPTS, JointSource, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, decoder_code, update_of
-from uae.types import Batch, ImageSource, PairSource, PromptSource
+from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
 from uae.utils.progress import track
 
+NO_AUXILIARY = Auxiliary()
 LIVE = {"reward": "reward/total", "tokens": "caption/tokens"}
 """Metrics that are shown as the run goes on, where they are measured."""
 
@@ -49,17 +51,18 @@ def train(
     recorded: dict,
     until: int | None = None,
     prompt_reward: WeightedSum | None = None,
-    pairs: PairSource | None = None,
+    auxiliary: Auxiliary = NO_AUXILIARY,
 ) -> None:
     """Train in ``run_dir`` from its last checkpoint, or the start, to step ``until`` (default: to
     the end).
 
     recorded: whatever else must be the same on resume (model and reward names, data).
-    prompt_reward: of pictures of prompts; by default ``reward`` is. pairs: what is matched where
-    there is a ``matching_coef``.
+    prompt_reward: of pictures of prompts; by default ``reward`` is. auxiliary: losses beside what
+    is learnt from rewards.
     """
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
+    auxiliary.check(model, config)
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
@@ -73,7 +76,9 @@ def train(
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)
-                    metrics = train_step(model, rewards, batch, config, run.learning, step, pairs)
+                    metrics = train_step(
+                        model, rewards, batch, config, run.learning, step, auxiliary
+                    )
                     if step % config.probe_every == 0 or step + 1 == config.num_steps:
                         metrics |= probe.measure()
                     run.finish_step(metrics)
@@ -91,10 +96,10 @@ def train_step(
     config: TrainConfig,
     learning: Learning,
     step: int,
-    pairs: PairSource | None = None,
+    auxiliary: Auxiliary = NO_AUXILIARY,
 ) -> dict[str, float]:
-    """One rollout and what is learnt from it, and from ``pairs``; the metrics of the step.
-    ``rewards``: of captions of ``images`` and of ``prompts``, whichever the batch has."""
+    """One rollout and what is learnt from it and beside it; the metrics of the step. ``rewards``:
+    of captions of ``images`` and of ``prompts``, whichever the batch has."""
     timer, device = PhaseTimer(), model.encoder.device
     segments, sampled, observed = [], [], {}
     for sub_batch in sub_batches(batch, config):
@@ -114,7 +119,7 @@ def train_step(
         sampled.append((captions, reconstructions))
     updates = [update_of(segment, config, learning.old, step) for segment in segments]
     with timer("update"), attention_to_train(device):
-        beside = partial(match, model, pairs, config, step) if config.matching_coef else dict
+        beside = partial(auxiliary.backward, model, config, learning, step)
         metrics = update(updates, config, learning, beside)
     return metrics | observed | time_metrics(sampled, timer.pop())
 
@@ -134,30 +139,11 @@ def update(
         for each, old_log_probs in zip(updates, old, strict=True):
             with learning.painting_gradients() if each.segment.is_painting else nullcontext():
                 metrics |= _backward(each, old_log_probs, config)
-        with learning.painting_gradients():
-            metrics |= beside()
+        metrics |= beside()
         metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]
         metrics["rl/grad_norm"] = learning.update(config.max_grad_norm)
         history.append(metrics)
     return {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
-
-
-def match(
-    model: UnifiedModel, pairs: PairSource | None, config: TrainConfig, step: int
-) -> dict[str, float]:
-    """Add the gradient of the loss of pretraining on some pairs; that loss.
-
-    Raises:
-        ValueError: when there are none.
-    """
-    assert isinstance(model, Matching), "check_update"
-    if pairs is None:
-        raise ValueError("matching-coef: expected 0 where no pairs are given to match")
-    images, texts = pairs.batch(step, config.pairs_per_step)
-    with autocast(model.encoder.device, config.use_bf16):
-        loss = model.matching_loss(images, texts, seed=config.seed, step=step)
-        (config.matching_coef * loss).backward()
-    return {"rl_image/matching_loss": loss.item()}
 
 
 def _backward(

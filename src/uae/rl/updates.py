@@ -33,7 +33,7 @@ from uae.diffusion.forward import (
 )
 from uae.diffusion.policy import FlowContext, VelocityPolicy
 from uae.diffusion.schedule import add_noise
-from uae.models.base import Compilable, Matching, UnifiedModel
+from uae.models.base import Compilable, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.rl.losses import grpo_loss
 from uae.rl.segments import Segment
@@ -239,11 +239,6 @@ def check_update(model: UnifiedModel, config: TrainConfig) -> None:
     """A ValueError where this model's decoder cannot learn so."""
     is_diffusion = isinstance(model.decoder, VelocityPolicy)
     is_plain_ode = config.decoding.sampler == "ode" and config.decoder_update not in FORWARD
-    if config.matching_coef > 0 and not isinstance(model, Matching):
-        raise ValueError(
-            "matching-coef: expected a model that can be taught pictures of texts, got "
-            f"{type(model).__name__} ({model.family}); leave it at 0"
-        )
     if config.matching_coef > 0 and is_diffusion and is_plain_ode:
         raise ValueError(
             "matching-coef: expected decoding.sampler sde or cps, or decoder-update nft or awm, "

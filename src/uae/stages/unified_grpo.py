@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from uae.config import DecodeSettings, RewardWeights, TextEncoder, check_reward_weights
 from uae.data.folders import list_images
+from uae.data.questions import GenericQuestions
 from uae.data.training import FilePrompts, FolderImages, check_same_files
 from uae.models.base import UnifiedModel
 from uae.models.footprint import StepShape
@@ -24,12 +25,13 @@ from uae.rewards.build import (
     check_rewards,
     check_rewards_of_prompts,
 )
+from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
 from uae.rl.rollout import JointSource, check_prompts
 from uae.rl.train import train
 from uae.similarity.backbones import Backbone, load_backbone
 from uae.stages.base import Assignment, UserData
-from uae.types import ImageSource, PairSource, Policy, PromptSource
+from uae.types import ImageSource, PairSource, Policy, PromptSource, QuestionSource
 from uae.utils.files import appear
 from uae.utils.metrics import check_tensorboard
 from uae.utils.ranges import AT_LEAST_0, AT_MOST_1, check_ranges, refuse_if
@@ -38,10 +40,21 @@ Half = Literal["both", "captions", "images"]
 Endless = Callable[[int], ImageSource]
 """Images without files, by the seed of their order."""
 WORLD = "world"
-WorldPairs = Callable[[int], PairSource]
-"""The embedded world's pictures with exhaustive captions, by their seed."""
-WorldPrompts = Callable[[int, float], PromptSource]
-"""The embedded world's prompts, by their seed and the share of exhaustive captions."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What the embedded world hands in, each by its seed."""
+
+    images: Endless
+    """What is learnt from where the settings name no files."""
+    prompts: Callable[[int, float], PromptSource]
+    """What is painted where the settings ask for prompts of the world, by the share of exhaustive
+    captions too."""
+    pairs: Callable[[int], PairSource]
+    """Pictures with exhaustive captions, for `matching_coef`."""
+    questions: Callable[[int], QuestionSource]
+    """About its images, for `anchor_coef`."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +174,12 @@ class UnifiedGRPO:
     """The stage."""
 
     settings: UnifiedGRPOSettings
-    endless: Endless | None = None
-    """What is learnt from where the settings name no files."""
-    world_prompts: WorldPrompts | None = None
-    """What is learnt from where the settings ask for prompts of the world."""
-    world_pairs: WorldPairs | None = None
-    """What is matched where the settings have a `matching_coef`."""
+    world: World | None = None
+    """For the tiny models."""
+
+    @property
+    def endless(self) -> Endless | None:
+        return self.world.images if self.world else None
 
     def given(self, user: UserData) -> UnifiedGRPO:
         settings = self.settings
@@ -178,7 +191,7 @@ class UnifiedGRPO:
 
     def check(self) -> None:
         settings = self.settings
-        if settings.is_joint and not settings.data and self.endless is None:
+        if settings.is_joint and not settings.data and self.world is None:
             raise ValueError(
                 "expected images to caption beside the prompts: give --data FOLDER, or "
                 "--train.caption-weight 0 to learn from prompts alone"
@@ -190,7 +203,7 @@ class UnifiedGRPO:
             check_rewards_of_prompts(settings.rewards_of_prompts, settings.prompts == WORLD)
         for rewards in (settings.rewards, settings.prompt_rewards):
             check_rewards(rewards, settings.backbones)
-        if settings.train.matching_coef > 0 and self.world_pairs is None:
+        if settings.train.matching_coef > 0 and self.world is None:
             raise ValueError(
                 "train.matching-coef: expected 0, as its pairs are the embedded world's, for the "
                 f"tiny models, got {settings.train.matching_coef}"
@@ -234,9 +247,9 @@ class UnifiedGRPO:
         end."""
         run, images, prompts = self.settings.train, self.images(), self.prompt_source()
         source: Any = JointSource(images, prompts) if images and prompts else images or prompts
-        pairs = self.world_pairs(run.seed) if self.world_pairs else None
         reward, of_prompts = rewards
-        train(model, reward, source, run, folder, recorded, until, of_prompts, pairs)
+        beside = Auxiliary(self.world.pairs(run.seed) if self.world else None, self.questions())
+        train(model, reward, source, run, folder, recorded, until, of_prompts, beside)
 
     def images(self) -> ImageSource | None:
         """What is captioned, if captions are learnt or painted."""
@@ -246,6 +259,15 @@ class UnifiedGRPO:
         return image_source(
             settings.data, settings.train.decoding, settings.train.seed, self.endless
         )
+
+    def questions(self) -> QuestionSource | None:
+        """What is asked beside captioning: about the user's images whatever can be asked of any,
+        about the world's what can be asked of them."""
+        settings = self.settings
+        if not settings.data and self.world:
+            return self.world.questions(settings.train.seed)
+        images = self.images()
+        return GenericQuestions(images) if images else None
 
     def prompt_source(self) -> PromptSource | None:
         """What is painted, where that are not captions.
@@ -263,11 +285,11 @@ class UnifiedGRPO:
                     f"{settings.prompts}"
                 )
             return FilePrompts(Path(settings.prompts), seed)
-        if self.world_prompts is None:
+        if self.world is None:
             raise ValueError(
                 f"prompts: expected a file, got {WORLD}, whose prompts are for the tiny models"
             )
-        return self.world_prompts(seed, settings.exhaustive_share)
+        return self.world.prompts(seed, settings.exhaustive_share)
 
 
 def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from uae.world.language import exhaustive_caption
+from uae.data.questions import QUESTIONS_PER_IMAGE, num_images_of
+from uae.stages.unified_grpo import World
+from uae.world.language import any_question, exhaustive_caption
 from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
 from uae.world.scene import Scene, Split, first_scenes, render_batch, scene_at
 
@@ -51,6 +54,21 @@ class ScenePairs:
         return pictures(scenes), [exhaustive_caption(scene) for scene in scenes]
 
 
+class SceneQuestions:
+    """Questions about training scenes, those that a step of `SceneImages` begins with, two each."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def batch(self, step: int, num_questions: int) -> tuple[list[Tensor], list[str]]:
+        scenes = train_scenes(step, num_images_of(num_questions), seed=self.seed)
+        images, places = list(pictures(scenes)), range(num_questions)
+        scene_of = [i // QUESTIONS_PER_IMAGE for i in places]
+        draws = [random.Random(f"anchor {self.seed} {step} {i}") for i in places]
+        questions = [any_question(scenes[j], rng) for j, rng in zip(scene_of, draws, strict=True)]
+        return [images[j] for j in scene_of], [question.text for question in questions]
+
+
 class ScenePrompts:
     """A prompt source: GenEval-style prompts of training scenes, the six tags in turn, and among
     them exhaustive captions of others.
@@ -74,3 +92,7 @@ class ScenePrompts:
         if num_then > num_before:
             return exhaustive_prompt(scene_at(split, num_before, seed=self.seed))
         return prompt_at(split, place - num_before, self.seed)
+
+
+SCENES = World(SceneImages, ScenePrompts, ScenePairs, SceneQuestions)
+"""What training on the world takes of it."""

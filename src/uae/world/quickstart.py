@@ -31,7 +31,7 @@ from uae.utils.metrics import read_metrics
 from uae.utils.outputs import check_out_folder
 from uae.utils.ranges import refuse_if
 from uae.utils.suggest import did_you_mean
-from uae.world.data import SceneImages, ScenePairs, ScenePrompts, pictures
+from uae.world.data import SCENES, pictures
 from uae.world.fidelity import paint
 from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
@@ -215,7 +215,7 @@ def train_with_frames(
     that is resumed shows the start, and no steps that it has passed."""
     settings, num_steps = config.stage_settings(), config.train.num_steps
     prepare_policy(model, settings)
-    stage = UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
+    stage = UnifiedGRPO(settings, SCENES)
     rewards = stage.rewards(model, backbones)
     if paints_alone(config):
         look, untils = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}

@@ -22,7 +22,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
 from uae.stages.unified_grpo import WORLD, Half, UnifiedGRPO, UnifiedGRPOSettings, learning
 from uae.utils.files import appear
-from uae.world.data import SceneImages, ScenePairs, ScenePrompts
+from uae.world.data import SCENES, SceneImages
 from uae.world.measure import measure_model
 from uae.world.pairs import write_captioned_scenes
 
@@ -59,7 +59,7 @@ def measure_saved(source: str) -> dict[str, Any]:
 
 
 def _grpo(settings: UnifiedGRPOSettings) -> UnifiedGRPO:
-    return UnifiedGRPO(settings, SceneImages, ScenePrompts, ScenePairs)
+    return UnifiedGRPO(settings, SCENES)
 
 
 def _with(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:

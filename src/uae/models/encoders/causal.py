@@ -32,6 +32,7 @@ from uae.utils.seed import sequence_keys, uniforms
 from uae.utils.user_text import UserText
 from uae.utils.weights import TEMPLATE_FILES, naming_files
 
+MAX_DRIFT_TOKENS = 16  # of an answer
 PROBE = "a red circle"  # a question that a template is tried with
 
 
@@ -300,6 +301,18 @@ class CausalCaptioner(Learner, ABC):
         rollout = Rollout(ids, torch.zeros(ids.shape), mask, context)
         log_probs = self.evaluate(rollout, with_kl=False).log_probs
         return (log_probs * mask).sum(1) / mask.sum(1)
+
+    def answer_drift(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], questions: Sequence[str]
+    ) -> Float[Tensor, ""]:
+        """KL(reference || now) in nats over the vocabulary, mean over the tokens of the reference's
+        own greedy answers, of at most ``MAX_DRIFT_TOKENS``."""
+        greedy = self.look(images, questions, temperature=0.0)
+        with torch.no_grad(), self.reference():
+            rollout = self.sample(greedy, max_new_tokens=MAX_DRIFT_TOKENS).rollout
+            before = self._scores(rollout)
+        kl = (before.exp() * (before - self._scores(rollout))).sum(-1)
+        return (kl * rollout.mask).sum() / rollout.mask.sum()
 
     def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
         prefix = self.prefill(rollout.context)

@@ -1,0 +1,79 @@
+"""Auxiliary losses: they stand beside what is learnt from rewards, so that it undoes nothing.
+
+Pairs remind painting of what it was pretrained on. Questions hold the captioner to the answers it
+gave before training, which are its own: they take no labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uae.models.base import Anchored, Matching, UnifiedModel
+from uae.rl.config import TrainConfig
+from uae.rl.learning import Learning
+from uae.types import PairSource, QuestionSource
+from uae.utils.device import autocast
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What these losses are taken of, where the settings ask for them."""
+
+    pairs: PairSource | None = None
+    questions: QuestionSource | None = None
+
+    def check(self, model: UnifiedModel, config: TrainConfig) -> None:
+        """A ValueError where a loss is asked for that this model does not have, or that nothing is
+        given for. The model is ready to train."""
+        if config.matching_coef > 0 and not isinstance(model, Matching):
+            raise ValueError(
+                "matching-coef: expected a model that can be taught pictures of texts, got "
+                f"{type(model).__name__} ({model.family}); leave it at 0"
+            )
+        if config.matching_coef > 0 and self.pairs is None:
+            raise ValueError("matching-coef: expected 0 where no pairs are given to match")
+        if config.anchor_coef > 0 and not isinstance(model.encoder, Anchored):
+            raise ValueError(
+                "anchor-coef: expected a model that can be held to its answers, got "
+                f"{type(model).__name__} ({model.family}); leave it at 0"
+            )
+        if config.anchor_coef > 0 and not model.encoder.named_trainable_parameters():
+            raise ValueError("anchor-coef: expected 0 where nothing that answers learns")
+        if config.anchor_coef > 0 and self.questions is None:
+            raise ValueError("anchor-coef: expected 0 where no questions are given to be asked")
+
+    def backward(
+        self, model: UnifiedModel, config: TrainConfig, learning: Learning, step: int
+    ) -> dict[str, float]:
+        """Add their gradients; the losses."""
+        losses = {}
+        if config.matching_coef > 0:
+            with learning.painting_gradients():
+                losses["rl_image/matching_loss"] = self._match(model, config, step)
+        if config.anchor_coef > 0:
+            losses["rl/anchor_kl"] = self._anchor(model, config, step)
+        return losses
+
+    def _match(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
+        """The loss of pretraining on some pairs."""
+        assert isinstance(model, Matching) and self.pairs is not None, "check"
+        images, texts = self.pairs.batch(step, config.pairs_per_step)
+        with autocast(model.encoder.device, config.use_bf16):
+            loss = model.matching_loss(images, texts, seed=config.seed, step=step)
+            return _added(loss, config.matching_coef)
+
+    def _anchor(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
+        """How far the answers to some questions are from those before training."""
+        encoder = model.encoder
+        assert isinstance(encoder, Anchored) and self.questions is not None, "check"
+        images, texts = self.questions.batch(step, config.questions_per_step)
+        with autocast(encoder.device, config.use_bf16):
+            return _added(encoder.answer_drift(images, texts), config.anchor_coef)
+
+
+def _added(loss: Tensor, coef: float) -> float:
+    """Add its gradient."""
+    (coef * loss).backward()
+    return loss.item()

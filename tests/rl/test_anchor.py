@@ -1,0 +1,168 @@
+"""Answers that are held to those before training: the loss, its gradient, and runs with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.rl.tiny_run import build_model, config, reward
+from uae.config import DecodeSettings
+from uae.data.questions import GENERIC, GenericQuestions
+from uae.images.write import to_png
+from uae.models.janus import Janus
+from uae.models.llm_diffusion import LLMDiffusion
+from uae.rl.auxiliary import Auxiliary
+from uae.rl.config import TrainConfig
+from uae.rl.learning import Learning
+from uae.rl.train import train, update
+from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.types import QuestionSource
+from uae.utils.checkpoint import load_latest
+from uae.utils.metrics import read_metrics
+from uae.world.data import SCENES, SceneImages, SceneQuestions
+from uae.world.models import build_janus
+
+ANCHOR = Auxiliary(questions=SceneQuestions())
+
+
+def settings(num_steps: int = 1, **changes) -> TrainConfig:
+    return config(
+        num_steps,
+        **({"anchor_coef": 2.0, "questions_per_step": 3, "use_bf16": False} | changes),
+    )
+
+
+def moved(model: LLMDiffusion | Janus, by: float = 0.02):
+    """A model in training that no longer is what it was."""
+    model.begin_training(0, captions=True, decoding=None)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.encoder.named_trainable_parameters().values():
+            p += by * torch.randn(p.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("build", [build_model, build_janus])
+def test_it_is_the_divergence_over_the_vocabulary_at_the_references_answers(build):
+    model = moved(build())
+    images, texts = SceneQuestions(1).batch(2, 3)
+    drift, encoder, expected = model.encoder.answer_drift(images, texts), model.encoder, []
+    for image, text in zip(images, texts, strict=True):
+        with torch.no_grad(), encoder.reference():
+            rollout = encoder.sample(
+                encoder.look([image], [text], temperature=0.0), max_new_tokens=16
+            ).rollout
+        for t in range(int(rollout.mask.sum())):
+            with torch.no_grad():
+                now = encoder._scores(rollout)[0, t]
+                with encoder.reference():
+                    then = encoder._scores(rollout)[0, t]
+            expected.append(torch.nn.functional.kl_div(now, then, log_target=True, reduction="sum"))
+    torch.testing.assert_close(drift, torch.stack(expected).mean(), rtol=1e-4, atol=1e-6)
+    assert drift > 1e-3
+
+
+def test_of_a_model_that_has_not_moved_it_is_nothing():
+    model = moved(build_model(), by=0.0)
+    drift = model.encoder.answer_drift(*SceneQuestions().batch(0, 3))
+    drift.backward()
+    assert abs(drift.item()) < 1e-6
+    gradients = [p.grad for p in model.encoder.named_trainable_parameters().values()]
+    assert max(g.abs().max().item() for g in gradients if g is not None) < 1e-4
+
+
+def test_its_gradient_is_added_to_the_steps_and_leads_back():
+    model, given = moved(build_model()), settings(max_grad_norm=1e9)
+    parameters = list(model.encoder.named_trainable_parameters().values())
+    asked = ANCHOR.questions.batch(2, 3)  # type: ignore[union-attr]
+    drift = model.encoder.answer_drift(*asked)
+    gradients = torch.autograd.grad(drift, parameters, allow_unused=True)
+    before = [p.detach().clone() for p in parameters]
+    learning = Learning(torch.optim.SGD(parameters, lr=1e-3))
+    metrics = update([], given, learning, partial(ANCHOR.backward, model, given, learning, 2))
+    assert metrics["rl/anchor_kl"] == pytest.approx(drift.item())
+    for p, old, gradient in zip(parameters, before, gradients, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(old - p, 2e-3 * gradient, rtol=1e-3, atol=1e-6)
+    assert model.encoder.answer_drift(*asked) < drift
+
+
+def test_where_painting_has_moments_of_its_own_its_gradient_is_of_captioning():
+    model = build_janus()
+    model.begin_training(0, captions=True, decoding=DecodeSettings())
+    given = settings(decoder_learning_rate=1e-5)
+    learning = Learning.of(model, given)
+    ANCHOR.backward(model, given, learning, 0)
+    assert any(own.grad is not None for own, _ in learning.twins.pairs)
+    assert all(twin.grad is None for _, twin in learning.twins.pairs)
+
+
+def run(folder: Path, num_steps: int, until: int | None = None, **changes) -> None:
+    model = build_model()
+    model.begin_training(0, captions=True, decoding=None)
+    given = settings(num_steps, **changes)
+    train(model, reward(), SceneImages(), given, folder, {}, until, auxiliary=ANCHOR)
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path):
+    run(tmp_path / "whole", 3)
+    run(tmp_path / "parts", 3, until=1)
+    run(tmp_path / "parts", 3)
+    whole, parts = (load_latest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert whole is not None and parts is not None and whole.step == parts.step == 3
+    for name, value in whole.weights["policy"].items():
+        assert torch.equal(value, parts.weights["policy"][name])
+    logged = [row["rl/anchor_kl"] for row in read_metrics(tmp_path / "whole/metrics.jsonl")]
+    assert logged[0] == pytest.approx(0.0, abs=1e-6) and logged[2] > 0
+
+
+def test_without_it_nothing_is_asked(tmp_path: Path):
+    run(tmp_path, 1, anchor_coef=0.0)
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert "rl/loss" in metrics and "rl/anchor_kl" not in metrics
+
+
+def test_the_worlds_questions_are_about_the_images_of_the_step():
+    images, texts = SceneQuestions(3).batch(1, 4)
+    assert isinstance(SceneQuestions(), QuestionSource)
+    first, second = SceneImages(3).batch(1, 2)
+    assert images[0] is images[1] and torch.equal(images[0], first)
+    assert images[2] is images[3] and torch.equal(images[2], second)
+    assert len(set(texts)) > 1 and all(text.endswith("?") for text in texts)
+    assert texts == SceneQuestions(3).batch(1, 4)[1] != SceneQuestions(3).batch(2, 4)[1]
+
+
+def test_generic_questions_go_round():
+    source = GenericQuestions(SceneImages(3))
+    assert isinstance(source, QuestionSource)
+    images, texts = source.batch(1, 5)
+    assert len(images) == 5 and texts == [GENERIC[i % len(GENERIC)] for i in range(5, 10)]
+    assert images[0] is images[1] and not torch.equal(images[1], images[2])
+
+
+def test_a_stage_asks_about_the_users_images_what_can_be_asked_of_any(tmp_path: Path):
+    of_world = UnifiedGRPO(UnifiedGRPOSettings(), SCENES).questions()
+    assert isinstance(of_world, SceneQuestions)
+    for i, image in enumerate(SceneImages().batch(0, 3)):
+        (tmp_path / f"{i}.png").write_bytes(to_png(image))
+    given = UnifiedGRPOSettings(data=(str(tmp_path),))
+    of_files = UnifiedGRPO(given, SCENES).questions()
+    assert isinstance(of_files, GenericQuestions)
+    images, texts = of_files.batch(0, 2)
+    assert images[0].ndim == 3 and texts == list(GENERIC[:2])
+
+
+def test_what_can_not_be_held_is_refused():
+    model, given = build_model(), settings()
+    model.begin_training(0, captions=False, decoding=None)
+    with pytest.raises(ValueError, match=r"^anchor-coef: expected 0 where nothing that answers"):
+        ANCHOR.check(model, given)
+    model.begin_training(0, captions=True, decoding=None)
+    with pytest.raises(ValueError, match=r"^anchor-coef: expected 0 where no questions"):
+        Auxiliary().check(model, given)
+    ANCHOR.check(model, given)
+    Auxiliary().check(model, replace(given, anchor_coef=0.0))
