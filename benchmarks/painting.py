@@ -16,15 +16,14 @@ the objects of 300 exhaustive captions.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
+from arms import table
 
 from uae.config import DecodeSettings
 from uae.diffusion.forward import AWM
@@ -265,19 +264,6 @@ def run(root: Path, arm: str, seed: int, is_compiled: bool = False) -> None:
     print(arm, seed, numbers, flush=True)
 
 
-def table(root: Path) -> str:
-    """A row an arm; the mean over its seeds, with their standard deviation where there are some."""
-    header = ["arm", "seeds", "GenEval-style", *TAGS, "exhaustive", "LongCLIP score"]
-    lines = [header, ["---"] * len(header)]
-    for arm in (*STARTS, *ARMS):
-        files = sorted(root.glob(f"{arm}-seed*/measured.json"))
-        measured = [json.loads(file.read_text()) for file in files]
-        if measured:
-            lines.append([arm.replace("_", " "), str(len(measured))])
-            lines[-1] += [shown(each[name] for each in measured) for name in measured[0]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 @torch.no_grad()
 def judges(num_prompts: int = 48, num_pictures: int = 16) -> str:
     """Of the shipped model's pictures of training prompts: the share that is right of those that
@@ -311,12 +297,6 @@ def judges(num_prompts: int = 48, num_pictures: int = 16) -> str:
     return "\n".join(lines)
 
 
-def shown(values: Iterable[float]) -> str:
-    numbers = list(values)
-    spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
-    return f"{mean(numbers):.1f}{spread}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -332,7 +312,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
-        print(table(args.root))
+        print(table(args.root, (*STARTS, *ARMS)))
         return
     if args.command == "judges":
         print(judges())

@@ -177,3 +177,28 @@ def test_one_rule_says_in_which_dtype_a_model_is_loaded(
     assert dtypes(load_model(str(tmp_path / "adapted"), bf16)) == (bf16, bf16, bf16)
     monkeypatch.undo()
     assert dtypes(load_model(str(tmp_path / "adapted"))) == (fp32, fp32, fp32)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_early_captioner_lies_on_tiny_which_goes_on_encoding_texts(rank: int, tmp_path: Path):
+    tiny, early = load_model("tiny"), load_to_train("tiny-early", rank)
+    assert isinstance(tiny, LLMDiffusion) and isinstance(early, LLMDiffusion)
+    texts = ["a red circle", "a small blue ring"]
+    expected, _ = tiny.text_states(texts)
+    assert torch.equal(early.text_states(texts)[0], expected)
+    assert not torch.equal(early.encoder.text_states(texts)[0], expected)
+    for name, weight in tiny.decoder.named_parameters():
+        assert torch.equal(early.decoder.get_parameter(name), weight)
+    early.begin_training(rank, captions=True, decoding=None)
+    with torch.no_grad():
+        for p in early.encoder.named_trainable_parameters().values():
+            p += 0.01
+    early.save_pretrained(tmp_path / "model")
+    again = load_model(str(tmp_path / "model"))
+    assert isinstance(again, LLMDiffusion) and again.captioning == early.captioning
+    assert torch.equal(again.text_states(texts)[0], expected)
+    learnt = early.encoder.text_states(texts)[0]
+    assert torch.equal(again.encoder.text_states(texts)[0], learnt)
+    assert not torch.equal(learnt, load_model("tiny-early").encoder.text_states(texts)[0])
+    (base,) = json.loads((tmp_path / "model/uae.json").read_text())["base"]
+    assert base["source"] == "tiny-early"

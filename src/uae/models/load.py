@@ -25,7 +25,15 @@ import torch
 
 from uae.models.base import UnifiedModel
 from uae.models.hub import fetch
-from uae.models.origin import SHIPPED, WEIGHT_PATTERNS, WHOLE, Origin, adapters_in, find_base
+from uae.models.origin import (
+    ENCODER,
+    SHIPPED,
+    WEIGHT_PATTERNS,
+    WHOLE,
+    Origin,
+    adapters_in,
+    find_base,
+)
 from uae.utils.device import default_device
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
@@ -91,7 +99,10 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
             f"{AGAIN}"
         )
     if described.get("weights", WHOLE) != WHOLE:
-        return _on_its_base(folder, described, dtype)
+        model = _on_its_base(folder, described, dtype)
+        if described["weights"] == ENCODER:
+            model.origin = (Origin(source, folder),)
+        return model
     if paper_layout.is_paper_layout(folder):
         return _from(source, folder, paper_layout.load_paper_layout, dtype)
     if described:
@@ -155,7 +166,8 @@ def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtyp
 
 
 def _on_its_base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
-    """Adapters, and what little else learnt beside them, on the model that they were trained on."""
+    """On the model that they were trained on, adapters and what little else learnt beside them; or
+    another encoder for its decoder."""
     model = _base(folder, described, dtype)
     bases = (base.folder for base in model.origin)
     model.put_on(folder, dtype or _dtype_for(*bases))

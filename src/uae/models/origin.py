@@ -19,8 +19,9 @@ from uae.utils.assets import ASSETS
 from uae.utils.files import atomic_write_json, sha256_of
 from uae.utils.weights import DESCRIPTION, hub_revision, naming_files
 
-SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2"}
-WHOLE = "whole"  # of a folder's weights, as against adapters that lie on the base
+SHIPPED = {"tiny": ASSETS / "umm1", "tiny-ar": ASSETS / "umm2", "tiny-early": ASSETS / "early"}
+# of a folder's weights: all, or one encoder in the place of its base's; others are adapters on it
+WHOLE, ENCODER = "whole", "encoder"
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 ADAPTER_CONFIG = "adapter_config.json"
 

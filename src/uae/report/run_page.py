@@ -48,6 +48,7 @@ MEASURES = {  # key of results.json: (label, explanation)
     "caption_tokens": ("caption length", "words"),
     "caption_precision": ("caption precision", "mentions that are true, %"),
     "caption_recall": ("caption recall", "objects that are named, %"),
+    "caption_complete": ("complete objects", "described with every attribute, and rightly, %"),
     "small_recall": ("small-object recall", "small objects described with every attribute, %"),
 }
 BY_TAG = "GenEval-style, by kind"

@@ -74,8 +74,8 @@ class UnifiedGRPOSettings:
         default_factory=lambda: {"clip": 1.0, "longclip": 0.0, "dinov2": 0.0, "dinov3": 0.0}
     )
     """Weights of rewards by name: backbones (clip, longclip, dinov2, dinov3), image_text,
-    clip_score, caption_likelihood, ssim, objects, judge, ocr, or a function of your own as
-    MODULE:FUNCTION. Weight 0 is only logged: a held-out backbone."""
+    clip_score, caption_likelihood, ssim, objects, judge, described, ocr, or a function of your
+    own as MODULE:FUNCTION. Weight 0 is only logged: a held-out backbone."""
     prompt_rewards: RewardWeights = field(default_factory=dict)
     """Those of pictures of prompts, where images are captioned too; by default `rewards`."""
     backbones: str | None = "tiny"

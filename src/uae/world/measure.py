@@ -240,6 +240,7 @@ def score_round_trip(
         "caption_tokens": captions["tokens"],
         "caption_precision": captions["precision"],
         "caption_recall": captions["recall"],
+        "caption_complete": captions["recall_complete"],
         "small_recall": captions["small_recall"],
         "reconstruction_objects_exact": objects.objects_exact.percent,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from uae.bench.unified import BACKBONES
-from uae.config import DecodeSettings
+from uae.config import CaptionSettings, DecodeSettings
 from uae.data.captions import check_pyarrow
 from uae.models.load import load_model
 from uae.report.stages_page import sample_to_json
@@ -23,6 +23,7 @@ from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
 from uae.stages.unified_grpo import WORLD, Half, UnifiedGRPO, UnifiedGRPOSettings, learning
 from uae.utils.files import appear
 from uae.world.data import SCENES, SceneImages
+from uae.world.language import INSTRUCTIONS
 from uae.world.measure import measure_model
 from uae.world.pairs import write_captioned_scenes
 
@@ -79,6 +80,17 @@ def _joint(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:
 
 _JUDGE = {"judge": 1.0, "clip_score": 0.0}
 _TINY = UnifiedGRPOSettings(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear"))
+_SEEING = replace(  # always asked for detail: length has nothing to give
+    _with(
+        _TINY,
+        num_steps=400,
+        images_per_step=16,
+        captioning=CaptionSettings(INSTRUCTIONS["detailed"], max_new_tokens=40),
+        objective=Objective(kl_coef=0.0),
+        learning_rate=1e-4,
+    ),
+    rewards={"clip": 1.0, "dinov2": 1.0, "longclip": 0.0, "dinov3": 0.0},
+)
 _TINY_AR = UnifiedGRPOSettings(
     train=TrainConfig(
         num_steps=40,
@@ -152,6 +164,7 @@ RECIPES = {
     ),
     "v3-tiny": Recipe("tiny", {"long_captions": _LONG_CAPTIONS, **_RL}, measure_saved),
     "v5-tiny": Recipe("tiny", {"unified_grpo": _grpo(_TINY)}, measure_saved),
+    "seeing-tiny": Recipe("tiny-early", {UNDERSTANDING: _grpo(_SEEING)}, measure_saved),
     "decoder-tiny": Recipe("tiny", {GENERATION: _grpo(_PAINTING)}, measure_saved),
     "joint-tiny": Recipe(
         "tiny",

@@ -1,5 +1,5 @@
-"""The exact rewards of the world: agreement of two pictures object by object, and how much of what
-a prompt requires is painted, as its detector sees them."""
+"""The exact rewards of the world, as its detector sees pictures: agreement of two of them object by
+object, how much of what a prompt requires is painted, and how much of a picture a caption says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from uae.rewards.base import Images
 from uae.types import Prompt
 from uae.world.detector import detect
+from uae.world.language import score_caption
 from uae.world.prompts import ScenePrompt, exhaustive_prompt, grade
 from uae.world.scene import IMAGE_SIZE, Object, Word
 
@@ -50,6 +51,19 @@ def graded(
     per_target = len(detections) // len(targets)
     grades = [grade(targets[i // per_target], each) for i, each in enumerate(detections)]
     return torch.tensor(grades, device=reconstructions.device)
+
+
+def described(
+    sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 48 48"]
+) -> Float[Tensor, " B"]:
+    """Of the caption alone: (objects described with every attribute, minus wrong mentions) over the
+    objects that the detector sees in the source; what a perfect reader of captions would pay."""
+    _check_size(list(sources))
+    detections = detect(torch.stack([image.cpu() for image in sources]))
+    per_source, per_caption = len(captions) // len(sources), len(reconstructions) // len(captions)
+    scores = [score_caption(c, detections[i // per_source].scene) for i, c in enumerate(captions)]
+    values = [(s.complete - (s.mentions - s.correct)) / max(s.objects, 1) for s in scores]
+    return torch.tensor(values, device=reconstructions.device).repeat_interleave(per_caption)
 
 
 def _check_size(images: Sequence[Tensor]) -> None:

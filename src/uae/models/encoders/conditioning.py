@@ -68,12 +68,12 @@ class ConditioningCaptioner(CausalCaptioner):
 
     # --- the text encoder, where it is not what learns -------------------------------------------
 
-    def hold_text_encoder(self) -> None:
-        """Texts are encoded as they are now, in ``as_text_encoder``, however often training begins
-        anew."""
-        text_encoder = self._held_text_encoder()
+    def hold_text_encoder(self, other: nn.Module | None = None) -> None:
+        """Texts are encoded as they are now, or by another language model, in ``as_text_encoder``,
+        however often training begins anew."""
+        text_encoder = other or self._held_text_encoder()
         if isinstance(text_encoder, nn.Module):
-            self._text_model = text_encoder
+            self._text_model, self._text_adapters = text_encoder, None
         else:
             self._text_adapters = self.adapters.freeze() if text_encoder is None else text_encoder
 

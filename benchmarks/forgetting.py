@@ -1,0 +1,102 @@
+"""What learning to caption costs in answers, and what holds them: the table of docs/results.md.
+
+    python benchmarks/forgetting.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
+    python benchmarks/forgetting.py table ROOT              # what is there, as Markdown
+
+Every arm is the quickstart's stage (recipe ``tiny``, 80 steps) with one thing changed. Measured on
+250 test scenes, with 1,000 questions about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arms import MEASURED, folder_of, table
+
+from uae.bench.unified import BACKBONES
+from uae.models.load import load_model
+from uae.similarity.backbones import load_backbone
+from uae.stages.base import Assignment
+from uae.stages.unified_grpo import UnifiedGRPO
+from uae.utils.files import atomic_write_json
+from uae.utils.metrics import read_metrics
+from uae.utils.quiet import quiet_libraries
+from uae.world.measure import WorldSettings, measure_model
+from uae.world.recipes import RECIPES
+
+MODELS = {"umm1": "tiny", "umm2": "tiny-ar"}
+NONE = {"anchor_coef": 0.0}
+STARTS = ("start", "start_umm2")
+ARMS: dict[str, Mapping[str, Any]] = {
+    "none": NONE,
+    "anchor": {"anchor_coef": 1.0},
+    "anchor_tenth": {"anchor_coef": 0.1},
+    "kl": {**NONE, "kl_coef": 0.04},
+    "umm2_none": NONE,
+    "umm2_anchor": {"anchor_coef": 1.0},
+}
+COLUMNS = {
+    "unified_score": "Unified-Score",
+    "perception": "questions right",
+    "perception_small": "about small objects",
+    "caption_precision": "caption precision",
+    "small_recall": "small objects in captions",
+    "geneval": "GenEval-style",
+    "seconds": "seconds",
+}
+
+
+def run(root: Path, arm: str, seed: int) -> None:
+    """Train and measure one arm; what is done already is not done again."""
+    folder = folder_of(root, arm, seed)
+    if (folder / MEASURED).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    source, log = MODELS["umm2" if "umm2" in arm else "umm1"], folder / "metrics.jsonl"
+    if arm not in STARTS and not (folder / "model").exists():
+        changed(RECIPES[source].stage, ARMS[arm], seed).run(Assignment(source, folder, source))
+    model: Any = load_model(source if arm in STARTS else str(folder / "model"))
+    backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
+    settings = WorldSettings(num_scenes=250, num_questions=1000, prompts_per_tag=30)
+    numbers = measure_model(model, backbones, settings).numbers
+    steps = read_metrics(log) if log.exists() else []
+    numbers["seconds"] = sum(step["time/step"] for step in steps)
+    atomic_write_json(folder / MEASURED, numbers)
+    print(arm, seed, numbers, flush=True)
+
+
+def changed(stage: Any, changes: Mapping[str, Any], seed: int) -> UnifiedGRPO:
+    train = replace(stage.settings.train, seed=seed)
+    for name, value in changes.items():
+        if name == "kl_coef":
+            train = replace(train, objective=replace(train.objective, kl_coef=value))
+        else:
+            train = replace(train, **{name: value})
+    return replace(stage, settings=replace(stage.settings, train=train))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="train and measure arms")
+    running.add_argument("root", type=Path)
+    running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
+    running.add_argument("--seed", type=int, default=0)
+    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
+    args = parser.parse_args()
+    quiet_libraries()
+    if args.command == "table":
+        print(table(args.root, (*STARTS, *ARMS), COLUMNS))
+        return
+    for arm in args.arms:
+        run(args.root, arm, args.seed)
+
+
+if __name__ == "__main__":
+    main()
