@@ -53,8 +53,8 @@ class PromptImages:
     of strings; a .csv or .tsv table with a column of prompts, as PartiPrompts.tsv; or a .txt file
     with a prompt in each line."""
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
-    folder."""
+    """`tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER
+    by hub id or folder."""
     out: Path = Path("generated")
     """Folder for one folder per prompt; the same command goes on where it was stopped."""
     images_per_prompt: int = 4

@@ -68,8 +68,8 @@ class ReconstructImages:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files or folders, of any size and mode."""
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
-    folder."""
+    """`tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER
+    by hub id or folder."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and
     report.html."""

@@ -135,8 +135,8 @@ class RunConfig(UnifiedGRPOSettings):
     """A run of this stage alone: what is trained on what, for which reward."""
 
     model: str = "tiny"
-    """`tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by hub id or
-    folder."""
+    """`tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER
+    by hub id or folder."""
     self_contained: bool = False
     """Save the base's weights beside a LoRA run's adapters, where else the folder names its
     base."""

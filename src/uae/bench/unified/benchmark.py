@@ -32,8 +32,8 @@ class UnifiedBench:
     recon: Path | None = None
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
-    """For --images: `tiny`, `tiny-ar`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER by
-    hub id or folder."""
+    """For --images: `tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or
+    ENCODER+DECODER by hub id or folder."""
     captioning: CaptionOptions = field(default_factory=CaptionOptions)
     """For --images: how captions are made; by default as the model's uae.json says, else in detail
     and greedy."""
