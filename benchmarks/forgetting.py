@@ -34,7 +34,10 @@ STARTS = ("start", "start_umm2")
 ARMS: dict[str, Mapping[str, Any]] = {
     "none": NONE,
     "anchor": {"anchor_coef": 1.0},
-    "anchor_tenth": {"anchor_coef": 0.1},
+    "anchor_3": {"anchor_coef": 3.0},
+    "anchor_32": {"anchor_coef": 1.0, "questions_per_step": 32},
+    "texts": {**NONE, "text_anchor_coef": 1.0},
+    "both": {"anchor_coef": 1.0, "text_anchor_coef": 1.0},
     "kl": {**NONE, "kl_coef": 0.04},
     "umm2_none": NONE,
     "umm2_anchor": {"anchor_coef": 1.0},
@@ -50,19 +53,20 @@ COLUMNS = {
 }
 
 
-def run(root: Path, arm: str, seed: int) -> None:
+def run(root: Path, arm: str, seed: int, model: str | None = None) -> None:
     """Train and measure one arm; what is done already is not done again."""
     folder = folder_of(root, arm, seed)
     if (folder / MEASURED).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    source, log = MODELS["umm2" if "umm2" in arm else "umm1"], folder / "metrics.jsonl"
+    recipe, log = MODELS["umm2" if "umm2" in arm else "umm1"], folder / "metrics.jsonl"
+    source = model or recipe
     if arm not in STARTS and not (folder / "model").exists():
-        changed(RECIPES[source].stage, ARMS[arm], seed).run(Assignment(source, folder, source))
-    model: Any = load_model(source if arm in STARTS else str(folder / "model"))
+        changed(RECIPES[recipe].stage, ARMS[arm], seed).run(Assignment(source, folder, source))
+    trained: Any = load_model(source if arm in STARTS else str(folder / "model"))
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
     settings = WorldSettings(num_scenes=250, num_questions=1000, prompts_per_tag=30)
-    numbers = measure_model(model, backbones, settings).numbers
+    numbers = measure_model(trained, backbones, settings).numbers
     steps = read_metrics(log) if log.exists() else []
     numbers["seconds"] = sum(step["time/step"] for step in steps)
     atomic_write_json(folder / MEASURED, numbers)
@@ -88,6 +92,7 @@ def main() -> None:
     running.add_argument("root", type=Path)
     running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
     running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--model", help="what all begin with, in place of the shipped model")
     commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
     quiet_libraries()
@@ -95,7 +100,7 @@ def main() -> None:
         print(table(args.root, (*STARTS, *ARMS), COLUMNS))
         return
     for arm in args.arms:
-        run(args.root, arm, args.seed)
+        run(args.root, arm, args.seed, args.model)
 
 
 if __name__ == "__main__":

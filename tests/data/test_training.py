@@ -127,3 +127,22 @@ def test_a_run_is_not_resumed_on_other_prompts(tmp_path: Path):
     prompts_file(tmp_path, 3)
     with pytest.raises(ValueError, match=r"the prompts are not those .*changed: prompts\.jsonl"):
         check_same_files(FilePrompts(file), run)
+
+
+def test_images_and_prompts_of_one_run_are_kept_apart(tmp_path: Path):
+    file, run = prompts_file(tmp_path, 3), tmp_path / "run"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    images = FolderImages([photos], None)
+    sources = [images, FilePrompts(file), FilePrompts(file, kind="anchor-texts")]
+    for source in sources:
+        check_same_files(source, run)
+    (run / "checkpoints/step_000001").mkdir(parents=True)
+    for source in sources:
+        check_same_files(source, run)
+    file.write_text("another\n")
+    check_same_files(images, run)
+    for source in sources[1:]:
+        with pytest.raises(ValueError, match=f"the {source.kind} are not those"):
+            check_same_files(source, run)

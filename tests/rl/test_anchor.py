@@ -23,7 +23,7 @@ from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
 from uae.types import QuestionSource
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
-from uae.world.data import SCENES, SceneImages, SceneQuestions
+from uae.world.data import SCENES, SceneImages, ScenePrompts, SceneQuestions
 from uae.world.models import build_janus
 
 ANCHOR = Auxiliary(questions=SceneQuestions())
@@ -166,3 +166,66 @@ def test_what_can_not_be_held_is_refused():
         Auxiliary().check(model, given)
     ANCHOR.check(model, given)
     Auxiliary().check(model, replace(given, anchor_coef=0.0))
+
+
+# --- what texts tell the decoder -----------------------------------------------------------------
+
+HELD = Auxiliary(texts=ScenePrompts(exhaustive_share=0.5))
+
+
+def test_what_texts_tell_is_compared_token_by_token_with_what_they_told():
+    model, texts = moved(build_model()), ["a ring", "a small red circle above left on gray"]
+    moved_by, before = 0.0, 0.0
+    for text in texts:
+        now, _ = model.encoder.text_states([text])
+        with model.encoder.reference():
+            then, _ = model.encoder.text_states([text])
+        moved_by += (now - then).square().sum().item()
+        before += then.square().sum().item()
+    assert model.text_drift(texts).item() == pytest.approx(moved_by / before, rel=1e-4) and moved_by
+
+
+def test_holding_texts_adds_its_gradient_and_leads_back():
+    model, given = moved(build_model()), settings(anchor_coef=0.0, text_anchor_coef=2.0)
+    parameters = list(model.encoder.named_trainable_parameters().values())
+    texts = [prompt.text for prompt in ScenePrompts(0, 0.5).batch(2, given.texts_per_step)]
+    drift = model.text_drift(texts)
+    gradients = torch.autograd.grad(drift, parameters, allow_unused=True)
+    learning = Learning(torch.optim.SGD(parameters, lr=1e-3))
+    metrics = HELD.backward(model, given, learning, 2)
+    assert metrics == {"rl/text_drift": pytest.approx(drift.item())}
+    for p, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, 2 * gradient, rtol=1e-3, atol=1e-6)
+    learning.optimizer.step()
+    assert model.text_drift(texts) < drift
+
+
+def test_texts_that_can_not_be_held_are_refused(tmp_path: Path):
+    model, given = build_model(), settings(anchor_coef=0.0, text_anchor_coef=1.0)
+    model.begin_training(0, captions=True, decoding=None)
+    HELD.check(model, given)
+    with pytest.raises(ValueError, match=r"^text-anchor-coef: expected 0 where no texts"):
+        Auxiliary().check(model, given)
+    model.text_encoder = "reference"
+    with pytest.raises(ValueError, match=r"^text-anchor-coef: expected a diffusion decoder whose"):
+        HELD.check(model, given)
+    janus = build_janus()
+    janus.begin_training(0, captions=True, decoding=None)
+    with pytest.raises(ValueError, match=r"^text-anchor-coef: expected a diffusion decoder whose"):
+        HELD.check(janus, given)
+    told = UnifiedGRPOSettings(train=given, anchor_texts=str(tmp_path / "none.txt"))
+    with pytest.raises(ValueError, match=r"^anchor-texts: expected a file of prompts or world"):
+        UnifiedGRPO(told, SCENES).check()
+    with pytest.raises(ValueError, match=r"^anchor-texts: expected a file, got world"):
+        UnifiedGRPO(replace(told, anchor_texts=None, data=("photos",))).anchor_texts()
+
+
+def test_texts_to_hold_are_of_a_file_or_the_worlds(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    given = UnifiedGRPOSettings(train=settings(text_anchor_coef=1.0))
+    of_world = UnifiedGRPO(given, SCENES).anchor_texts()
+    assert isinstance(of_world, ScenePrompts) and of_world.exhaustive_share == 0.5
+    of_file = UnifiedGRPO(replace(given, anchor_texts=str(tmp_path / "prompts.txt"))).anchor_texts()
+    assert of_file is not None and of_file.batch(0, 1)[0].text == "a red circle"
+    assert UnifiedGRPO(UnifiedGRPOSettings(), SCENES).anchor_texts() is None

@@ -81,12 +81,14 @@ class Inventory:
             )
 
 
-def check_unchanged(folder: Path, inventory: Inventory, kind: str) -> None:
+def check_unchanged(
+    folder: Path, inventory: Inventory, kind: str, file_name: str = FILE_NAME
+) -> None:
     """Keep the inventory with a new run in ``folder``; compare it with that of a run to be resumed.
 
     A run that was begun before inventories were kept has none, and goes on.
     """
-    path = folder / FILE_NAME
+    path = folder / file_name
     is_resumed = any(folder.glob("checkpoints/step_*"))
     if is_resumed and path.exists():
         inventory.check(_read(path), kind)

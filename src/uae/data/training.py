@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from uae.data.folders import list_images
-from uae.data.inventory import WHEN_TO_MEND, Inventory, check_unchanged
+from uae.data.inventory import FILE_NAME, WHEN_TO_MEND, Inventory, check_unchanged
 from uae.data.prompts import read_prompts
 from uae.images.read import ImageError, read_image
 from uae.images.resize import fit_to
@@ -91,14 +91,12 @@ class FilePrompts:
         ValueError: when the file cannot be read as prompts.
     """
 
-    kind = "prompts"
-
-    def __init__(self, path: Path, seed: int = 0) -> None:
+    def __init__(self, path: Path, seed: int = 0, kind: str = "prompts") -> None:
         prompts = [FilePrompt(row["prompt"], row) for row in read_prompts(path)]
         num_probe = min(16, len(prompts) // 10)
         self.prompts = prompts[: len(prompts) - num_probe]
         self.probe_prompts = prompts[len(prompts) - num_probe :] or prompts
-        self.path, self.seed = path, seed
+        self.path, self.seed, self.kind = path, seed, kind
 
     def batch(self, step: int, num_prompts: int) -> list[FilePrompt]:
         places = range(step * num_prompts, (step + 1) * num_prompts)
@@ -135,4 +133,6 @@ def check_same_files(source: object, run_dir: Path) -> None:
     """A ValueError that names what changed in the files of ``source``, if it has any, since the run
     in ``run_dir`` was started."""
     if isinstance(source, Filed):
-        check_unchanged(run_dir, source.inventory(), source.kind)
+        # a run may learn from texts beside its images
+        name = FILE_NAME if source.kind == "images" else f"{source.kind}_{FILE_NAME}"
+        check_unchanged(run_dir, source.inventory(), source.kind, name)

@@ -83,6 +83,17 @@ class Anchored(Protocol):
 
 
 @runtime_checkable
+class TextAnchored(Protocol):
+    """A family whose painting half reads texts as the captioning half encodes them; the others need
+    no such method."""
+
+    def text_drift(self, texts: Sequence[str]) -> Float[Tensor, ""]:
+        """Squared distance of what is read of the texts from what was read before training, as a
+        share of its square, differentiable."""
+        ...
+
+
+@runtime_checkable
 class Compilable(Protocol):
     """A decoder whose network can be compiled; the others need no such method."""
 

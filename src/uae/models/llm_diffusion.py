@@ -166,6 +166,17 @@ class LLMDiffusion(nn.Module):
         sigmas = training_sigmas(draws, decoder.scheduler.config["shift"])
         return decoder.matching_loss(latents, states, mask, sigmas, noise)
 
+    def text_drift(self, texts: Sequence[str]) -> Float[Tensor, ""]:
+        """Squared distance of the policy's states of the texts from the reference's, as a share of
+        their square."""
+        length = self.decoder.text_length
+        with torch.no_grad(), self.encoder.reference():
+            before, mask = self.encoder.text_states(texts, length)
+        now, _ = self.encoder.text_states(texts, length)
+        squares = (now.float() - before.float()).square(), before.float().square()
+        moved, whole = (square[mask].sum() for square in squares)
+        return moved / whole
+
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""
         if self.conditioning == "text":

@@ -1,7 +1,7 @@
 """Auxiliary losses: they stand beside what is learnt from rewards, so that it undoes nothing.
 
 Pairs remind painting of what it was pretrained on. Questions hold the captioner to the answers it
-gave before training, which are its own: they take no labels.
+gave before training, which are its own: they take no labels. Texts hold what they tell a decoder.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from uae.models.base import Anchored, Matching, UnifiedModel
+from uae.models.base import Anchored, Matching, TextAnchored, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
-from uae.types import PairSource, QuestionSource
+from uae.types import PairSource, PromptSource, QuestionSource
 from uae.utils.device import autocast
 
 
@@ -23,6 +23,7 @@ class Auxiliary:
 
     pairs: PairSource | None = None
     questions: QuestionSource | None = None
+    texts: PromptSource | None = None
 
     def check(self, model: UnifiedModel, config: TrainConfig) -> None:
         """A ValueError where a loss is asked for that this model does not have, or that nothing is
@@ -43,6 +44,20 @@ class Auxiliary:
             raise ValueError("anchor-coef: expected 0 where nothing that answers learns")
         if config.anchor_coef > 0 and self.questions is None:
             raise ValueError("anchor-coef: expected 0 where no questions are given to be asked")
+        if config.text_anchor_coef > 0:
+            self._check_texts(model)
+
+    def _check_texts(self, model: UnifiedModel) -> None:
+        name, of = "text-anchor-coef", f"{type(model).__name__} ({model.family})"
+        if not isinstance(model, TextAnchored) or getattr(model, "text_encoder", "") != "policy":
+            raise ValueError(
+                f"{name}: expected a diffusion decoder whose texts the policy encodes, got {of}; "
+                "leave it at 0"
+            )
+        if not model.encoder.named_trainable_parameters():
+            raise ValueError(f"{name}: expected 0 where nothing that encodes texts learns")
+        if self.texts is None:
+            raise ValueError(f"{name}: expected 0 where no texts are given to be held")
 
     def backward(
         self, model: UnifiedModel, config: TrainConfig, learning: Learning, step: int
@@ -54,6 +69,8 @@ class Auxiliary:
                 losses["rl_image/matching_loss"] = self._match(model, config, step)
         if config.anchor_coef > 0:
             losses["rl/anchor_kl"] = self._anchor(model, config, step)
+        if config.text_anchor_coef > 0:
+            losses["rl/text_drift"] = self._hold_texts(model, config, step)
         return losses
 
     def _match(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
@@ -71,6 +88,13 @@ class Auxiliary:
         images, texts = self.questions.batch(step, config.questions_per_step)
         with autocast(encoder.device, config.use_bf16):
             return _added(encoder.answer_drift(images, texts), config.anchor_coef)
+
+    def _hold_texts(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
+        """How far what some texts tell the decoder is from what they told it before training."""
+        assert isinstance(model, TextAnchored) and self.texts is not None, "check"
+        texts = [prompt.text for prompt in self.texts.batch(step, config.texts_per_step)]
+        with autocast(model.encoder.device, config.use_bf16):
+            return _added(model.text_drift(texts), config.text_anchor_coef)
 
 
 def _added(loss: Tensor, coef: float) -> float:

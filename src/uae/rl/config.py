@@ -18,6 +18,7 @@ COUNTS = (
     "images_per_step",
     "pairs_per_step",
     "questions_per_step",
+    "texts_per_step",
     "group_size",
     "reconstructions_per_caption",
     "ema_every",
@@ -35,6 +36,7 @@ WEIGHTS = (
     "pull_coef",
     "matching_coef",
     "anchor_coef",
+    "text_anchor_coef",
     "warmup_steps",
     "weight_decay",
 )
@@ -98,6 +100,12 @@ class TrainConfig:
     none."""
     questions_per_step: int = 16
     """Such questions."""
+    text_anchor_coef: float = 0.0
+    """Of the squared distance of what texts tell a diffusion decoder from what they told it before
+    training, as a share of their square, where the language model that learns to caption encodes
+    them too; so that prompts are painted as before. 0 holds none."""
+    texts_per_step: int = 16
+    """Such texts."""
     old_decay_rate: float = 0.001
     """The old weights are a fast average of a diffusion decoder's, kept where they are used: after
     rollout i, from 1, its decay is i times this rate."""

@@ -40,6 +40,7 @@ Half = Literal["both", "captions", "images"]
 Endless = Callable[[int], ImageSource]
 """Images without files, by the seed of their order."""
 WORLD = "world"
+ANCHORED_EXHAUSTIVE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class UnifiedGRPOSettings:
     """Texts that painting learns from in place of captions: a file of prompts as `uae generate`
     takes it, or `world` for those of the embedded world's scenes. Where captions learn too, images
     are captioned as ever, and each caption is painted once, for its reward."""
+    anchor_texts: str | None = None
+    """Texts for `train.text-anchor-coef`, a file of prompts or `world`, half of whose are
+    exhaustive captions; by default the world's, in the tiny models' recipes."""
     exhaustive_share: float = 0.0
     """Share of exhaustive captions among the prompts of the world, so that it is not forgotten how
     to paint long ones."""
@@ -201,6 +205,7 @@ class UnifiedGRPO:
         if settings.prompts is not None:
             self.prompt_source()
             check_rewards_of_prompts(settings.rewards_of_prompts, settings.prompts == WORLD)
+        self.anchor_texts()
         for rewards in (settings.rewards, settings.prompt_rewards):
             check_rewards(rewards, settings.backbones)
         if settings.train.matching_coef > 0 and self.world is None:
@@ -213,7 +218,7 @@ class UnifiedGRPO:
 
     def run(self, work: Assignment) -> None:
         settings = self.settings
-        for source in (self.images(), self.prompt_source()):
+        for source in (self.images(), self.prompt_source(), self.anchor_texts()):
             check_same_files(source, work.folder)
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
@@ -248,7 +253,8 @@ class UnifiedGRPO:
         run, images, prompts = self.settings.train, self.images(), self.prompt_source()
         source: Any = JointSource(images, prompts) if images and prompts else images or prompts
         reward, of_prompts = rewards
-        beside = Auxiliary(self.world.pairs(run.seed) if self.world else None, self.questions())
+        world_pairs = self.world.pairs(run.seed) if self.world else None
+        beside = Auxiliary(world_pairs, self.questions(), self.anchor_texts())
         train(model, reward, source, run, folder, recorded, until, of_prompts, beside)
 
     def images(self) -> ImageSource | None:
@@ -275,21 +281,37 @@ class UnifiedGRPO:
         Raises:
             ValueError: when there are no such prompts.
         """
-        settings, seed = self.settings, self.settings.train.seed
+        settings = self.settings
         if settings.prompts is None:
             return None
-        if settings.prompts != WORLD:
-            if not Path(settings.prompts).exists():
+        return self._texts("prompts", settings.prompts, settings.exhaustive_share)
+
+    def anchor_texts(self) -> PromptSource | None:
+        """What goes on telling the decoder what it told, if that is asked for.
+
+        Raises:
+            ValueError: when there are no such texts.
+        """
+        settings = self.settings
+        if settings.train.text_anchor_coef == 0:
+            return None
+        name = settings.anchor_texts or WORLD
+        return self._texts("anchor-texts", name, ANCHORED_EXHAUSTIVE_SHARE)
+
+    def _texts(self, option: str, name: str, exhaustive_share: float) -> PromptSource:
+        """Of a file, or the world's."""
+        seed = self.settings.train.seed
+        if name != WORLD:
+            if not Path(name).exists():
                 raise ValueError(
-                    f"prompts: expected a file of prompts or {WORLD}, there is no "
-                    f"{settings.prompts}"
+                    f"{option}: expected a file of prompts or {WORLD}, there is no {name}"
                 )
-            return FilePrompts(Path(settings.prompts), seed)
+            return FilePrompts(Path(name), seed, option)
         if self.world is None:
             raise ValueError(
-                f"prompts: expected a file, got {WORLD}, whose prompts are for the tiny models"
+                f"{option}: expected a file, got {WORLD}, whose prompts are for the tiny models"
             )
-        return self.world.prompts(seed, settings.exhaustive_share)
+        return self.world.prompts(seed, exhaustive_share)
 
 
 def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
@@ -297,6 +319,8 @@ def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
     values = {name: value for name, value in asdict(settings).items() if name != "train"}
     if settings.prompts is None:  # as runs that were begun before there were prompts
         del values["prompts"], values["exhaustive_share"]
+    if settings.train.text_anchor_coef == 0:
+        del values["anchor_texts"]
     if not settings.prompt_rewards:
         del values["prompt_rewards"]
     return {"model": source, **values}
