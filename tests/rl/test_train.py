@@ -21,12 +21,13 @@ from tests.rl.tiny_run import build_model, config, reward
 from tests.utils.holder import held_elsewhere
 from uae.config import DecodeSettings
 from uae.rewards.base import RewardError, WeightedSum
+from uae.rl.auxiliary import Auxiliary
 from uae.rl.learning import Learning
 from uae.rl.train import train, train_step
 from uae.utils.checkpoint import load_latest, save_checkpoint
 from uae.utils.lock import FILE_NAME
 from uae.utils.metrics import read_metrics
-from uae.world.data import SceneImages
+from uae.world.data import SceneImages, ScenePrompts, SceneQuestions
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 ROOT = Path(__file__).parents[2]
@@ -118,12 +119,15 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 @pytest.fixture(scope="module")
 def first_step() -> dict[str, float]:
-    """The metrics of a first step in fp32."""
+    """The metrics of a first step in fp32, with all that can stand beside learning to caption."""
     torch.manual_seed(0)
-    model, settings = build_model(), replace(config(1), use_bf16=False)
+    model, settings = build_model(), config(1, anchor_coef=1.0, text_anchor_coef=1.0)
+    settings = replace(settings, use_bf16=False, questions_per_step=2, texts_per_step=2)
+    beside = Auxiliary(questions=SceneQuestions(), texts=ScenePrompts())
     optimizer = torch.optim.SGD(list(model.encoder.named_trainable_parameters().values()), lr=0.0)
     rewards = {"images": reward()}
-    return train_step(model, rewards, SceneImages().batch(0, 2), settings, Learning(optimizer), 0)
+    batch = SceneImages().batch(0, 2)
+    return train_step(model, rewards, batch, settings, Learning(optimizer), 0, beside)
 
 
 def test_the_policy_is_on_its_own_rollout_in_the_first_update(first_step: dict[str, float]):

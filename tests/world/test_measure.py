@@ -90,6 +90,7 @@ def test_a_perfect_model_is_right_everywhere(four):
         *BACKBONES,
         "rescaled_score",
         "unified_score_if_true",
+        "caption_complete",
         "geneval",
         "perception",
         "perception_small",

@@ -218,13 +218,13 @@ def train_with_frames(
     stage = UnifiedGRPO(settings, SCENES)
     rewards = stage.rewards(model, backbones)
     if paints_alone(config):
-        look, untils = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
+        look, stops = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
     else:
         quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
-        look, untils = caption_and_paint, {quarter, half, num_steps}
+        look, stops = caption_and_paint, {quarter, half, num_steps}
     looks, log = [look(model, 0)], run_dir / "metrics.jsonl"
     num_done = len(read_metrics(log)) if log.exists() else 0  # of a run that is resumed
-    for until in sorted(u for u in untils if u >= num_done):
+    for until in sorted(u for u in stops if u >= num_done):
         stage.learn(model, rewards, run_dir, {"model": config.model}, until)
         looks.append(look(model, until))
     return looks
