@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 MEASURED = "measured.json"
 """In an arm's folder: its numbers by name."""
@@ -31,6 +33,19 @@ def table(root: Path, arms: Iterable[str], columns: Mapping[str, str] | None = N
     header = ["arm", "seeds", *(columns or {}).values()]
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parsers(doc: str | None, arms: Iterable[str]) -> tuple[ArgumentParser, Any, ArgumentParser]:
+    """Of the command line ``run ROOT ARM … --seed N | table ROOT``: the parser, its commands, and
+    that of ``run``."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="train and measure arms")
+    running.add_argument("root", type=Path)
+    running.add_argument("arms", nargs="+", choices=list(arms))
+    running.add_argument("--seed", type=int, default=0)
+    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
+    return parser, commands, running
 
 
 def shown(values: Iterable[float]) -> str:

@@ -9,13 +9,12 @@ Every arm is the quickstart's stage (recipe ``tiny``, 80 steps) with one thing c
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arms import MEASURED, folder_of, table
+from arms import MEASURED, folder_of, parsers, table
 
 from uae.bench.unified import BACKBONES
 from uae.models.load import load_model
@@ -23,7 +22,6 @@ from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment
 from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.files import atomic_write_json
-from uae.utils.metrics import read_metrics
 from uae.utils.quiet import quiet_libraries
 from uae.world.measure import WorldSettings, measure_model
 from uae.world.recipes import RECIPES
@@ -49,7 +47,6 @@ COLUMNS = {
     "caption_precision": "caption precision",
     "small_recall": "small objects in captions",
     "geneval": "GenEval-style",
-    "seconds": "seconds",
 }
 
 
@@ -59,7 +56,7 @@ def run(root: Path, arm: str, seed: int, model: str | None = None) -> None:
     if (folder / MEASURED).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    recipe, log = MODELS["umm2" if "umm2" in arm else "umm1"], folder / "metrics.jsonl"
+    recipe = MODELS["umm2" if "umm2" in arm else "umm1"]
     source = model or recipe
     if arm not in STARTS and not (folder / "model").exists():
         changed(RECIPES[recipe].stage, ARMS[arm], seed).run(Assignment(source, folder, source))
@@ -67,8 +64,6 @@ def run(root: Path, arm: str, seed: int, model: str | None = None) -> None:
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
     settings = WorldSettings(num_scenes=250, num_questions=1000, prompts_per_tag=30)
     numbers = measure_model(trained, backbones, settings).numbers
-    steps = read_metrics(log) if log.exists() else []
-    numbers["seconds"] = sum(step["time/step"] for step in steps)
     atomic_write_json(folder / MEASURED, numbers)
     print(arm, seed, numbers, flush=True)
 
@@ -84,16 +79,8 @@ def changed(stage: Any, changes: Mapping[str, Any], seed: int) -> UnifiedGRPO:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="train and measure arms")
-    running.add_argument("root", type=Path)
-    running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
-    running.add_argument("--seed", type=int, default=0)
+    parser, _, running = parsers(__doc__, [*STARTS, *ARMS])
     running.add_argument("--model", help="what all begin with, in place of the shipped model")
-    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":

@@ -15,7 +15,6 @@ the objects of 300 exhaustive captions.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import table
+from arms import MEASURED, folder_of, parsers, table
 
 from uae.config import DecodeSettings
 from uae.diffusion.forward import AWM
@@ -249,8 +248,8 @@ def compiled(stage: Stage) -> Stage:
 
 def run(root: Path, arm: str, seed: int, is_compiled: bool = False) -> None:
     """Train and measure one arm; what is done already is not done again."""
-    folder = root / f"{arm}-seed{seed}"
-    results = folder / "measured.json"
+    folder = folder_of(root, arm, seed)
+    results = folder / MEASURED
     if results.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -298,17 +297,9 @@ def judges(num_prompts: int = 48, num_pictures: int = 16) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="train and measure arms")
-    running.add_argument("root", type=Path)
-    running.add_argument("arms", nargs="+", choices=[*STARTS, *ARMS])
-    running.add_argument("--seed", type=int, default=0)
+    parser, commands, running = parsers(__doc__, [*STARTS, *ARMS])
     running.add_argument("--compiled", action="store_true", help="AWM and NFT by compiled code")
     commands.add_parser("judges", help="which rewards know a right picture")
-    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":

@@ -11,14 +11,13 @@ are greedy, and asked for in full detail.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from arms import MEASURED, folder_of, table
+from arms import MEASURED, folder_of, parsers, table
 from torch import Tensor
 
 from uae.bench.unified import BACKBONES
@@ -142,17 +141,9 @@ def best_of(rewards: Mapping[str, float], num_captions: int = 8) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="train and measure arms")
-    running.add_argument("root", type=Path)
-    running.add_argument("arms", nargs="+", choices=[START, *ARMS])
-    running.add_argument("--seed", type=int, default=0)
+    parser, commands, _ = parsers(__doc__, [START, *ARMS])
     choosing = commands.add_parser("best_of", help="what choosing among captions reaches")
     choosing.add_argument("rewards", nargs="+")
-    commands.add_parser("table", help="what is there").add_argument("root", type=Path)
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
