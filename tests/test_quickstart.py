@@ -41,6 +41,7 @@ HEADLINE = {
     "caption_tokens",
     "caption_precision",
     "caption_recall",
+    "caption_complete",
     "small_recall",
     "reconstruction_objects_exact",
 }
