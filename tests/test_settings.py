@@ -15,9 +15,9 @@ from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.stages.cold_start import ColdStartConfig
 from uae.stages.fit import FitSettings
+from uae.stages.grpo_settings import RunConfig, learning
 from uae.stages.long_captions import LongCaptionConfig
 from uae.stages.recipes import RECIPES
-from uae.stages.unified_grpo import RunConfig, learning
 from uae.world import recipes as world
 from uae.world.quickstart import QuickstartSettings
 

@@ -15,7 +15,7 @@ from uae.data.training import FilePrompts, FolderImages, check_same_files
 from uae.images.read import ImageError
 from uae.stages.base import Assignment
 from uae.stages.cold_start import ColdStart, ColdStartConfig
-from uae.stages.unified_grpo import image_source
+from uae.stages.sources import image_source
 from uae.world.data import SceneImages
 
 

@@ -32,7 +32,7 @@ from uae.config import DecodeSettings
 from uae.models.load import load_model
 from uae.rl.config import TrainConfig
 from uae.rl.train import train
-from uae.stages.unified_grpo import Half, learning
+from uae.stages.grpo_settings import Half, learning
 from uae.world.data import SceneImages
 from uae.world.models import build_captioner, build_decoder, build_llm_diffusion, build_vae
 

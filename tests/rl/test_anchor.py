@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.rl.tiny_run import build_model, config, reward
+from tests.rl.tiny_run import build_model, check_same_weights, config, reward
 from uae.config import DecodeSettings
 from uae.data.questions import GENERIC, GenericQuestions
 from uae.images.write import to_png
@@ -19,9 +19,9 @@ from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
 from uae.rl.train import train, update
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.grpo_settings import UnifiedGRPOSettings
+from uae.stages.sources import Sources
 from uae.types import QuestionSource
-from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
 from uae.world.data import SCENES, SceneImages, ScenePrompts, SceneQuestions
 from uae.world.models import build_janus
@@ -112,10 +112,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path):
     run(tmp_path / "whole", 3)
     run(tmp_path / "parts", 3, until=1)
     run(tmp_path / "parts", 3)
-    whole, parts = (load_latest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
-    assert whole is not None and parts is not None and whole.step == parts.step == 3
-    for name, value in whole.weights["policy"].items():
-        assert torch.equal(value, parts.weights["policy"][name])
+    check_same_weights(tmp_path / "whole", tmp_path / "parts", step=3)
     logged = [row["rl/anchor_kl"] for row in read_metrics(tmp_path / "whole/metrics.jsonl")]
     assert logged[0] == pytest.approx(0.0, abs=1e-6) and logged[2] > 0
 
@@ -126,7 +123,7 @@ def test_without_it_nothing_is_asked(tmp_path: Path):
     assert "rl/loss" in metrics and "rl/anchor_kl" not in metrics
 
 
-def test_the_worlds_questions_are_about_the_images_of_the_step():
+def test_the_worlds_questions_are_two_about_each_training_scene():
     images, texts = SceneQuestions(3).batch(1, 4)
     assert isinstance(SceneQuestions(), QuestionSource)
     first, second = SceneImages(3).batch(1, 2)
@@ -145,15 +142,17 @@ def test_generic_questions_go_round():
 
 
 def test_a_stage_asks_about_the_users_images_what_can_be_asked_of_any(tmp_path: Path):
-    of_world = UnifiedGRPO(UnifiedGRPOSettings(), SCENES).questions()
+    asked = UnifiedGRPOSettings(train=settings())
+    of_world = Sources(asked, SCENES).questions()
     assert isinstance(of_world, SceneQuestions)
     for i, image in enumerate(SceneImages().batch(0, 3)):
         (tmp_path / f"{i}.png").write_bytes(to_png(image))
-    given = UnifiedGRPOSettings(data=(str(tmp_path),))
-    of_files = UnifiedGRPO(given, SCENES).questions()
+    given = replace(asked, data=(str(tmp_path),))
+    of_files = Sources(given, SCENES).questions()
     assert isinstance(of_files, GenericQuestions)
     images, texts = of_files.batch(0, 2)
     assert images[0].ndim == 3 and texts == list(GENERIC[:2])
+    assert Sources(UnifiedGRPOSettings(), SCENES).questions() is None
 
 
 def test_what_can_not_be_held_is_refused():
@@ -216,16 +215,16 @@ def test_texts_that_can_not_be_held_are_refused(tmp_path: Path):
         HELD.check(janus, given)
     told = UnifiedGRPOSettings(train=given, anchor_texts=str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match=r"^anchor-texts: expected a file of prompts or world"):
-        UnifiedGRPO(told, SCENES).check()
+        Sources(told, SCENES).check()
     with pytest.raises(ValueError, match=r"^anchor-texts: expected a file, got world"):
-        UnifiedGRPO(replace(told, anchor_texts=None, data=("photos",))).anchor_texts()
+        Sources(replace(told, anchor_texts=None, data=("photos",))).anchor_texts()
 
 
 def test_texts_to_hold_are_of_a_file_or_the_worlds(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     given = UnifiedGRPOSettings(train=settings(text_anchor_coef=1.0))
-    of_world = UnifiedGRPO(given, SCENES).anchor_texts()
+    of_world = Sources(given, SCENES).anchor_texts()
     assert isinstance(of_world, ScenePrompts) and of_world.exhaustive_share == 0.5
-    of_file = UnifiedGRPO(replace(given, anchor_texts=str(tmp_path / "prompts.txt"))).anchor_texts()
+    of_file = Sources(replace(given, anchor_texts=str(tmp_path / "prompts.txt"))).anchor_texts()
     assert of_file is not None and of_file.batch(0, 1)[0].text == "a red circle"
-    assert UnifiedGRPO(UnifiedGRPOSettings(), SCENES).anchor_texts() is None
+    assert Sources(UnifiedGRPOSettings(), SCENES).anchor_texts() is None

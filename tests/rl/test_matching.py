@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.rl.tiny_run import build_model, config, reward
+from tests.rl.tiny_run import build_model, check_same_weights, config, reward
 from uae.config import DecodeSettings
 from uae.diffusion.schedule import training_sigmas
 from uae.models.janus import Janus
@@ -19,9 +19,9 @@ from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
 from uae.rl.train import train, update
 from uae.rl.updates import check_update
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.grpo_settings import UnifiedGRPOSettings
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.types import PairSource
-from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
 from uae.utils.seed import normals
 from uae.world.data import SCENES, SceneImages, ScenePairs, train_scenes
@@ -89,10 +89,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path):
     run(tmp_path / "whole", 3)
     run(tmp_path / "parts", 3, until=1)
     run(tmp_path / "parts", 3)
-    whole, parts = (load_latest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
-    assert whole is not None and parts is not None and whole.step == parts.step == 3
-    for name, value in whole.weights["policy"].items():
-        assert torch.equal(value, parts.weights["policy"][name])
+    check_same_weights(tmp_path / "whole", tmp_path / "parts", step=3)
     losses = [
         row["rl_image/matching_loss"] for row in read_metrics(tmp_path / "whole/metrics.jsonl")
     ]

@@ -14,6 +14,7 @@ from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.rl.train import train
+from uae.utils.checkpoint import load_latest
 from uae.world.data import SceneImages
 from uae.world.models import build_captioner, build_decoder, build_llm_diffusion, build_vae
 
@@ -51,6 +52,14 @@ def config(num_steps: int, **changes) -> TrainConfig:
 
 def reward() -> WeightedSum:
     return WeightedSum({"likeness": (1.0, likeness)})
+
+
+def check_same_weights(first: Path, second: Path, step: int) -> None:
+    """The runs in both folders have come to this step, with the same bits."""
+    one, other = (load_latest(folder / "checkpoints") for folder in (first, second))
+    assert one is not None and other is not None and one.step == other.step == step
+    for name, value in one.weights["policy"].items():
+        assert torch.equal(value, other.weights["policy"][name])
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from uae.rl.config import TrainConfig
 from uae.stages import pipeline as pipelines
 from uae.stages.base import Stage
 from uae.stages.cold_start import ColdStart, ColdStartConfig
+from uae.stages.grpo_settings import UnifiedGRPOSettings
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import RECIPES, Recipe
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.checkpoint import defaults_of
 from uae.utils.files import json_ready
 from uae.world import recipes as world

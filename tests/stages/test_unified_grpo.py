@@ -13,8 +13,9 @@ from uae import cli
 from uae.config import DecodeSettings
 from uae.rl.config import TrainConfig
 from uae.stages.base import UserData
+from uae.stages.grpo_settings import UnifiedGRPOSettings, record
 from uae.stages.recipes import RECIPES
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings, prepare_policy, record
+from uae.stages.unified_grpo import UnifiedGRPO, prepare_policy
 from uae.utils.metrics import read_metrics
 from uae.world.data import ScenePrompts
 from uae.world.recipes import RECIPES as WORLD_RECIPES
@@ -133,8 +134,8 @@ def test_the_images_of_a_pipeline_are_for_its_other_stages():
     given.check()
     assert given.settings.data == () and given.settings.train.seed == 7
     assert stage("joint-tiny").given(user).settings.data == ("photos",)
-    assert given.images() is None
-    source = given.prompt_source()
+    assert given.sources.images is None
+    source = given.sources.prompts()
     assert isinstance(source, ScenePrompts) and source.batch(1, 2) == ScenePrompts(7).batch(1, 2)
 
 

@@ -17,9 +17,9 @@ from uae.commands.recipes import find_recipe
 from uae.models.footprint import print_footprint
 from uae.report.stages_page import report_stages
 from uae.stages.base import Assignment
+from uae.stages.grpo_settings import RunConfig, step_shape
 from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import ALONE, Recipe
-from uae.stages.unified_grpo import RunConfig, step_shape
 from uae.utils.lock import locked
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries

@@ -34,13 +34,14 @@ from uae.rewards.build import check_rewards
 from uae.similarity.checkpoints import ARCHITECTURES
 from uae.stages.base import Assignment, UserData
 from uae.stages.fit import FitSettings
+from uae.stages.sources import Endless, check_images, image_source
 from uae.stages.supervised import (
     check_paints_by_diffusion,
     decoder_learning,
     fit_to_model,
     load_decoder_model,
 )
-from uae.stages.unified_grpo import Endless, check_images, image_source, load_reward
+from uae.stages.unified_grpo import load_reward
 from uae.types import ImageSource
 from uae.utils.device import autocast
 from uae.utils.files import json_ready

@@ -22,8 +22,9 @@ from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.stages.base import Stage
 from uae.stages.cold_start import ColdStart, ColdStartConfig
+from uae.stages.grpo_settings import UnifiedGRPOSettings
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.unified_grpo import UnifiedGRPO
 
 UNDERSTANDING, GENERATION = "generation_for_understanding", "understanding_for_generation"
 ALONE = ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uae.data.questions import QUESTIONS_PER_IMAGE, num_images_of
-from uae.stages.unified_grpo import World
+from uae.stages.sources import World
 from uae.world.language import any_question, exhaustive_caption
 from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
 from uae.world.scene import Scene, Split, first_scenes, render_batch, scene_at
@@ -55,7 +55,8 @@ class ScenePairs:
 
 
 class SceneQuestions:
-    """Questions about training scenes, those that a step of `SceneImages` begins with, two each."""
+    """A question source: two about each of the first training scenes, whatever can be asked of
+    them."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -24,7 +24,8 @@ from uae.models.load import load_model
 from uae.report.run_page import Frame, RunReport, write_report
 from uae.rewards.build import check_rewards
 from uae.similarity.backbones import Backbone, load_backbone
-from uae.stages.unified_grpo import Half, RunConfig, UnifiedGRPO, learning, prepare_policy
+from uae.stages.grpo_settings import Half, RunConfig, learning
+from uae.stages.unified_grpo import UnifiedGRPO, prepare_policy
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.lock import locked
 from uae.utils.metrics import read_metrics

@@ -18,9 +18,10 @@ from uae.rl.losses import Objective
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, UserData
 from uae.stages.cold_start import ColdStart, ColdStartConfig
+from uae.stages.grpo_settings import WORLD, Half, UnifiedGRPOSettings, learning
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
-from uae.stages.unified_grpo import WORLD, Half, UnifiedGRPO, UnifiedGRPOSettings, learning
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.files import appear
 from uae.world.data import SCENES, SceneImages
 from uae.world.language import INSTRUCTIONS
