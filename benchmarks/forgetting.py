@@ -1,4 +1,4 @@
-"""What learning to caption costs in answers, and what holds them: the table of docs/results.md.
+"""What learning to caption costs in answers, and what holds them.
 
     python benchmarks/forgetting.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
     python benchmarks/forgetting.py table ROOT              # what is there, as Markdown

@@ -35,8 +35,9 @@ from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment, Stage
+from uae.stages.grpo_settings import UnifiedGRPOSettings
 from uae.stages.long_captions import LongCaptionConfig, LongCaptions
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.world.data import SCENES, ScenePairs, ScenePrompts, pictures
@@ -56,7 +57,6 @@ WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
 FORWARD = DecodeSettings()  # of the forward process: no step is random
 TWO_TIMES = AWM(num_times=2)  # a picture is noised at
-BY_FORWARD = ("awm", "nft")
 TOKENS = DecodeSettings()  # drawn at temperature 1
 PUBLISHED = TrainConfig(  # Flow-GRPO, but for its guidance; there half a rollout is an update
     decoding=DecodeSettings(sampler="sde", window_size=9),
@@ -148,6 +148,12 @@ def exhaustive(seed: int) -> Pairs:
     return ScenePairs(seed).batch(0, NUM_STEPS * NUM_PAIRS + HELD_OUT)
 
 
+COLUMNS = {
+    "geneval": "GenEval-style",
+    **dict(zip(TAGS, TAGS, strict=True)),
+    "exhaustive": "exhaustive",
+    "longclip_score": "LongCLIP score",
+}
 ARMS: dict[str, Arm] = {
     "flow_grpo": rl(start=PUBLISHED),
     "window": rl(),
@@ -240,7 +246,7 @@ def measure(source: str, split: str = "test") -> dict[str, Any]:
 def compiled(stage: Stage) -> Stage:
     """``stage``, its decoder run by compiled code: the same but for rounding, which ratios of
     probabilities would show; so for arms by the forward process."""
-    if not (isinstance(stage, UnifiedGRPO) and stage.settings.train.decoder_update in BY_FORWARD):
+    if not isinstance(stage, UnifiedGRPO) or not stage.settings.train.learns_forward:
         return stage
     train = replace(stage.settings.train, compile_decoder=True)
     return replace(stage, settings=replace(stage.settings, train=train))
@@ -303,7 +309,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
-        print(table(args.root, (*STARTS, *ARMS)))
+        print(table(args.root, (*STARTS, *ARMS), COLUMNS))
         return
     if args.command == "judges":
         print(judges())

@@ -1,4 +1,4 @@
-"""What teaches a captioner to see: the table of docs/results.md, arm by arm, on the embedded world.
+"""What teaches a captioner to see, arm by arm, on the embedded world.
 
     python benchmarks/seeing.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
     python benchmarks/seeing.py best_of REWARDS         # what choosing among captions reaches
@@ -26,15 +26,18 @@ from uae.models.load import load_model
 from uae.rewards.build import build_reward
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment
+from uae.stages.grpo_settings import UnifiedGRPOSettings
 from uae.stages.recipes import UNDERSTANDING
-from uae.stages.unified_grpo import UnifiedGRPO, UnifiedGRPOSettings
+from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.files import atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.utils.seed import make_generator
-from uae.world.data import SCENES
+from uae.world.captions import caption_quality
+from uae.world.data import SCENES, pictures
 from uae.world.language import QUESTION_KINDS
 from uae.world.measure import WorldSettings, measure_model
 from uae.world.recipes import RECIPES
+from uae.world.scene import first_scenes
 
 MODEL, START = "tiny-early", "start"
 SETTINGS = WorldSettings(num_scenes=1000, num_questions=2000, prompts_per_tag=5)
@@ -54,7 +57,7 @@ ARMS: dict[str, UnifiedGRPOSettings] = {
     "clip": rl({"clip": 1.0}),
     "dinov2": rl({"dinov2": 1.0}),
     "objects": rl({"objects": 1.0}),
-    "described": rl({"described": 1.0}, decoding=NOT_PAINTED),
+    "caption_objects": rl({"caption_objects": 1.0}, decoding=NOT_PAINTED),
     "image_text": rl({"image_text": 1.0}, decoding=NOT_PAINTED),
     "shuffled": rl({"seeing:shuffled": 1.0}),
     "anchor": rl(anchor_coef=1.0),
@@ -112,10 +115,6 @@ def measure(model: Any) -> dict[str, Any]:
 def best_of(rewards: Mapping[str, float], num_captions: int = 8) -> str:
     """Of captions of the start at temperature 1: the best of each image's by a reward, and their
     mean, as complete objects of 1,000 test scenes."""
-    from uae.world.captions import caption_quality
-    from uae.world.data import pictures
-    from uae.world.scene import first_scenes
-
     model: Any = load_model(MODEL)
     scenes = first_scenes("test", SETTINGS.num_scenes)
     reward = build_reward(rewards, {n: load_backbone(n, "tiny") for n in BACKBONES})

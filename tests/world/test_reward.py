@@ -7,7 +7,7 @@ import torch
 
 from uae.world.data import pictures
 from uae.world.language import exhaustive_caption
-from uae.world.reward import described, objects
+from uae.world.reward import caption_objects, objects
 from uae.world.scene import Scene, scene_at
 
 SCENES = [scene_at("test", i, with_word=False, num_objects=3) for i in range(2)]
@@ -30,7 +30,7 @@ def test_described_by_hand():
     phrase = first.split(" on ")[0]
     captions = [texts[0], phrase, f"{phrase} and {phrase}", texts[1], texts[0], ""]
     assert others
-    scores = described(list(IMAGES), captions, torch.zeros(12, 3, 48, 48))
+    scores = caption_objects(list(IMAGES), captions, torch.zeros(12, 3, 48, 48))
     each = scores[::2]
     assert torch.equal(each, scores[1::2])  # both pictures of a caption
     assert each[[0, 1, 3, 5]].tolist() == pytest.approx([1, 1 / 3, 1, 0])

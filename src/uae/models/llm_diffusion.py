@@ -43,7 +43,7 @@ from uae.models.lora import ADAPTER
 from uae.models.origin import Origin, describe
 from uae.types import Captions, Reconstructions
 from uae.utils.seed import normals, sequence_keys
-from uae.utils.weights import CONFIG, DESCRIPTION, naming_files, read_json
+from uae.utils.weights import DESCRIPTION, naming_files, read_json
 
 
 class LLMDiffusion(nn.Module):
@@ -336,18 +336,19 @@ class LLMDiffusion(nn.Module):
 
     def put_on(self, folder: str | Path, dtype: torch.dtype | None) -> None:
         """What ``save_pretrained`` wrote of adapters that lie on this model, in place of those it
-        has; or another encoder, for which this one goes on encoding texts where its settings say
-        ``reference``. dtype: of what lies beside adapters, as in ``from_pretrained``."""
+        has. dtype: of what lies beside them, as in ``from_pretrained``."""
         folder = Path(folder)
-        if (folder / "encoder" / CONFIG).exists():
-            text_encoder = self.encoder.language_model
-            self.encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
-            self._take_settings(folder, dtype)
-            self.encoder.hold_text_encoder(text_encoder)
-            return
         self.encoder.adapters.load(folder / "encoder" / ADAPTER)
         self.decoder.put_on(folder / "decoder", dtype)
         self._take_settings(folder, dtype)
+
+    def take_encoder(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """Caption by the encoder in ``folder`` from now on; the language model of before goes on
+        encoding texts, as the decoder knows it, where the settings there say ``reference``."""
+        text_encoder = self.encoder.language_model
+        self.encoder = QwenVL.from_pretrained(folder / "encoder", dtype)
+        self._take_settings(folder, dtype)
+        self.encoder.hold_text_encoder(text_encoder)
 
     def _take_settings(self, folder: Path, dtype: torch.dtype | None) -> None:
         settings = read_json(folder / DESCRIPTION)

@@ -99,10 +99,7 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
             f"{AGAIN}"
         )
     if described.get("weights", WHOLE) != WHOLE:
-        model = _on_its_base(folder, described, dtype)
-        if described["weights"] == ENCODER:
-            model.origin = (Origin(source, folder),)
-        return model
+        return _on_its_base(source, folder, described, dtype)
     if paper_layout.is_paper_layout(folder):
         return _from(source, folder, paper_layout.load_paper_layout, dtype)
     if described:
@@ -165,12 +162,18 @@ def _from(source: str, folder: Path, load: Callable[..., Any], dtype: torch.dtyp
     return model
 
 
-def _on_its_base(folder: Path, described: dict[str, Any], dtype: torch.dtype | None) -> Any:
-    """On the model that they were trained on, adapters and what little else learnt beside them; or
-    another encoder for its decoder."""
+def _on_its_base(
+    source: str, folder: Path, described: dict[str, Any], dtype: torch.dtype | None
+) -> Any:
+    """Adapters, and what little else learnt beside them, on the model that they were trained on; or
+    an encoder in the place of its base's, which is then a model of its own."""
     model = _base(folder, described, dtype)
-    bases = (base.folder for base in model.origin)
-    model.put_on(folder, dtype or _dtype_for(*bases))
+    dtype = dtype or _dtype_for(*(base.folder for base in model.origin))
+    if described["weights"] == ENCODER:
+        model.take_encoder(folder, dtype)
+        model.origin = (Origin(source, folder),)
+    else:
+        model.put_on(folder, dtype)
     return model
 
 

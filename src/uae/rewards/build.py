@@ -9,7 +9,7 @@
 | ssim                           | pixels                                                         |
 | objects                        | objects of the embedded world, by its detector                 |
 | judge                          | what a prompt of the embedded world requires, in grades        |
-| described                      | what the caption says of the world's picture: none is judged   |
+| caption_objects                | what the caption says of the world's picture: none is judged   |
 | ocr                            | the text in both pictures, as an OCR engine reads it           |
 | MODULE:FUNCTION                | whatever a function of the signature ``uae.types.Reward`` says |
 """
@@ -31,13 +31,13 @@ FUNCTIONS = {  # each found where it lies when it is asked for
     "ssim": "uae.rewards.ssim:ssim",
     "objects": "uae.world.reward:objects",
     "judge": "uae.world.reward:graded",
-    "described": "uae.world.reward:described",
+    "caption_objects": "uae.world.reward:caption_objects",
     "ocr": "uae.rewards.ocr:ocr",
 }
 IMAGE_TEXT, CLIP_SCORE, THEIR_BACKBONE = "image_text", "clip_score", "clip"
 CAPTION_LIKELIHOOD = "caption_likelihood"
 KNOWN = (*ARCHITECTURES, IMAGE_TEXT, CLIP_SCORE, CAPTION_LIKELIHOOD, *FUNCTIONS)
-NEED_SOURCES = (*ARCHITECTURES, IMAGE_TEXT, "ssim", "objects", "described")
+NEED_SOURCES = (*ARCHITECTURES, IMAGE_TEXT, "ssim", "objects", "caption_objects")
 """Rewards that compare with the image that was captioned."""
 
 

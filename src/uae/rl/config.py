@@ -159,7 +159,7 @@ class TrainConfig:
     @property
     def uses_old_weights(self) -> bool:
         """Whether a fast average of the decoder's weights is kept."""
-        return self._is_forward or self.pull_coef > 0
+        return self.learns_forward or self.pull_coef > 0
 
     @property
     def largest_old_decay(self) -> float:
@@ -169,7 +169,7 @@ class TrainConfig:
 
     def decoding_at(self, step: int) -> DecodeSettings:
         """How captions are painted in this step."""
-        if self._is_forward:
+        if self.learns_forward:
             return replace(self.decoding, keeps_latents=True)
         if self.window_interval is None:
             return self.decoding
@@ -240,7 +240,7 @@ class TrainConfig:
         )
 
     @property
-    def _is_forward(self) -> bool:
+    def learns_forward(self) -> bool:
         """Whether the decoder learns on the forward process, from pictures of the ode."""
         return self.decoder_update != "policy_gradient"
 
@@ -264,7 +264,7 @@ class TrainConfig:
                 "decoder-learning-rate: expected none where image-weight is 0, as nothing paints",
             ),
         )
-        if self._is_forward:
+        if self.learns_forward:
             self._check_forward_process()
         if self.decoding.sampler == "ode":
             self._check_without_random_steps()

@@ -53,7 +53,7 @@ def graded(
     return torch.tensor(grades, device=reconstructions.device)
 
 
-def described(
+def caption_objects(
     sources: Images, captions: list[str], reconstructions: Float[Tensor, "B 3 48 48"]
 ) -> Float[Tensor, " B"]:
     """Of the caption alone: (objects described with every attribute, minus wrong mentions) over the

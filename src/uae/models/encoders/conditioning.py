@@ -71,7 +71,7 @@ class ConditioningCaptioner(CausalCaptioner):
     def hold_text_encoder(self, other: nn.Module | None = None) -> None:
         """Texts are encoded as they are now, or by another language model, in ``as_text_encoder``,
         however often training begins anew."""
-        text_encoder = other or self._held_text_encoder()
+        text_encoder = self._held_text_encoder() if other is None else other
         if isinstance(text_encoder, nn.Module):
             self._text_model, self._text_adapters = text_encoder, None
         else:
