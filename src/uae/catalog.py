@@ -18,7 +18,7 @@ TINY = {
     "v1-tiny": "v1 in the embedded world, measured after each stage",
     "v3-tiny": "v3 in the embedded world, measured after each stage",
     "v5-tiny": "tiny, measured before and after",
-    "seeing-tiny": "a captioner that sees less well, always asked for detail: it is to learn seeing",
+    "seeing-tiny": "a captioner that sees less well learns, always asked for detail",
     "decoder-tiny": "decoder RL alone, from prompts, judged by what each of them requires",
     "joint-tiny": "both halves in one step: captions from images, painting from prompts",
     "v5-tiny-ar": "tiny-ar, measured before and after",
