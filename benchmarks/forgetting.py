@@ -34,6 +34,8 @@ ARMS: dict[str, Mapping[str, Any]] = {
     "anchor": {"anchor_coef": 1.0},
     "anchor_3": {"anchor_coef": 3.0},
     "anchor_32": {"anchor_coef": 1.0, "questions_per_step": 32},
+    "anchor_64": {"anchor_coef": 1.0, "questions_per_step": 64},
+    "anchor_64_3": {"anchor_coef": 3.0, "questions_per_step": 64},
     "texts": {**NONE, "text_anchor_coef": 1.0},
     "both": {"anchor_coef": 1.0, "text_anchor_coef": 1.0},
     "kl": {**NONE, "kl_coef": 0.04},

@@ -1,65 +1,227 @@
 """What teaches a captioner to see, arm by arm, on the embedded world.
 
     python benchmarks/seeing.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
+    python benchmarks/seeing.py backbones ROOT          # CLIP and DINOv2 that know shapes
     python benchmarks/seeing.py best_of REWARDS         # what choosing among captions reaches
     python benchmarks/seeing.py table ROOT              # what is there, as Markdown
 
 Every arm is the recipe ``seeing-tiny`` with one thing changed: 51,200 captions, 16 images and 8
 captions of each a step. Measured on 1,000 test scenes, with 2,000 questions about them; captions
-are greedy, and asked for in full detail.
+are greedy, and asked for in full detail. The decoder, which does not learn, runs by compiled code
+where this machine can.
+
+Controls: ``shuffled`` is what updates do when nothing is told by the reward, ``best_of`` what
+choosing does without learning, ``supervised`` what labels reach on as many pictures. ``tower``
+unfreezes the vision tower. ``shapes`` is judged by backbones trained on, on pictures that mostly
+differ in one shape (``backbones``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from arms import MEASURED, folder_of, parsers, table
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPModel, Dinov2Model
 
 from uae.bench.unified import BACKBONES
 from uae.config import DecodeSettings
-from uae.models.load import load_model
+from uae.models.encoders.causal import CaptionContext, Prefix
+from uae.models.encoders.qwen_vl import QwenVL
+from uae.models.load import load_model, load_to_train
 from uae.rewards.build import build_reward
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment
+from uae.stages.fit import FitSettings, fit
 from uae.stages.grpo_settings import UnifiedGRPOSettings
 from uae.stages.recipes import UNDERSTANDING
 from uae.stages.unified_grpo import UnifiedGRPO
+from uae.utils.assets import ASSETS
+from uae.utils.device import autocast, can_compile
 from uae.utils.files import atomic_write_json
 from uae.utils.quiet import quiet_libraries
 from uae.utils.seed import make_generator
+from uae.world.build import backbones as training
 from uae.world.captions import caption_quality
-from uae.world.data import SCENES, pictures
-from uae.world.language import QUESTION_KINDS
+from uae.world.data import SCENES, pictures, train_scenes
+from uae.world.language import INSTRUCTIONS, QUESTION_KINDS, caption
 from uae.world.measure import WorldSettings, measure_model
+from uae.world.quality import measure_backbone
 from uae.world.recipes import RECIPES
 from uae.world.scene import first_scenes
 
-MODEL, START = "tiny-early", "start"
+MODEL, START, BACKBONES_AT = "tiny-early", "start", "backbones"
+JUDGES = ("clip", "dinov2")
 SETTINGS = WorldSettings(num_scenes=1000, num_questions=2000, prompts_per_tag=5)
 BASE: UnifiedGRPOSettings = RECIPES["seeing-tiny"].stages[UNDERSTANDING].settings  # type: ignore
+Arm = Callable[[int, Path], None]
+"""Trains, from a seed and the arm's folder."""
 
 
-def rl(rewards: Mapping[str, float] | None = None, **train: Any) -> UnifiedGRPOSettings:
-    """An arm; by default rewards are the recipe's. ``train``: settings of ``TrainConfig``."""
+def rl(
+    rewards: Mapping[str, float] | None = None,
+    stage: type[UnifiedGRPO] = UnifiedGRPO,
+    **train: Any,
+) -> Arm:
+    """An arm of reinforcement learning; by default rewards are the recipe's. ``train``: settings of
+    ``TrainConfig``."""
     logged = dict.fromkeys(BACKBONES, 0.0)
     weights = {**logged, **(rewards or BASE.rewards)}
-    return replace(BASE, rewards=weights, train=replace(BASE.train, **train))
+    given = {"compile_decoder": can_compile(), **train}
+
+    def run_stage(seed: int, folder: Path) -> None:
+        config = replace(BASE.train, **given, seed=seed)
+        settings = replace(BASE, rewards=weights, train=config)
+        stage(settings, SCENES).run(Assignment(MODEL, folder, MODEL))
+
+    return run_stage
 
 
-NOT_PAINTED = DecodeSettings(num_steps=1)  # where no reward looks at it
-ARMS: dict[str, UnifiedGRPOSettings] = {
+# --- judges --------------------------------------------------------------------------------------
+
+
+def shuffled(sources: Sequence[Tensor], captions: list[str], reconstructions: Tensor) -> Tensor:
+    """The recipe's reward, given to another caption of the same image: what learning is when
+    nothing is told by it."""
+    reward = build_reward(dict.fromkeys(JUDGES, 1.0), _judges())
+    groups = reward(sources, captions, reconstructions).view(len(sources), -1)
+    draws = make_generator("shuffled", *captions[:2])
+    return torch.stack([row[torch.randperm(len(row), generator=draws)] for row in groups]).flatten()
+
+
+def shapes(sources: Sequence[Tensor], captions: list[str], reconstructions: Tensor) -> Tensor:
+    """The recipe's reward, by the backbones that know shapes."""
+    reward = build_reward(dict.fromkeys(JUDGES, 1.0), _judges(_places["root"] / BACKBONES_AT))
+    return reward(sources, captions, reconstructions)
+
+
+_places: dict[str, Path] = {}  # root: of the arms
+_loaded: dict[str, Any] = {}
+
+
+def _judges(folder: Path | None = None) -> dict[str, Any]:
+    """CLIP and DINOv2: of the world, or those in ``folder``; loaded once."""
+    if not _loaded:
+        sources = {name: str(folder / name / "export") if folder else "tiny" for name in JUDGES}
+        _loaded.update({name: load_backbone(name, sources[name]) for name in JUDGES})
+    return _loaded
+
+
+def train_backbones(root: Path) -> None:
+    """The world's CLIP and DINOv2, trained on, on scenes that mostly differ in a shape; how much
+    of the cosine a wrong attribute costs before and after."""
+    settings = FitSettings(num_steps=1500, batch_size=64, learning_rate=5e-4, warmup_steps=50)
+    clip = CLIPModel.from_pretrained(ASSETS / "clip", dtype=torch.float32)
+    dino = Dinov2Model.from_pretrained(ASSETS / "dinov2", dtype=torch.float32)
+    tasks = {
+        "clip": training.ContrastiveTask("clip", settings, clip, training.short_caption),
+        "dinov2": training.SelfDistillationTask("dinov2", settings, dino),
+    }
+    for name, task in tasks.items():
+        task.kinds = ("shape", "shape", "shape", "size", "color")
+        fit(task, root / BACKBONES_AT / name)  # type: ignore[arg-type]
+        for source in ("tiny", str(root / BACKBONES_AT / name / "export")):
+            numbers = measure_backbone(load_backbone(name, source))
+            costs = {k: v for k, v in numbers.items() if k.startswith("sensitivity/")}
+            print(name, source, {k.split("/")[1]: round(v, 3) for k, v in costs.items()})
+
+
+# --- what learns ---------------------------------------------------------------------------------
+
+
+class WithTower(UnifiedGRPO):
+    """The vision tower learns too."""
+
+    def prepare(self, model: Any) -> None:
+        super().prepare(model)
+        model.encoder.model.model.visual.requires_grad_(True)
+        model.encoder.__class__ = SeesAgain
+
+
+class SeesAgain(QwenVL):
+    """Scores captions on images that are seen anew, with gradients."""
+
+    seen: tuple[Any, list[Tensor]] = (None, [])
+
+    def look(self, images: Any, questions: Any, **settings: Any) -> CaptionContext:
+        context = super().look(images, questions, **settings)
+        self.seen = context.features, list(images)
+        return context
+
+    def prefill(self, context: CaptionContext) -> Prefix:
+        if torch.is_grad_enabled():
+            features, images = self.seen
+            assert features is context.features
+            context = replace(context, features=tuple(self.see(images)[0]))
+        return super().prefill(context)
+
+
+class Supervised:
+    """Cross-entropy of exhaustive captions of as many pictures as an arm of reinforcement learning
+    sees."""
+
+    name = "supervised"
+
+    def __init__(self, seed: int) -> None:
+        train = BASE.train
+        self.fit_settings = FitSettings(
+            num_steps=train.num_steps,
+            batch_size=train.images_per_step,
+            learning_rate=train.learning_rate,
+            warmup_steps=0,
+            ema_decay=0.0,
+            seed=seed,
+        )
+        self.model: Any = load_to_train(MODEL, 0)
+        self.model.begin_training(0, captions=True, decoding=None)
+        self.modules: dict[str, nn.Module] = {"encoder": self.model.encoder.model}
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        settings, encoder = self.fit_settings, self.model.encoder
+        scenes = train_scenes(step, settings.batch_size, seed=settings.seed)
+        rng = random.Random(f"supervised {settings.seed} {step}")
+        texts = [caption(scene, "exhaustive", rng) for scene in scenes]
+        with autocast(encoder.device, use_bf16=True):
+            images = list(pictures(scenes))
+            scores = encoder.log_likelihood(images, texts, INSTRUCTIONS["detailed"])
+        return -scores.mean(), {}
+
+    def evaluate(self) -> dict[str, float]:
+        return {}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def supervised(seed: int, folder: Path) -> None:
+    task = Supervised(seed)
+    fit(task, folder)
+    task.export(folder / "model")
+
+
+NOT_PAINTED: dict[str, Any] = {  # where no reward looks at it
+    "decoding": DecodeSettings(num_steps=1),
+    "compile_decoder": False,
+}
+ARMS: dict[str, Arm] = {
     "clip_dinov2": rl(),
     "clip": rl({"clip": 1.0}),
     "dinov2": rl({"dinov2": 1.0}),
     "objects": rl({"objects": 1.0}),
-    "caption_objects": rl({"caption_objects": 1.0}, decoding=NOT_PAINTED),
-    "image_text": rl({"image_text": 1.0}, decoding=NOT_PAINTED),
+    "shapes": rl({"seeing:shapes": 1.0}),
+    "caption_objects": rl({"caption_objects": 1.0}, **NOT_PAINTED),
+    "image_text": rl({"image_text": 1.0}, **NOT_PAINTED),
     "shuffled": rl({"seeing:shuffled": 1.0}),
+    "supervised": supervised,
+    "tower": rl(stage=WithTower),
     "anchor": rl(anchor_coef=1.0),
     "images_8": rl(images_per_step=8, num_steps=800),
     "captions_16": rl(images_per_step=8, group_size=16),
@@ -77,29 +239,15 @@ COLUMNS = {
 }
 
 
-def shuffled(sources: Sequence[Tensor], captions: list[str], reconstructions: Tensor) -> Tensor:
-    """The recipe's reward, given to another caption of the same image: what learning is when
-    nothing is told by it."""
-    if not _loaded:
-        _loaded.update({name: load_backbone(name, "tiny") for name in ("clip", "dinov2")})
-    reward = build_reward({"clip": 1.0, "dinov2": 1.0}, _loaded)
-    groups = reward(sources, captions, reconstructions).view(len(sources), -1)
-    draws = make_generator("shuffled", *captions[:2])
-    return torch.stack([row[torch.randperm(len(row), generator=draws)] for row in groups]).flatten()
-
-
-_loaded: dict[str, Any] = {}
-
-
 def run(root: Path, arm: str, seed: int) -> None:
     """Train and measure one arm; what is done already is not done again."""
     folder = folder_of(root, arm, seed)
     if (folder / MEASURED).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
+    _places["root"] = root
     if arm != START and not (folder / "model").exists():
-        settings = replace(ARMS[arm], train=replace(ARMS[arm].train, seed=seed))
-        UnifiedGRPO(settings, SCENES).run(Assignment(MODEL, folder, MODEL))
+        ARMS[arm](seed, folder)
     numbers = measure(load_model(MODEL if arm == START else str(folder / "model")))
     atomic_write_json(folder / MEASURED, numbers)
     print(arm, seed, numbers, flush=True)
@@ -141,12 +289,16 @@ def best_of(rewards: Mapping[str, float], num_captions: int = 8) -> str:
 
 def main() -> None:
     parser, commands, _ = parsers(__doc__, [START, *ARMS])
+    commands.add_parser(BACKBONES_AT, help="which know shapes").add_argument("root", type=Path)
     choosing = commands.add_parser("best_of", help="what choosing among captions reaches")
     choosing.add_argument("rewards", nargs="+")
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
         print(table(args.root, (START, *ARMS), COLUMNS))
+        return
+    if args.command == BACKBONES_AT:
+        train_backbones(args.root)
         return
     if args.command == "best_of":
         print(best_of(dict.fromkeys(args.rewards, 1.0)))
@@ -156,4 +308,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from seeing import main  # the module in which rewards are found by name
+
     main()

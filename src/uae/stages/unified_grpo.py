@@ -76,10 +76,14 @@ class UnifiedGRPO:
         self.sources.check_same_files(work.folder)
         model: Any = load_to_train(work.source, settings.lora_rank)
         model.is_self_contained = work.is_self_contained
-        prepare_policy(model, settings)
+        self.prepare(model)
         recorded = record(settings, work.recorded_source)
         self.learn(model, self.rewards(model), work.folder, recorded)
         appear(work.folder / "model", model.save_pretrained)
+
+    def prepare(self, model: UnifiedModel) -> None:
+        """Choose what learns."""
+        prepare_policy(model, self.settings)
 
     def rewards(
         self, model: UnifiedModel, backbones: Mapping[str, Backbone] | None = None

@@ -72,20 +72,22 @@ MIN_AREA = 0.8  # of a view
 # --- data ----------------------------------------------------------------------------------------
 
 
-def scene_groups(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
+def scene_groups(
+    step: int, batch_size: int, *, seed: int = 0, kinds: tuple[str, ...] = VARIANT_KINDS
+) -> list[Scene]:
     """One step's scenes: groups of a training scene and others with one attribute changed."""
     rng = random.Random(f"uae groups {seed} {step}")
     num_groups = batch_size // NUM_VARIANTS
     scenes = []
     for base in train_scenes(step, num_groups, seed=seed):
-        scenes += [base, *(_variant(base, rng) for _ in range(NUM_VARIANTS - 1))]
+        scenes += [base, *(_variant(base, kinds, rng) for _ in range(NUM_VARIANTS - 1))]
     return scenes
 
 
-def _variant(scene: Scene, rng: random.Random) -> Scene:
+def _variant(scene: Scene, kinds: tuple[str, ...], rng: random.Random) -> Scene:
     """One attribute changed, inside the training split."""
     while True:
-        variant = wrong_scene(scene, pick(rng, VARIANT_KINDS), rng)
+        variant = wrong_scene(scene, pick(rng, kinds), rng)
         if variant is not None and split_of(variant) == "train":
             return variant
 
@@ -130,6 +132,9 @@ def crop_views(
 class ContrastiveTask:
     """CLIP on images and their captions."""
 
+    kinds: tuple[str, ...] = VARIANT_KINDS
+    """In what scenes of a group differ."""
+
     def __init__(
         self,
         name: str,
@@ -145,8 +150,9 @@ class ContrastiveTask:
         _use_eager_attention(model)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
-        rng = random.Random(f"uae captions {self.fit_settings.seed} {step}")
+        settings = self.fit_settings
+        scenes = scene_groups(step, settings.batch_size, seed=settings.seed, kinds=self.kinds)
+        rng = random.Random(f"uae captions {settings.seed} {step}")
         texts = [self.write_caption(scene, rng) for scene in scenes]
         images = pictures(scenes)
         views = torch.cat([degrade(images), degrade(crop_views(images))])
@@ -203,6 +209,9 @@ def share_right(logits: Float[Tensor, "B B"]) -> float:
 class SelfDistillationTask:
     """A DINO backbone on pixels alone; the student's averaged weights are the result."""
 
+    kinds: tuple[str, ...] = VARIANT_KINDS
+    """In what scenes of a group differ."""
+
     def __init__(self, name: str, fit_settings: FitSettings, model: nn.Module) -> None:
         self.name, self.fit_settings, self.model = name, fit_settings, model
         _use_eager_attention(model)
@@ -211,7 +220,8 @@ class SelfDistillationTask:
         self.preprocess = parse_preprocess(processor_config(name))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = scene_groups(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
+        settings = self.fit_settings
+        scenes = scene_groups(step, settings.batch_size, seed=settings.seed, kinds=self.kinds)
         images = pictures(scenes)
         views = torch.cat([degrade(crop_views(images)) for _ in range(2)])
         with torch.autocast("cpu", torch.bfloat16):
