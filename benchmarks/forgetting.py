@@ -17,6 +17,7 @@ from typing import Any
 from arms import MEASURED, folder_of, parsers, table
 
 from uae.bench.unified import BACKBONES
+from uae.config import DecodeSettings
 from uae.models.load import load_model
 from uae.similarity.backbones import load_backbone
 from uae.stages.base import Assignment
@@ -28,6 +29,7 @@ from uae.world.recipes import RECIPES
 
 MODELS = {"umm1": "tiny", "umm2": "tiny-ar"}
 NONE = {"anchor_coef": 0.0}
+FEW_STEPS = DecodeSettings(num_steps=4)
 STARTS = ("start", "start_umm2")
 ARMS: dict[str, Mapping[str, Any]] = {
     "none": NONE,
@@ -36,6 +38,12 @@ ARMS: dict[str, Mapping[str, Any]] = {
     "anchor_32": {"anchor_coef": 1.0, "questions_per_step": 32},
     "anchor_64": {"anchor_coef": 1.0, "questions_per_step": 64},
     "anchor_64_3": {"anchor_coef": 3.0, "questions_per_step": 64},
+    "few_steps": {**NONE, "decoding": FEW_STEPS},
+    "few_steps_anchor_64": {
+        "anchor_coef": 1.0,
+        "questions_per_step": 64,
+        "decoding": FEW_STEPS,
+    },
     "texts": {**NONE, "text_anchor_coef": 1.0},
     "both": {"anchor_coef": 1.0, "text_anchor_coef": 1.0},
     "kl": {**NONE, "kl_coef": 0.04},

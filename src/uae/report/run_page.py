@@ -51,6 +51,10 @@ MEASURES = {  # key of results.json: (label, explanation)
     "caption_complete": ("complete objects", "described with every attribute, and rightly, %"),
     "small_recall": ("small-object recall", "small objects described with every attribute, %"),
 }
+SPLIT = {  # key in `gain` of results.json: (label, explanation)
+    "detail": ("by saying more", "what the gain would be were all captions true"),
+    "correctness": ("by being right", "how much more of what is said is true"),
+}
 BY_TAG = "GenEval-style, by kind"
 _BACKBONES = ("clip", "longclip", "dinov2", "dinov3")
 _INDENTED = (*_BACKBONES, "rescaled_score", "unified_score_if_true")
@@ -121,6 +125,18 @@ def table_rows(results: Mapping[str, Any], reward_backbones: Sequence[str] = ())
         rows.append(
             TableRow(key, label, explanation, values, key in _INDENTED, key in reward_backbones)
         )
+        if key == "unified_score":
+            rows += _split_rows(results.get("gain", {}))
+    return rows
+
+
+def _split_rows(gain: Mapping[str, float | None]) -> list[TableRow]:
+    """What the gain in Unified-Score is made of."""
+    rows = []
+    for key, (label, explanation) in SPLIT.items():
+        if (value := gain.get(key)) is not None:
+            values = [f"{value:+.2f}" if column == "delta" else "" for column in COLUMNS]
+            rows.append(TableRow(key, label, explanation, values, True, False))
     return rows
 
 

@@ -38,11 +38,14 @@ from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
 from uae.world.measure import WorldResult, delta, measure_ceiling, measure_model, split_gain
 from uae.world.prompts import make_prompts
-from uae.world.recipes import PAINTING, RECIPES
+from uae.world.recipes import PAINTING, RECIPES, SEEING
 from uae.world.scene import scene_at
 
 Control = Literal["none", "prompted", "supervised"]
 FAMILIES = {"umm1": "tiny", "umm2": "tiny-ar"}  # and their recipes
+EARLY = "tiny-early"
+LEADS = {"images": "geneval", "seeing": "caption_complete"}
+"""The measure that a run is about, by what learns, where it is not Unified-Score."""
 FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
 FRAME_EVERY = 20
 """Steps between pictures of the same prompts, where painting learns."""
@@ -79,8 +82,10 @@ class QuickstartSettings:
     family: Family = "umm1"
     """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive
     model."""
-    half: Half | None = None
-    """What learns; by default what the recipe says: captions in UMM-1, both in UMM-2."""
+    half: Half | Literal["seeing"] | None = None
+    """What learns; by default what the recipe says: captions in UMM-1, both in UMM-2. `seeing`:
+    captions of a model that is always asked for detail and sees less well, so that all there is to
+    gain is to see."""
     seed: int = 0
     """Of the training data and all draws."""
     num_steps: int | None = None
@@ -100,13 +105,36 @@ class QuickstartSettings:
                     "captions"
                 ),
             ),
+            (
+                self.sees and self.control != "none",
+                (
+                    f"control: expected none with half seeing, got {self.control}; those of "
+                    "seeing are in benchmarks/seeing.py"
+                ),
+            ),
+            (
+                self.sees and self.family != "umm1",
+                f"family: expected umm1 with half seeing, got {self.family}",
+            ),
         )
+
+    @property
+    def sees(self) -> bool:
+        """Whether it is seeing that learns."""
+        return self.half == "seeing"
+
+    @property
+    def model(self) -> str:
+        """Which of the shipped ones is trained."""
+        return EARLY if self.sees else FAMILIES[self.family]
 
     @property
     def folder(self) -> Path:
         """Where everything goes: one for each family, as a run of the other would replace it. A run
         of before, when both had the same folder, is resumed where it is."""
         first = Path("quickstart")
+        if self.out is None and self.sees:
+            return Path("quickstart-seeing")
         if self.out is not None or self.family == "umm1":
             return self.out or first
         is_there = self.resume and model_of(first) == FAMILIES[self.family]
@@ -115,7 +143,7 @@ class QuickstartSettings:
     @property
     def lead(self) -> str:
         """The measure that this is about."""
-        return "geneval" if self.half == "images" else "unified_score"
+        return LEADS.get(self.half or "", "unified_score")
 
     def run(self) -> RunConfig:
         """The family's recipe with this seed, length and learning half."""
@@ -123,6 +151,8 @@ class QuickstartSettings:
         config = RunConfig.of(recipe.stage.settings, recipe.model)
         if self.half == "images":
             config = RunConfig.of(PAINTING[self.family], recipe.model)
+        elif self.half == "seeing":
+            config = RunConfig.of(SEEING, self.model)
         elif self.half is not None:
             config = replace(config, train=learning(config.train, self.half))
         num_steps = config.train.num_steps if self.num_steps is None else self.num_steps
@@ -133,7 +163,7 @@ def quickstart(settings: QuickstartSettings, command: str) -> dict[str, Any]:
     """Measure, train, measure; the results as written to ``results.json``."""
     check_out_folder(settings.folder)
     with locked(settings.folder):
-        check_family(settings.folder, settings.family)
+        check_model(settings.folder, settings)
         return _train_and_measure(settings, command)
 
 
@@ -184,16 +214,17 @@ def _train_and_measure(settings: QuickstartSettings, command: str) -> dict[str, 
     return results
 
 
-def check_family(folder: Path, family: str) -> None:
-    """Another family's quickstart is not replaced.
+def check_model(folder: Path, settings: QuickstartSettings) -> None:
+    """Another model's quickstart is not replaced.
 
     Raises:
         ValueError: where the folder holds one.
     """
     model = model_of(folder)
-    if model not in (None, FAMILIES[family]):
+    if model not in (None, settings.model):
+        name = EARLY if settings.sees else settings.family
         raise ValueError(
-            f"--out {folder}: expected a new folder or one of a quickstart of {family}, it holds "
+            f"--out {folder}: expected a new folder or one of a quickstart of {name}, it holds "
             f"one of the model {model}; name another"
         )
 
