@@ -26,7 +26,7 @@ from uae.world.quickstart import (
     quickstart,
     train_with_frames,
 )
-from uae.world.recipes import RECIPES
+from uae.world.recipes import RECIPES, SEEING
 from uae.world.scene import scene_at
 
 BACKBONES = {"clip", "longclip", "dinov2", "dinov3"}
@@ -95,6 +95,35 @@ def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tm
     assert all(page.count(f"painted at step {step}") == 5 for step in (0, 1, 2))
     assert "GenEval-style before" in page and "What a prompt asks for, painted" in page
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 2
+
+
+@pytest.mark.slow
+def test_seeing_starts_from_the_model_that_sees_less(capsys, monkeypatch, tmp_path: Path):
+    few = replace(SEEING, train=replace(SEEING.train, images_per_step=2, group_size=2))
+    monkeypatch.setattr("uae.world.quickstart.SEEING", few)
+    cli.run(["quickstart", "--half", "seeing", "--num-steps", "2", "--out", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "by saying more" in shown and "by being right" in shown
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["config"]["model"] == "tiny-early"
+    assert "full detail" in results["config"]["train"]["captioning"]["instruction"]
+    before, ceiling = (results[column]["unified_score"] for column in ("before", "ceiling"))
+    assert before > 0.8 * ceiling  # it says all from the start, and not all of it is right
+    assert results["before"]["caption_complete"] < 90
+    page = (tmp_path / "report.html").read_text()
+    assert "complete objects before" in page and "by being right" in page
+
+
+def test_seeing_is_of_one_family_and_has_a_folder_of_its_own(tmp_path: Path):
+    assert QuickstartSettings(half="seeing").folder == Path("quickstart-seeing")
+    assert QuickstartSettings(tmp_path, half="seeing").folder == tmp_path
+    with pytest.raises(ValueError, match="family: expected umm1 with half seeing, got umm2"):
+        QuickstartSettings(half="seeing", family="umm2")
+    with pytest.raises(ValueError, match="control: expected none with half seeing, got prompted"):
+        QuickstartSettings(half="seeing", control="prompted")
+    (tmp_path / "results.json").write_text('{"config": {"model": "tiny"}}')
+    with pytest.raises(ValueError, match="of tiny-early, it holds one of the model tiny;"):
+        quickstart(QuickstartSettings(tmp_path, half="seeing"), "uae quickstart")
 
 
 def test_a_resumed_run_shows_no_step_that_it_has_passed(monkeypatch, tmp_path: Path):

@@ -21,6 +21,7 @@ from uae.report.run_page import (
     learning_curves,
     render_report,
     results_table,
+    table_rows,
     write_report,
 )
 from uae.types import RoundTrip
@@ -201,6 +202,16 @@ def test_table_for_the_terminal():
     ]
     assert "CLIP (reward)" in of("CLIP (") and "-1.50" in of("GenEval") and "–" in of("precision")
     assert len([line for line in lines if "│" in line]) == len(MEASURES)
+
+
+def test_the_gain_says_what_it_is_made_of():
+    gain = {"gain": {"detail": 8.125, "correctness": -0.875}}
+    rows = {row.key: row for row in table_rows(results() | gain)}
+    assert rows["detail"].values == ["", "", "+8.12", ""]
+    assert rows["correctness"].values == ["", "", "-0.88", ""]
+    assert list(rows)[:3] == ["unified_score", "detail", "correctness"]
+    none = {"gain": {"detail": None, "correctness": None}}
+    assert len(table_rows(results() | none)) == len(table_rows(results())) == len(MEASURES)
 
 
 def test_curves_are_to_scale():
