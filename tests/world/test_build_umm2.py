@@ -10,7 +10,7 @@ import torch
 from tests.rl.tiny_run import build_model
 from uae.stages.fit import Fittable
 from uae.utils.weights import stored_dtype
-from uae.world.build.janus import JanusTask, inherit_language_model
+from uae.world.build.janus import JanusOnTask, JanusTask, inherit_language_model
 from uae.world.build.vq import REVIVE_EVERY, VqDecoderTask, VqTask, measure_vq, training_scenes
 from uae.world.data import pictures
 from uae.world.models import build_captioner, build_janus
@@ -99,6 +99,22 @@ def test_captions_answers_and_pictures_are_learnt_together(tmp_path: Path):
     losses_on_one_batch(task, 12, 2e-3)
     _, end = task.loss(0)
     assert start.keys() == end.keys() == {"paint_loss", "bound", "caption_loss", "answer_loss"}
+    assert all(end[name] < 0.7 * start[name] for name in start)
+    assert all(
+        torch.equal(p, vq[name]) for name, p in task.model.model.model.vqmodel.named_parameters()
+    )
+
+
+def test_the_whole_is_trained_on_with_its_tokens_resting(tmp_path: Path):
+    torch.manual_seed(0)
+    build_janus().save_pretrained(tmp_path)
+    task = JanusOnTask(tmp_path, compiled=False)
+    task.fit_settings = replace(task.fit_settings, batch_size=2)
+    vq = {name: p.clone() for name, p in task.model.model.model.vqmodel.named_parameters()}
+    _, start = task.loss(0)
+    losses_on_one_batch(task, 12, 2e-3)
+    _, end = task.loss(0)
+    assert start.keys() == end.keys() == {"paint_loss", "caption_loss", "answer_loss"}
     assert all(end[name] < 0.7 * start[name] for name in start)
     assert all(
         torch.equal(p, vq[name]) for name, p in task.model.model.model.vqmodel.named_parameters()

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from uae.world.language import caption, caption_level
-from uae.world.scene import MAX_OBJECTS, render, scene_at
+from uae.world.scene import MAX_OBJECTS, Scene, render, scene_at
 
 PAIRS_PER_SHARD = 5_000
 EXHAUSTIVE_SHARE = 0.4
@@ -40,16 +40,19 @@ def write_captioned_scenes(folder: Path, num_pairs: int, *, seed: int = 0) -> No
         pq.write_table(table, folder / f"train-{number:05d}.parquet", row_group_size=500)
 
 
-def _pair(index: int, seed: int) -> dict:
+def captioned_scene(index: int, seed: int) -> tuple[Scene, str]:
+    """The ``index``-th scene of the training split and its caption."""
     rng = random.Random(f"captioned {seed} {index}")
     level = caption_level(EXHAUSTIVE_SHARE, rng, SHORT_LEVELS)
     scene = scene_at("train", index, seed=seed, **_scene_limits(level, rng))
+    return scene, caption(scene, level, rng)
+
+
+def _pair(index: int, seed: int) -> dict:
+    scene, text = captioned_scene(index, seed)
     png = io.BytesIO()
     Image.fromarray(render(scene)).save(png, "PNG")
-    return {
-        "image": {"bytes": png.getvalue(), "path": f"{index}.png"},
-        "caption": caption(scene, level, rng),
-    }
+    return {"image": {"bytes": png.getvalue(), "path": f"{index}.png"}, "caption": text}
 
 
 def _scene_limits(level: str, rng: random.Random) -> dict[str, Any]:

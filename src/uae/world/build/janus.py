@@ -24,8 +24,12 @@ from uae.world.build.captioner import caption_and_answer_loss, captioner_quality
 from uae.world.build.decoder import objects_exact
 from uae.world.build.vision import HEADS, NOTHING, ReadOut, cell_labels, to_tokens
 from uae.world.data import pictures, train_scenes
+from uae.world.detector import detect
+from uae.world.fidelity import paint
 from uae.world.language import caption, caption_level
 from uae.world.models import LLM_WIDTH, TEXT_LENGTH
+from uae.world.pairs import captioned_scene
+from uae.world.prompts import judge, make_prompts, mean_over_tags, shares_by_tag
 from uae.world.scene import Scene, first_scenes
 
 SAME_TOKEN = {  # in UMM-1's tokenizer
@@ -92,13 +96,20 @@ class JanusTask:
         levels = [caption_level(self.exhaustive_share, rng) for _ in scenes]
         texts = [caption(scene, level, rng) for scene, level in zip(scenes, levels, strict=True)]
         is_wordless = torch.tensor([rng.random() < WORDLESS_SHARE for _ in scenes])
+        paint_loss, states = self.paint_loss(scenes, texts, is_wordless)
+        is_exhaustive = torch.tensor([level == "exhaustive" for level in levels]) & ~is_wordless
+        return paint_loss, self._cell_loss(states, scenes, is_exhaustive)
+
+    def paint_loss(
+        self, scenes: list[Scene], texts: list[str], is_wordless: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of image tokens after their texts, and the states ``[B, T, D]`` that
+        predict them."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             tokens = self.model.image_tokens(pictures(scenes))
         states = self._image_states(texts, is_wordless, tokens)
         logits = self.model.model.model.generation_head(states)
-        paint_loss = nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens)
-        is_exhaustive = torch.tensor([level == "exhaustive" for level in levels]) & ~is_wordless
-        return paint_loss, self._cell_loss(states, scenes, is_exhaustive)
+        return nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens), states
 
     def _cell_loss(self, states: Tensor, scenes: list[Scene], is_exhaustive: Tensor) -> Tensor:
         """Mean cross-entropy of what the cells of exhaustive captions show, summed over kinds."""
@@ -142,6 +153,51 @@ class JanusTask:
 
     def after_step(self, step: int) -> None:
         pass
+
+
+class JanusOnTask(JanusTask):
+    """The same model trained on, its VQ model resting: painting from long and short captions as
+    UMM-1 is pretrained on (``world/pairs.py``), captions and answers at their full weight.
+
+    What lies in which cell is known by now, so nothing asks for it.
+    """
+
+    name = "janus_on"
+    fit_settings = FitSettings(
+        num_steps=2_500,
+        batch_size=32,
+        num_parallel=2,
+        learning_rate=6e-4,
+        ema_decay=0.998,
+        seed=4,
+    )
+
+    def __init__(self, janus_folder: Path, compiled: bool = True) -> None:
+        self.model = Janus.from_pretrained(janus_folder)
+        self.model.model.requires_grad_(True)
+        self.model.model.model.vqmodel.requires_grad_(False)
+        self.modules = {"janus": self.model.model}
+        compiled = compiled and can_compile()
+        self.last_states = torch.compile(_last_states, dynamic=False) if compiled else _last_states
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        size, seed = self.fit_settings.batch_size, self.fit_settings.seed
+        rng = random.Random(f"janus on {step}")
+        painted = [captioned_scene(i, seed) for i in range(step * size, (step + 1) * size)]
+        is_wordless = torch.tensor([rng.random() < WORDLESS_SHARE for _ in painted])
+        with torch.autocast("cpu", torch.bfloat16):
+            scenes, texts = [scene for scene, _ in painted], [text for _, text in painted]
+            paint_loss, _ = self.paint_loss(scenes, texts, is_wordless)
+            described = train_scenes(step, size, seed=seed)
+            captioner_loss, metrics = caption_and_answer_loss(self.model, described, rng)
+        return paint_loss + captioner_loss, {"paint_loss": paint_loss.item(), **metrics}
+
+    @torch.compiler.set_stance("force_eager")
+    def evaluate(self) -> dict[str, float]:
+        prompts = make_prompts(10, split="validation")
+        detections = detect(paint(self.model, [p.text for p in prompts], self.model.decoding))
+        verdicts = [judge(p, d) for p, d in zip(prompts, detections, strict=True)]
+        return super().evaluate() | {"geneval": mean_over_tags(shares_by_tag(verdicts)) or 0.0}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from uae.world.build import backbones
 from uae.world.build.binding import BindingTask
 from uae.world.build.captioner import CaptionerTask
 from uae.world.build.decoder import DecoderTask, JointTask
-from uae.world.build.janus import JanusTask
+from uae.world.build.janus import JanusOnTask, JanusTask
 from uae.world.build.vae import VaeTask
 from uae.world.build.vision import JanusVisionTask, VisionTask
 from uae.world.build.vq import VqDecoderTask, VqTask
@@ -47,7 +47,8 @@ PARTS = {
     "vq": Part(VqTask, num_processes=2),
     "janus_vision": Part(JanusVisionTask, ("vq", "binding"), num_processes=2),
     "janus": Part(JanusTask, ("janus_vision", "binding"), num_processes=2),
-    "vq_decoder": Part(VqDecoderTask, ("janus",), asset="umm2", num_processes=2),
+    "janus_on": Part(JanusOnTask, ("janus",), num_processes=2),
+    "vq_decoder": Part(VqDecoderTask, ("janus_on",), asset="umm2", num_processes=2),
     "clip": Part(backbones.clip_task, asset="clip"),
     "longclip": Part(backbones.longclip_task, ("clip",), asset="longclip"),
     "dinov2": Part(backbones.dinov2_task, asset="dinov2"),
@@ -62,8 +63,8 @@ class BuildSettings:
     work: Path = Path("runs/tiny")
     """Folder for training state; keep it to resume."""
     only: tuple[str, ...] = ()
-    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus vq_decoder
-    clip longclip dinov2 dinov3); by default all."""
+    """Parts to build (vae vision captioner joint binding decoder vq janus_vision janus janus_on
+    vq_decoder clip longclip dinov2 dinov3); by default all."""
     assets: Path = ASSETS
     """Where finished models go."""
     threads: int = 1
