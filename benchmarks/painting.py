@@ -244,9 +244,9 @@ def measure(source: str, split: str = "test") -> dict[str, Any]:
 
 
 def compiled(stage: Stage) -> Stage:
-    """``stage``, its decoder run by compiled code: the same but for rounding, which ratios of
-    probabilities would show; so for arms by the forward process."""
-    if not isinstance(stage, UnifiedGRPO) or not stage.settings.train.learns_forward:
+    """``stage``, its decoder run by compiled code: the same but for rounding, which ratios that are
+    clipped within 1e-4 would show."""
+    if not isinstance(stage, UnifiedGRPO) or stage.settings.train.objective.clip_eps_low < 1e-3:
         return stage
     train = replace(stage.settings.train, compile_decoder=True)
     return replace(stage, settings=replace(stage.settings, train=train))
@@ -304,7 +304,7 @@ def judges(num_prompts: int = 48, num_pictures: int = 16) -> str:
 
 def main() -> None:
     parser, commands, running = parsers(__doc__, [*STARTS, *ARMS])
-    running.add_argument("--compiled", action="store_true", help="AWM and NFT by compiled code")
+    running.add_argument("--compiled", action="store_true", help="the decoder by compiled code")
     commands.add_parser("judges", help="which rewards know a right picture")
     args = parser.parse_args()
     quiet_libraries()

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,8 @@ LEADS = {"images": "geneval", "seeing": "caption_complete"}
 FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
 FRAME_EVERY = 20
 """Steps between pictures of the same prompts, where painting learns."""
-STRIP_SCENE = 7  # of the test split: three objects, one of them small
+STRIP_SCENE, EARLY_STRIP_SCENE = 7, 16
+"""Of the test split, what the strip shows: three objects, one of them small."""
 
 
 def _parse_family(words: list[str]) -> str:
@@ -253,7 +255,8 @@ def train_with_frames(
         look, stops = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
     else:
         quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
-        look, stops = caption_and_paint, {quarter, half, num_steps}
+        look = partial(caption_and_paint, strip_image(config.model))
+        stops = {quarter, half, num_steps}
     looks, log = [look(model, 0)], run_dir / "metrics.jsonl"
     num_done = len(read_metrics(log)) if log.exists() else 0  # of a run that is resumed
     for until in sorted(u for u in stops if u >= num_done):
@@ -276,9 +279,9 @@ def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSetti
     return model.captioning
 
 
-def caption_and_paint(model: UnifiedModel, step: int) -> list[Frame]:
+def caption_and_paint(source: Tensor, model: UnifiedModel, step: int) -> list[Frame]:
     """The strip's image, captioned and painted by the model after ``step`` steps."""
-    captions = model.caption([strip_image()], model.captioning)
+    captions = model.caption([source], model.captioning)
     reconstruction = model.reconstruct(captions, model.decoding).images[0]
     return [Frame(step, captions.texts[0], reconstruction)]
 
@@ -296,12 +299,13 @@ def shown(looks: Sequence[Sequence[Frame]], config: RunConfig) -> dict[str, Any]
         return {"prompts": list(zip(*looks, strict=True))}
     return {
         "strip": [frame for frames in looks for frame in frames],
-        "strip_source": strip_image(),
+        "strip_source": strip_image(config.model),
     }
 
 
-def strip_image() -> Tensor:
-    return pictures([scene_at("test", STRIP_SCENE)])[0]
+def strip_image(model: str) -> Tensor:
+    index = EARLY_STRIP_SCENE if model == EARLY else STRIP_SCENE
+    return pictures([scene_at("test", index)])[0]
 
 
 def headline(before: WorldResult, after: WorldResult, ceiling: WorldResult) -> dict[str, Any]:
