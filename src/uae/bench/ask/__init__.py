@@ -1,0 +1,1 @@
+"""Whoever answers a benchmark's questions about images: a model here, or an endpoint."""
