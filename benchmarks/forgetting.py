@@ -29,6 +29,7 @@ from uae.world.recipes import RECIPES
 
 MODELS = {"umm1": "tiny", "umm2": "tiny-ar"}
 NONE = {"anchor_coef": 0.0}
+QUESTIONS_64 = {"anchor_coef": 1.0, "questions_per_step": 64}
 FEW_STEPS = DecodeSettings(num_steps=4)
 STARTS = ("start", "start_umm2")
 ARMS: dict[str, Mapping[str, Any]] = {
@@ -36,14 +37,10 @@ ARMS: dict[str, Mapping[str, Any]] = {
     "anchor": {"anchor_coef": 1.0},
     "anchor_3": {"anchor_coef": 3.0},
     "anchor_32": {"anchor_coef": 1.0, "questions_per_step": 32},
-    "anchor_64": {"anchor_coef": 1.0, "questions_per_step": 64},
-    "anchor_64_3": {"anchor_coef": 3.0, "questions_per_step": 64},
+    "anchor_64": QUESTIONS_64,
     "few_steps": {**NONE, "decoding": FEW_STEPS},
-    "few_steps_anchor_64": {
-        "anchor_coef": 1.0,
-        "questions_per_step": 64,
-        "decoding": FEW_STEPS,
-    },
+    "few_steps_anchor_64": {**QUESTIONS_64, "decoding": FEW_STEPS},
+    "six_steps_anchor_64": {**QUESTIONS_64, "decoding": DecodeSettings(num_steps=6)},
     "texts": {**NONE, "text_anchor_coef": 1.0},
     "both": {"anchor_coef": 1.0, "text_anchor_coef": 1.0},
     "kl": {**NONE, "kl_coef": 0.04},
