@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test tiny lint format lock
 export CPU
+PARALLEL = --numprocesses auto --maxprocesses 8 --dist worksteal
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,8 +14,13 @@ setup: ## make .venv from the lock (done by the targets below)
 quickstart: setup ## post-train the tiny model and report before and after (FAMILY=umm2, ARGS="--flags")
 	.venv/bin/uae quickstart $(if $(FAMILY),--family $(FAMILY)) $(ARGS)
 
-test: setup ## run the fast tests, then the slow ones (ARGS="pytest flags")
+test: setup ## run the fast tests, then the slow ones, a process for each core; with ARGS="pytest flags" in one process
+ifdef ARGS
 	.venv/bin/python -m pytest $(ARGS)
+else
+	.venv/bin/python -m pytest $(PARALLEL) -m "not slow"
+	.venv/bin/python -m pytest $(PARALLEL) -m slow
+endif
 
 tiny: setup ## rebuild the shipped tiny checkpoints from nothing: hours
 	.venv/bin/uae tiny build $(ARGS)

@@ -1,5 +1,5 @@
-"""Test set-up: shapes checked at run time, no network, two threads, fixed seeds, fast tests
-first."""
+"""Test set-up: shapes checked at run time, no network, fixed seeds, fast tests first; two threads,
+or one where tests run in several processes."""
 
 # first: it says how OpenMP's threads wait, and torch reads that as it is loaded
 import uae  # noqa: F401
@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 install_import_hook("uae", "beartype.beartype")  # before any test imports uae
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 _failed_fast_tests = pytest.StashKey[int]()
 
