@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from uae.models.base import UnifiedModel
-from uae.models.hub import fetch
 from uae.models.origin import (
     ENCODER,
     SHIPPED,
@@ -35,6 +34,7 @@ from uae.models.origin import (
     find_base,
 )
 from uae.utils.device import default_device
+from uae.utils.hub import fetch
 from uae.utils.importing import import_named
 from uae.utils.quiet import quiet
 from uae.utils.suggest import did_you_mean

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uae.models.hub import fetch
+from uae.utils.hub import fetch
 from uae.utils.weights import (
     CONFIG,
     DIFFUSION_STEM,
