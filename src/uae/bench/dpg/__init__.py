@@ -1,0 +1,1 @@
+"""DPG-Bench: long prompts, judged by questions that depend on one another (arXiv 2403.05135)."""
