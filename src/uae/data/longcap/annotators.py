@@ -20,9 +20,9 @@ from uae.data.longcap.answers import Answer
 Annotator = Callable[[Path, int], Awaitable[Answer]]
 
 
-def require_library(library: str) -> None:
+def require_library(library: str, extra: str = "data") -> None:
     """A ValueError that says what to do when an optional library is missing."""
     if find_spec(library) is None:
         raise ValueError(
-            f"this needs the library {library!r}: pip install 'unified-autoencoder[data]'"
+            f"this needs the library {library!r}: pip install 'unified-autoencoder[{extra}]'"
         )

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
 
+from uae.data.chat import is_url
 from uae.data.folders import list_images
 from uae.data.longcap.annotators import Annotator, require_library
 from uae.data.longcap.ask import Asking
@@ -133,15 +133,6 @@ def check(config: LongCapConfig) -> None:
     require_library("datasets")
     if config.endpoint:
         require_library("openai")
-
-
-def is_url(text: str) -> bool:
-    """An address of the web with a host."""
-    try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port or an address that is none
-        return False
 
 
 def ask_for_missing(
