@@ -30,6 +30,8 @@ class Reply(NamedTuple):
     tokens_in: int | None = None
     """Of the prompt, images included, where the answerer counts them."""
     tokens_out: int | None = None
+    is_cut: bool = False
+    """The limit of tokens ended the text."""
 
 
 @runtime_checkable
