@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from uae.bench.run import run_benchmark
-from uae.bench.unified import BACKBONES, ScoreSettings, UnifiedResult, score_pairs
+from uae.bench.unified import BACKBONES, ScoreSettings, UnifiedResult, measure, score_pairs
 from uae.bench.unified.benchmark import UnifiedBench
 from uae.bench.unified.pairing import LazyImages, pair_folders
 from uae.bench.unified.score import bootstrap_intervals
@@ -133,7 +133,7 @@ def test_a_failing_backbone_makes_the_result_partial(four):
     def out_of_memory(images):
         raise RuntimeError("out of memory")
 
-    four["dinov2"].embed = out_of_memory
+    four["dinov2"].embed_pixels = out_of_memory
     result = score_pairs(flat(RED, GREEN), flat(RED, GREEN), four)
     assert set(result.scores) == {"longclip", "dinov3"}
     assert result.failures["clip"] == "ValueError: the embedding of 0 is not finite"
@@ -408,26 +408,75 @@ def test_run_folders_on_unreadable_or_missing_folders(folders, loaded_fakes, tmp
         run_folders(sources, recons, tmp_path / "out.json")
 
 
-def test_images_are_read_a_batch_at_a_time(folders, four):
-    """Never more than one batch is asked for before it is scored."""
+def test_images_are_read_one_batch_ahead(folders, four):
+    """Never more than one batch is asked for before the one before it is scored."""
     sources, recons = folders
     pairs = pair_folders(sources, recons)
     events = []
 
     class Watched(LazyImages):
         def __getitem__(self, index: int) -> Tensor:
-            events.append("read")
+            events.append(index)
             return super().__getitem__(index)
 
-    embed = four["clip"].embed
-    four["clip"].embed = lambda images: events.append("embed") or embed(images)
+    embed = four["clip"].embed_pixels
+    four["clip"].embed_pixels = lambda pixels: events.append("embed") or embed(pixels)
     score_pairs(
         Watched(pairs.sources),
         LazyImages(pairs.reconstructions),
         {"clip": four["clip"]},
         settings=ScoreSettings(batch_size=1),
     )
-    assert events == ["read", "embed", "embed"] * 3
+    assert [event for event in events if event != "embed"] == [0, 1, 2]
+    assert events.count("embed") == 3
+    assert 2 not in events[: events.index("embed")]  # it is read while the second is scored
+
+
+@pytest.mark.parametrize(("free", "times_read"), [(10**9, 1), (1, 4)])
+def test_as_many_backbones_as_memory_holds_read_a_file_once(
+    free, times_read, folders, loaded_fakes, monkeypatch, tmp_path
+):
+    sources, recons = folders
+    monkeypatch.setattr("uae.bench.unified.score.free_memory", lambda device: free)
+    read, decode = [], measure.read_image_bytes
+    noting = lambda content, file: read.append(file) or decode(content, file)  # noqa: E731
+    monkeypatch.setattr(measure, "read_image_bytes", noting)
+    result = run_folders(sources, recons, tmp_path / "out.json")
+    assert len(read) == 6 * times_read
+    assert result.unified_score == pytest.approx(100 * (2 + 0.5**0.5) / 3, abs=0.1)
+
+
+def test_what_was_scored_is_read_from_the_cache(folders, loaded_fakes, monkeypatch, tmp_path):
+    sources, recons = folders
+    embedded = []
+    embed = Backbone.embed_pixels
+    counting = lambda self, pixels: embedded.append(len(pixels)) or embed(self, pixels)  # noqa: E731
+    monkeypatch.setattr(Backbone, "embed_pixels", counting)
+    first = run_folders(sources, recons, tmp_path / "a.json")
+    assert embedded == [6] * 4 and (tmp_path / "uae_embeddings.sqlite").exists()
+
+    again = run_folders(sources, recons, tmp_path / "b.json")
+    assert embedded == [6] * 4
+    assert again.scores == first.scores and again.overall_interval == first.overall_interval
+
+    save(recons / "recon_0.png", (0, 0, 255))
+    changed = run_folders(sources, recons, tmp_path / "c.json")
+    assert embedded == [6] * 4 + [1] * 4
+    assert changed.scores["clip"].similarities["0.jpg"] == pytest.approx(0.0, abs=0.02)
+
+    run_folders(sources, recons, tmp_path / "d.json", cache=tmp_path / "other.sqlite")
+    assert embedded == [6] * 4 + [1] * 4 + [6] * 4
+
+
+def test_a_cache_that_cannot_be_read_costs_time_alone(folders, loaded_fakes, capsys, tmp_path):
+    sources, recons = folders
+    expected = run_folders(sources, recons, tmp_path / "a.json")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "uae_embeddings.sqlite").write_text("not a database " * 100)
+    result = run_folders(sources, recons, tmp_path / "b" / "b.json")
+    assert result.scores == expected.scores
+    told = capsys.readouterr().err
+    assert told.count("expected a file that keeps embeddings, got file is not a database") == 1
 
 
 def test_values_survive_a_real_file(folders, loaded_fakes, tmp_path):

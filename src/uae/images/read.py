@@ -69,6 +69,14 @@ def read_image_bytes(content: bytes, name: str | Path) -> Float[Tensor, "3 h w"]
         return _to_tensor(_decode(BytesIO(content)))
 
 
+def read_content(path: str | Path) -> bytes:
+    """The bytes of an image file, not decoded."""
+    path = Path(path)
+    with _one_error(path):
+        check_file(path)
+        return path.read_bytes()
+
+
 def open_rgb(path: str | Path) -> Image.Image:
     """An image file as 8-bit RGB, the right way up, fully decoded."""
     path = Path(path)

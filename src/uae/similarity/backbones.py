@@ -74,7 +74,12 @@ class Backbone(nn.Module):
             images = images.to(weight.device)
         else:
             images = [image.to(weight.device) for image in images]
-        pixels = self.preprocess.batch(images).to(weight.dtype)
+        return self.embed_pixels(self.preprocess.batch(images))
+
+    def embed_pixels(self, pixels: Float[Tensor, "B 3 crop crop"]) -> Float[Tensor, "B D"]:
+        """The same of images that are preprocessed already."""
+        weight = next(self.model.parameters())
+        pixels = pixels.to(weight.device, weight.dtype)
         if ARCHITECTURES[self.name].model_type == "clip":
             features = self.model.get_image_features(pixel_values=pixels).pooler_output
         else:

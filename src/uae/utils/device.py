@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 
+import psutil
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -28,3 +29,11 @@ def default_device() -> str:
 def can_compile() -> bool:
     """Whether ``torch.compile`` finds what it needs on a CPU."""
     return bool(shutil.which("g++") or shutil.which("clang++"))
+
+
+def free_memory(device: str | torch.device) -> int:
+    """Bytes that are left where tensors of this device lie."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,12 @@ from uae.bench.unified.result import BACKBONES, UnifiedResult
 from uae.bench.unified.score import ScoreSettings, check_backbones, score_files
 from uae.bench.unified.table import unified_table
 from uae.config import CaptionOptions, DecodeOptions
+from uae.similarity.cache import EmbeddingCache
 from uae.utils.device import default_device
 from uae.utils.outputs import check_out_file
 from uae.utils.suggest import did_you_mean
+
+CACHE = "uae_embeddings.sqlite"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class UnifiedBench:
     overall score."""
     device: str = field(default_factory=default_device)
     """Where backbones run; a GPU if there is one."""
+    cache: Path | None = None
+    """File that keeps the embeddings of images, by their content; by default
+    `uae_embeddings.sqlite` beside the result file. What is there is not computed again."""
 
     def check(self) -> None:
         for name in self.backbones:
@@ -115,7 +122,10 @@ class UnifiedBench:
 
     def _score(self, pairing: Pairing, recorded: dict) -> UnifiedResult:
         settings = ScoreSettings(device=self.device, allow_partial=self.allow_partial)
-        return score_files(pairing, self._checkpoints, settings, self._unusable, recorded)
+        with closing(EmbeddingCache(self.cache or self.out.with_name(CACHE))) as cache:
+            return score_files(
+                pairing, self._checkpoints, settings, self._unusable, recorded, cache
+            )
 
 
 def _pairing(answers: Answers[Photo], folder: Path) -> Pairing:

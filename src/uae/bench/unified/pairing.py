@@ -17,7 +17,7 @@ from unicodedata import normalize
 from torch import Tensor
 
 from uae.data.folders import PREFIX, ImageListing, list_images, shortened
-from uae.images.read import read_image
+from uae.images.read import read_content, read_image
 from uae.utils.messages import printable
 
 
@@ -51,6 +51,10 @@ class LazyImages(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return read_image(self.files[index])
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a file."""
+        return read_content(self.files[index])
 
 
 def pair_folders(source_dir: Path, recon_dir: Path) -> Pairing:

@@ -14,8 +14,8 @@ mismatched pairs (i, j != i), so that 0 means "no better than another image".
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.bench.result import Interval
+from uae.bench.unified.measure import (
+    NO_CACHE,
+    Images,
+    Measurement,
+    Outcome,
+    Pairs,
+    measure,
+)
 from uae.bench.unified.pairing import LazyImages, Pairing
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
-from uae.images.read import ImageError
 from uae.similarity.backbones import Backbone, load_backbone
+from uae.similarity.cache import EmbeddingCache
 from uae.similarity.checkpoints import BackboneError, architecture_of, check_backbone_source
-from uae.utils.progress import track
+from uae.utils.device import free_memory
 
 CONFIDENCE = 0.95
-# [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
-Images = Tensor | Sequence
+ROOM = 3  # times a backbone's weights, for another beside it
 Loaders = Mapping[str, Callable[[], Backbone]]
 
 
@@ -61,32 +68,6 @@ class ScoreSettings:
             "confidence": CONFIDENCE,
             "batch_size": self.batch_size,
         }
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N sources and their reconstructions, and what belongs to no pair.
-
-    Sequences are read a batch at a time; an item that raises ``ImageError`` is reported as
-    unscored.
-    """
-
-    names: list[str]
-    sources: Images
-    reconstructions: Images
-    unmatched_sources: Mapping[str, str] = field(default_factory=dict)
-    unmatched_reconstructions: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        sources, reconstructions = len(self.sources), len(self.reconstructions)
-        names = len(set(self.names))
-        if not sources == reconstructions == names == len(self.names):
-            raise ValueError(
-                "expected as many sources, reconstructions and different names, got "
-                f"{sources}, {reconstructions} and {names}"
-            )
-        if not self.names:
-            raise ValueError("expected at least one pair of images, got none")
 
 
 def score_pairs(
@@ -138,10 +119,13 @@ def score_files(
     settings: ScoreSettings,
     unusable: Mapping[str, str],
     recorded: Mapping[str, Any],
+    cache: EmbeddingCache = NO_CACHE,
 ) -> UnifiedResult:
-    """Score files that were paired, with backbones loaded by name, one in memory at a time.
+    """Score files that were paired, with backbones loaded by name, as many at a time as there is
+    memory for.
 
     unusable: backbones to do without, with the reason. recorded: what else the numbers depend on.
+    cache: of embeddings.
     """
     for remark in pairing.remarks:
         print(remark, file=sys.stderr)
@@ -157,7 +141,7 @@ def score_files(
         pairing.unmatched_sources,
         pairing.unmatched_reconstructions,
     )
-    return score_with(loaders, pairs, settings, unusable, recorded)
+    return score_with(loaders, pairs, settings, unusable, recorded, cache)
 
 
 def check_backbones(
@@ -183,20 +167,17 @@ def score_with(
     settings: ScoreSettings,
     unusable: Mapping[str, str] | None = None,
     recorded: Mapping[str, Any] | None = None,
+    cache: EmbeddingCache = NO_CACHE,
 ) -> UnifiedResult:
-    """One backbone after the other over all pairs, then statistics over those that answered."""
+    """All backbones over all pairs, then statistics over those that answered."""
     measured: dict[str, Measurement] = {}
-    failures = dict(unusable or {})
-    for name in BACKBONES:
-        if name not in loaders:
-            failures.setdefault(name, "not asked for")
-            continue
-        try:
-            measured[name] = measure(loaders[name](), pairs, settings.batch_size)
-        except NoPairsError:
-            raise
-        except Exception as error:  # out of memory, NaN …: the result says so and is partial
-            failures[name] = f"{type(error).__name__}: {error}"
+    failures = {name: "not asked for" for name in BACKBONES if name not in loaders}
+    failures |= unusable or {}
+    for name, outcome in _measured(loaders, pairs, settings, cache):
+        if isinstance(outcome, Measurement):
+            measured[name] = outcome
+        else:  # out of memory, NaN …: the result says so and is partial
+            failures[name] = f"{type(outcome).__name__}: {outcome}"
     if not measured:
         raise ValueError(
             "no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items())
@@ -214,69 +195,23 @@ def score_with(
     )
 
 
-class NoPairsError(ValueError):
-    """Not one pair could be read."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Raw cosines of one backbone."""
-
-    similarities: dict[str, float]
-    shuffled: float | None
-    broken: dict[str, str]
-    provenance: dict[str, Any]
-    preprocess: dict[str, Any]
-
-
-@torch.no_grad()
-def measure(backbone: Backbone, pairs: Pairs, batch_size: int) -> Measurement:
-    """Cosine of every readable pair, batch by batch, and the mean cosine of mismatched pairs.
-
-    The mean over all mismatched pairs needs sums only: ``(Σ_i a_i · Σ_j b_j - Σ_i a_i · b_i) /
-    (N (N - 1))``.
-    """
-    similarities: dict[str, float] = {}
-    broken: dict[str, str] = {}
-    source_sum = recon_sum = torch.zeros((), dtype=torch.float64)
-    starts = range(0, len(pairs.names), batch_size)
-    for start in track(starts, f"scoring with {backbone.name}", "batches"):
-        batch = read_batch(pairs, range(start, min(start + batch_size, len(pairs.names))), broken)
-        if not batch:
-            continue
-        a = backbone.embed([source for source, _ in batch.values()]).double().cpu()
-        b = backbone.embed([recon for _, recon in batch.values()]).double().cpu()
-        cosines = (a * b).sum(dim=-1)
-        if not cosines.isfinite().all():
-            bad = list(batch)[int((~cosines.isfinite()).nonzero()[0])]
-            raise ValueError(f"the embedding of {bad} is not finite")
-        similarities |= dict(zip(batch, cosines.tolist(), strict=True))
-        source_sum, recon_sum = source_sum + a.sum(dim=0), recon_sum + b.sum(dim=0)
-    if not similarities:
-        examples = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:3])
-        raise NoPairsError(f"no pair could be read, all {len(pairs.names)} failed ({examples})")
-    n = len(similarities)
-    mismatched = float((source_sum * recon_sum).sum()) - sum(similarities.values())
-    return Measurement(
-        similarities=similarities,
-        shuffled=100 * mismatched / (n * (n - 1)) if n > 1 else None,
-        broken=broken,
-        provenance=asdict(backbone.provenance),
-        preprocess=asdict(backbone.preprocess),
-    )
-
-
-def read_batch(
-    pairs: Pairs, places: range, broken: dict[str, str]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """The readable pairs of a batch by name; reasons of the others go to ``broken``."""
-    batch = {}
-    for i in places:
+def _measured(
+    loaders: Loaders, pairs: Pairs, settings: ScoreSettings, cache: EmbeddingCache
+) -> Iterator[tuple[str, Outcome]]:
+    """Of each backbone, as many at a time as there is memory for."""
+    group: dict[str, Backbone] = {}
+    for name in (name for name in BACKBONES if name in loaders):
         try:
-            batch[pairs.names[i]] = (pairs.sources[i], pairs.reconstructions[i])
-        except (ImageError, FileNotFoundError) as error:
-            broken[pairs.names[i]] = str(error)
-    return batch
+            group[name] = loaders[name]()
+        except Exception as error:
+            yield name, error
+            continue
+        size = sum(p.numel() * p.element_size() for p in group[name].parameters())
+        if free_memory(settings.device) < ROOM * size:
+            yield from measure(group, pairs, settings.batch_size, cache).items()
+            group.clear()
+    if group:
+        yield from measure(group, pairs, settings.batch_size, cache).items()
 
 
 # --- statistics ----------------------------------------------------------------------------------
