@@ -40,6 +40,18 @@ BENCHMARKS = {
         "Unified-Bench: images, captions, reconstructions and how alike they are",
         "uae.bench.unified.benchmark:UnifiedBench",
     ),
+    "dpg": Entry(
+        "DPG-Bench: long prompts, and questions about their pictures that depend on one another",
+        "uae.bench.dpg.benchmark:DpgBench",
+    ),
+    "geneval2": Entry(
+        "GenEval 2: how surely a model sees each atom of a prompt in its picture (Soft-TIFA)",
+        "uae.bench.geneval2.benchmark:GenEval2",
+    ),
+    "genevalpp": Entry(
+        "GenEval++: pictures judged by a model that goes through a list",
+        "uae.bench.genevalpp.benchmark:GenEvalPlusPlus",
+    ),
 }
 
 

@@ -78,7 +78,11 @@ class PromptImages:
                 f"--images-per-prompt must be at least 1, got {self.images_per_prompt}"
             )
         check_out_folder(self.out)
-        return [PlacedPrompt(place, row) for place, row in enumerate(read_prompts(self.prompts))]
+        return [PlacedPrompt(place, row) for place, row in enumerate(self.rows())]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The file's, each with a ``prompt``."""
+        return read_prompts(self.prompts)
 
     def settings(self, model: UnifiedModel, items: Sequence[PlacedPrompt]) -> dict[str, Any]:
         return {

@@ -1,0 +1,1 @@
+"""What benchmarks of painted prompts share: whose pictures, how they are found, and the result."""
