@@ -28,24 +28,28 @@ from uae.world.measure import WorldSettings, measure_model
 from uae.world.recipes import RECIPES
 
 MODELS = {"umm1": "tiny", "umm2": "tiny-ar"}
-NONE = {"anchor_coef": 0.0}
-QUESTIONS_64 = {"anchor_coef": 1.0, "questions_per_step": 64}
-FEW_STEPS = DecodeSettings(num_steps=4)
 STARTS = ("start", "start_umm2")
+TEN_STEPS, SIX_STEPS, FOUR_STEPS = ({"decoding": DecodeSettings(num_steps=n)} for n in (10, 6, 4))
+NO_ANCHOR = {"anchor_coef": 0.0}
+ANCHOR_16, ANCHOR_32, ANCHOR_64 = (
+    {"anchor_coef": 1.0, "questions_per_step": n} for n in (16, 32, 64)
+)
 ARMS: dict[str, Mapping[str, Any]] = {
-    "none": NONE,
-    "anchor": {"anchor_coef": 1.0},
-    "anchor_3": {"anchor_coef": 3.0},
-    "anchor_32": {"anchor_coef": 1.0, "questions_per_step": 32},
-    "anchor_64": QUESTIONS_64,
-    "few_steps": {**NONE, "decoding": FEW_STEPS},
-    "few_steps_anchor_64": {**QUESTIONS_64, "decoding": FEW_STEPS},
-    "six_steps_anchor_64": {**QUESTIONS_64, "decoding": DecodeSettings(num_steps=6)},
-    "texts": {**NONE, "text_anchor_coef": 1.0},
-    "both": {"anchor_coef": 1.0, "text_anchor_coef": 1.0},
-    "kl": {**NONE, "kl_coef": 0.04},
-    "umm2_none": NONE,
-    "umm2_anchor": {"anchor_coef": 1.0},
+    "none": {**TEN_STEPS, **NO_ANCHOR},
+    "anchor": {**TEN_STEPS, **ANCHOR_16},
+    "anchor_3": {**TEN_STEPS, **ANCHOR_16, "anchor_coef": 3.0},
+    "anchor_32": {**TEN_STEPS, **ANCHOR_32},
+    "anchor_64": {**TEN_STEPS, **ANCHOR_64},
+    "few_steps": {**FOUR_STEPS, **NO_ANCHOR},
+    "few_steps_anchor_64": {**FOUR_STEPS, **ANCHOR_64},
+    "six_steps": {**SIX_STEPS, **NO_ANCHOR},
+    "six_steps_anchor_64": {**SIX_STEPS, **ANCHOR_64},
+    "texts": {**TEN_STEPS, **NO_ANCHOR, "text_anchor_coef": 1.0},
+    "both": {**TEN_STEPS, **ANCHOR_16, "text_anchor_coef": 1.0},
+    "kl": {**TEN_STEPS, **NO_ANCHOR, "kl_coef": 0.04},
+    "umm2_none": NO_ANCHOR,
+    "umm2_anchor": ANCHOR_16,
+    "umm2_anchor_64": ANCHOR_64,
 }
 COLUMNS = {
     "unified_score": "Unified-Score",

@@ -80,7 +80,15 @@ def _joint(settings: UnifiedGRPOSettings, **train: Any) -> UnifiedGRPOSettings:
 
 
 _JUDGE = {"judge": 1.0, "clip_score": 0.0}
-_TINY = UnifiedGRPOSettings(train=TrainConfig(learning_rate=3e-4, lr_scheduler_type="linear"))
+_TINY = UnifiedGRPOSettings(
+    train=TrainConfig(
+        decoding=DecodeSettings(num_steps=6),
+        anchor_coef=1.0,  # it goes on answering
+        questions_per_step=64,
+        learning_rate=3e-4,
+        lr_scheduler_type="linear",
+    )
+)
 _FEW_STEPS = DecodeSettings(num_steps=4)
 """Captions that tell all are painted as rightly in four steps as in ten (``docs/log.md``)."""
 _SEEING = replace(  # always asked for detail: length has nothing to give
@@ -90,6 +98,7 @@ _SEEING = replace(  # always asked for detail: length has nothing to give
         images_per_step=16,
         captioning=CaptionSettings(INSTRUCTIONS["detailed"], max_new_tokens=40),
         decoding=_FEW_STEPS,
+        anchor_coef=0.0,
         objective=Objective(kl_coef=0.0),
         learning_rate=1e-4,
     ),
@@ -112,6 +121,8 @@ _PAINTING = replace(
         group_size=1,
         reconstructions_per_caption=8,
         caption_weight=0.0,
+        anchor_coef=0.0,
+        decoding=DecodeSettings(),
         decoder_update="awm",
         matching_coef=0.5,
         learning_rate=7e-4,
@@ -150,7 +161,7 @@ PAINTING = {
         _PAINTING,
         num_steps=150,
         decoder_update="policy_gradient",
-        decoding=_half(_TINY, "images").train.decoding,
+        decoding=DecodeSettings(sampler="sde", window_size=2),
         objective=Objective(kl_coef=0.0),
         matching_coef=0.0,
     ),
