@@ -177,8 +177,14 @@ def scenes_with(
 
 @torch.no_grad()
 def paint(
-    model: UnifiedModel, texts: Sequence[str], decoding: DecodeSettings, seed: int = 0
+    model: UnifiedModel,
+    texts: Sequence[str],
+    decoding: DecodeSettings,
+    seed: int = 0,
+    group_size: int = 1,
 ) -> Tensor:
-    """One image of each text, ``[N, 3, 48, 48]`` in [0, 1], computed in bf16 as in training."""
+    """``group_size`` images of each text, ``[N, 3, 48, 48]`` in [0, 1], computed in bf16 as in
+    training."""
     with autocast(model.encoder.device, use_bf16=True):
-        return model.generate(list(texts), decoding, seed=seed).images.float().cpu().clamp(0, 1)
+        painted = model.generate(list(texts), decoding, group_size=group_size, seed=seed)
+    return painted.images.float().cpu().clamp(0, 1)

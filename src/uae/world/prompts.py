@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -28,10 +28,23 @@ from typing import Any
 from uae.bench.result import Share
 from uae.world.detector import Detection
 from uae.world.language import caption, exhaustive_caption
-from uae.world.scene import CELLS, Object, Scene, Split, Word, cell_slice, scene_at
+from uae.world.scene import (
+    BACKGROUNDS,
+    CELLS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    Object,
+    Scene,
+    Split,
+    Word,
+    cell_slice,
+    scene_at,
+)
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 _LEVELS = {"counting": "count", "position": "layout"}  # the others: colour and shape alone
+_RENAMED = {"shape": "class", "color": "color", "cell": "position"}  # as GenEval calls them
 EXHAUSTIVE = "exhaustive"
 """The tag of exhaustive captions. Painting may learn from them too; they are no part of GenEval."""
 _TURNS = 10**6  # between the scenes of one tag and of the next
@@ -217,19 +230,18 @@ def geneval_rows(verdicts: Sequence[Verdict], images_per_prompt: int = 1) -> lis
 
 def _geneval_row(verdict: Verdict, prompt_index: int, image_index: int) -> dict[str, Any]:
     prompt = verdict.prompt
-    metadata = {"tag": prompt.tag, "include": _include(prompt), "prompt": prompt.text}
     return {
         "filename": f"{prompt_index:05d}/samples/{image_index:04d}.png",
         "tag": prompt.tag,
         "prompt": prompt.text,
         "correct": verdict.correct,
         "reason": verdict.reason,
-        "metadata": json.dumps(metadata),
-        "details": json.dumps(_boxes(verdict.detection)),
+        "metadata": json.dumps(metadata_of(prompt)),
+        "details": json.dumps(boxes_of(verdict.detection)),
     }
 
 
-def _boxes(detection: Detection) -> dict[str, list[list[int | float]]]:
+def boxes_of(detection: Detection) -> dict[str, list[list[int | float]]]:
     """Left, top, right, bottom and confidence of the objects of each shape."""
     boxes: dict[str, list[list[int | float]]] = {}
     for cell in detection.cells:
@@ -240,10 +252,36 @@ def _boxes(detection: Detection) -> dict[str, list[list[int | float]]]:
     return boxes
 
 
+def metadata_of(prompt: ScenePrompt) -> dict[str, Any]:
+    """What an image must show, in the layout of GenEval's metadata."""
+    return {"tag": prompt.tag, "include": _include(prompt), "prompt": prompt.text}
+
+
 def _include(prompt: ScenePrompt) -> list[dict[str, Any]]:
-    """What the image must show, in GenEval's words."""
     if prompt.tag == "counting":
         return [{"class": "shape", "count": len(prompt.scene.objects)}]
-    renamed = {"shape": "class", "color": "color", "cell": "position"}
     objects = _with_cell_names(prompt.required)
-    return [{**{renamed[k]: v for k, v in o.items()}, "count": 1} for o in objects]
+    return [{**{_RENAMED[k]: v for k, v in o.items()}, "count": 1} for o in objects]
+
+
+def prompt_of_metadata(metadata: Mapping[str, Any]) -> ScenePrompt:
+    """A prompt that requires what these metadata say; what no tag judges is made up.
+
+    Raises:
+        KeyError, TypeError, ValueError: where they are no prompt's of the world.
+    """
+    tag, clauses = metadata["tag"], metadata["include"]
+    if tag not in TAGS:
+        raise ValueError(f"expected a tag out of {', '.join(TAGS)}, got {tag}")
+    if tag == "counting":
+        (clause,) = clauses
+        clauses = [{}] * clause["count"]
+    made_up = {"class": next(iter(SHAPES)), "color": next(iter(COLORS))}
+    objects = []
+    for place, clause in enumerate(clauses):
+        said = made_up | clause
+        cell = CELLS.index(said["position"]) if "position" in said else place
+        if said["class"] not in SHAPES or said["color"] not in COLORS:
+            raise ValueError(f"expected a shape and a colour of the world, got {clause}")
+        objects.append(Object(cell, said["class"], said["color"], next(iter(SIZES))))
+    return ScenePrompt(tag, metadata["prompt"], Scene(next(iter(BACKGROUNDS)), tuple(objects)))
