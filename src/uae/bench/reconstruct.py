@@ -16,15 +16,17 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from torch import Tensor
 
-from uae.autoencode import AutoEncoding, autoencode
+from uae.autoencode import autoencode
 from uae.bench.api import Answers
+from uae.bench.loop.api import Caption, Loop, Seen
+from uae.bench.loop.halves import say_cut
 from uae.bench.provenance import provenance
 from uae.config import CaptionOptions, CaptionSettings, DecodeOptions, DecodeSettings, changed
 from uae.data.folders import PREFIX, list_images, noted_outputs, output_names
@@ -69,7 +71,8 @@ class ReconstructImages:
     """Image files or folders, of any size and mode."""
     model: str = "tiny"
     """`tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or ENCODER+DECODER
-    by hub id or folder."""
+    by hub id or folder; or two, as 'CAPTIONER -> PAINTER', each a model, an endpoint's
+    (URL#MODEL), or captions in a .json or .jsonl."""
     out: Path = Path("reconstructions")
     """Folder for one recon_NAME.png and NAME.txt per image, in their subfolders, and
     report.html."""
@@ -104,11 +107,11 @@ class ReconstructImages:
         self._check_free(photos)
         return photos
 
-    def settings(self, model: UnifiedModel, items: Sequence[Photo]) -> dict[str, Any]:
+    def settings(self, model: UnifiedModel | Loop, items: Sequence[Photo]) -> dict[str, Any]:
         captioning, decoding = self._settings_of(model)
         check_settings(model, captioning, decoding)
         return {
-            "model": provenance(self.model, model) if self.keeps_record else self.model,
+            "model": self._identity_of(model) if self.keeps_record else self.model,
             "captioning": vars(captioning),
             "decoding": vars(decoding),
             "seed": self.seed,
@@ -121,26 +124,29 @@ class ReconstructImages:
         return self.keeps_record and self._recorded.get(str(item.output), []) == self._digests(item)
 
     def answer(
-        self, model: UnifiedModel, items: Sequence[Photo]
+        self, model: UnifiedModel | Loop, items: Sequence[Photo]
     ) -> Iterator[tuple[Photo, str | None]]:
         captioning, decoding = self._settings_of(model)
-        sources: dict[Photo, Tensor] = {}
-        keys: list[int] = []
+        seen: dict[Photo, Seen] = {}
         for photo in items:
             try:
                 image = fit_to(read_image(photo.file), (decoding.height, decoding.width))
-                keys.append(content_key(photo.file))
+                seen[photo] = Seen(photo.file, photo.name, image, content_key(photo.file))
             except (ImageError, OSError) as error:
                 print(f"left out: {error}", file=sys.stderr)
                 yield photo, str(error)
-                continue
-            sources[photo] = image
-        if not sources:
+        if not seen:
             return
-        images = list(sources.values())
-        answers = autoencode(model, images, captioning, decoding, seed=self.seed, keys=keys)
-        for photo in self._write(list(sources), answers):
-            yield photo, None
+        go = model.round_trips if isinstance(model, Loop) else partial(round_trips, model)
+        photos = list(seen)
+        for place, made in go(list(seen.values()), captioning, decoding, self.seed):
+            photo = photos[place]
+            if isinstance(made, str):
+                print(f"left out: {printable(photo.name)}: {made}", file=sys.stderr)
+                yield photo, made
+            else:
+                self._write(photo, *made)
+                yield photo, None
 
     def round_trips(self, answers: Answers[Photo]) -> dict[str, RoundTrip]:
         """Read from the files, the sources as the model saw them."""
@@ -155,7 +161,10 @@ class ReconstructImages:
             for photo in answers.in_order()
         }
 
-    def _settings_of(self, model: UnifiedModel) -> tuple[CaptionSettings, DecodeSettings]:
+    def _identity_of(self, model: UnifiedModel | Loop) -> dict[str, Any]:
+        return model.provenance if isinstance(model, Loop) else provenance(self.model, model)
+
+    def _settings_of(self, model: UnifiedModel | Loop) -> tuple[CaptionSettings, DecodeSettings]:
         return changed(model.captioning, self.captioning), changed(model.decoding, self.decoding)
 
     def _check_free(self, photos: Iterable[Photo]) -> None:
@@ -169,23 +178,12 @@ class ReconstructImages:
                     f"--out {self.out}: would write over {printable(path)}; give another folder"
                 )
 
-    def _write(self, photos: Sequence[Photo], answers: AutoEncoding) -> Iterator[Photo]:
-        """Each image when its caption and reconstruction are written."""
-        captions, reconstructions = answers
-        if share := reconstructions.metrics.get("image/text_cut_frac"):
-            print(
-                f"{share:.0%} of {len(photos)} captions are longer than the decoder reads: painted "
-                "without their ends",
-                file=sys.stderr,
-            )
-        columns = (photos, captions.texts, captions.truncated.tolist(), reconstructions.images)
-        for photo, text, is_cut, image in zip(*columns, strict=True):
-            print(f"{printable(photo.output)}: {text}{_remark(text, is_cut)}")
-            atomic_write_text(self.out / photo.caption, f"{text}\n")
-            save_png(self.out / photo.reconstruction, image)
-            if self.keeps_record:
-                self._note(photo)
-            yield photo
+    def _write(self, photo: Photo, caption: Caption, image: Tensor) -> None:
+        print(f"{printable(photo.output)}: {caption.text}{_remark(caption)}")
+        atomic_write_text(self.out / photo.caption, f"{caption.text}\n")
+        save_png(self.out / photo.reconstruction, image)
+        if self.keeps_record:
+            self._note(photo)
 
     # --- the record of what is answered ----------------------------------------------------------
 
@@ -229,10 +227,27 @@ def content_key(file: Path) -> int:
     return int.from_bytes(sha256_of(file)[:5])
 
 
-def _remark(text: str, is_cut: bool) -> str:
-    if is_cut:
+def round_trips(
+    model: UnifiedModel,
+    seen: Sequence[Seen],
+    captioning: CaptionSettings,
+    decoding: DecodeSettings,
+    seed: int,
+) -> Iterator[tuple[int, tuple[Caption, Tensor]]]:
+    """As of a loop, by a model that is both halves."""
+    keys = [each.key for each in seen]
+    images = [each.image for each in seen]
+    captions, painted = autoencode(model, images, captioning, decoding, seed=seed, keys=keys)
+    say_cut(painted.metrics, len(seen))
+    columns = (captions.texts, captions.truncated.tolist(), painted.images)
+    for place, (text, is_cut, image) in enumerate(zip(*columns, strict=True)):
+        yield place, (Caption(text, is_cut), image)
+
+
+def _remark(caption: Caption) -> str:
+    if caption.is_cut:
         return "  (cut at the cap: raise --captioning.max-new-tokens)"
-    return "" if text else "(empty caption)"
+    return "" if caption.text else "(empty caption)"
 
 
 def _read_line(file: Path) -> str:

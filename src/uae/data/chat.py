@@ -96,6 +96,29 @@ class ChatClient:
                 return await self.complete(messages, max_tokens, read, **options)
             raise explain(error, self.url, self.model) from error
 
+    async def picture(self, prompt: str, **options: Any) -> str | None:
+        """A picture of the prompt, a file in base64.
+
+        Raises:
+            ImageRefused, NoAnswer, ValueError: as ``explain`` says.
+        """
+        import openai
+
+        sent = {name: value for name, value in options.items() if name not in self.not_taken}
+        # only OpenAI's newest models give base64 without being asked, and they take no such wish
+        wish = {} if "response_format" in self.not_taken else {"response_format": "b64_json"}
+        try:
+            response = await self._client.images.generate(
+                model=self.model, prompt=prompt, n=1, **wish, **sent
+            )
+        except openai.APIError as error:
+            if wish and "response_format" in str(error):
+                self.not_taken.add("response_format")
+                return await self.picture(prompt, **options)
+            raise explain(error, self.url, self.model) from error
+        pictures = getattr(response, "data", None)
+        return pictures[0].b64_json if pictures else None
+
     async def close(self) -> None:
         await self._client.close()
 

@@ -144,8 +144,10 @@ class UnifiedModel(Captioner, Protocol):
         group_size: int = 1,
         seed: int = 0,
         step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
-        """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
+        """``group_size`` images of each text; text ``i`` starts from noise ``i``, or that of its
+        key."""
         ...
 
     def begin_training(

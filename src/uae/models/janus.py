@@ -208,14 +208,15 @@ class Janus(CausalCaptioner):
         group_size: int = 1,
         seed: int = 0,
         step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
-        """``group_size`` images of each text.
+        """``group_size`` images of each text, drawn by its place or its key.
 
         Raises:
             ValueError: when other pixels are asked for than the VQ decoder paints.
         """
         return self._paint(
-            texts, settings, sequence_keys(None, len(texts), group_size), group_size, seed, step
+            texts, settings, sequence_keys(keys, len(texts), group_size), group_size, seed, step
         )
 
     @torch.no_grad()

@@ -144,11 +144,13 @@ class LLMDiffusion(nn.Module):
         group_size: int = 1,
         seed: int = 0,
         step: int = 0,
+        keys: Sequence[int] | None = None,
     ) -> Reconstructions:
-        """``group_size`` images of each text; text ``i`` starts from noise ``i``."""
+        """``group_size`` images of each text; text ``i`` starts from noise ``i``, or that of its
+        key."""
         with torch.no_grad():
             states, mask = self.text_states(texts)
-        place = torch.arange(len(texts))
+        place = torch.arange(len(texts)) if keys is None else torch.tensor(keys)
         images = self._paint(states, mask, place, place, settings, group_size, seed, step)
         return replace(images, metrics=self._cut(texts))
 

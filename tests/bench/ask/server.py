@@ -57,7 +57,7 @@ class Server:
 
     def response(self, body: dict[str, Any]) -> Response:
         with self._lock:
-            key = json.dumps(body["messages"])
+            key = json.dumps(body.get("messages", body.get("prompt")))
             times = self.asked.get(key, 0)
             self.asked[key] = times + 1
             self.bodies.append(body)

@@ -37,7 +37,8 @@ class UnifiedBench:
     """Folder of their reconstructions, matched by name (NAME or recon_NAME)."""
     model: str = "tiny"
     """For --images: `tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or
-    ENCODER+DECODER by hub id or folder."""
+    ENCODER+DECODER by hub id or folder; or two, as 'CAPTIONER -> PAINTER', each a model, an
+    endpoint's (URL#MODEL), or captions in a .json or .jsonl."""
     captioning: CaptionOptions = field(default_factory=CaptionOptions)
     """For --images: how captions are made; by default as the model's uae.json says, else in detail
     and greedy."""
