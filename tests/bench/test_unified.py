@@ -265,6 +265,42 @@ def test_table_prints_published_rows_beside_comparable_scores_only(four):
     assert "not comparable" in text
 
 
+def test_results_stand_beside_each_other(folders, loaded_fakes, tmp_path):
+    """Ours and the official scorer's, whose overall hides that a backbone is missing."""
+    sources, recons = folders
+    run_folders(sources, recons, tmp_path / "first.json")
+    official = {
+        "summary": {
+            "average_scores_by_model": {"clip": 0.9, "longclip": 0.8, "dinov2": 0.7},
+            "overall_average": 0.8,
+        }
+    }
+    (tmp_path / "other_model.json").write_text(json.dumps(official))
+    beside = (tmp_path / "first.json", tmp_path / "other_model.json")
+    benchmark = UnifiedBench(
+        source=sources, recon=recons, out=tmp_path / "second.json", device="cpu", beside=beside
+    )
+    result = run_benchmark(benchmark, lambda name: None, lambda task, answers: None)
+    lines = (tmp_path / "second.md").read_text().splitlines()
+    overall = f"{result.unified_score:.2f}"
+    assert lines[0] == "| model | CLIP | LongCLIP | DINOv2 | DINOv3 | Overall |"
+    assert lines[2].startswith("| GPT-4o-Image | 90.42 |")
+    assert lines[-3] == f"| first | {' | '.join([overall] * 5)} |"
+    assert lines[-2].endswith("other\\_model | 90.00 | 80.00 | 70.00 | - | - |")
+    assert lines[-1] == f"| recons | {' | '.join([overall] * 5)} |"
+    rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [row["unified"] for row in rows] == pytest.approx([1.0, 0.5**0.5, 1.0], abs=1e-2)
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(benchmark.table(result))
+    assert "other_model " in captured.get()
+
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"none\.json: expected a result of Unified-Bench"):
+        run_folders(sources, recons, tmp_path / "out.json", beside=(tmp_path / "none.json",))
+
+
 # --- folders -------------------------------------------------------------------------------------
 
 

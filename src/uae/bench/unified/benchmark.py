@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,10 +15,11 @@ from uae.bench.reconstruct import Photo, ReconstructImages
 from uae.bench.unified.pairing import Pairing, pair_folders
 from uae.bench.unified.result import BACKBONES, UnifiedResult
 from uae.bench.unified.score import ScoreSettings, check_backbones, score_files
-from uae.bench.unified.table import unified_table
+from uae.bench.unified.table import PublishedRow, markdown, unified_table
 from uae.config import CaptionOptions, DecodeOptions
 from uae.similarity.cache import EmbeddingCache
 from uae.utils.device import default_device
+from uae.utils.files import atomic_write_text
 from uae.utils.outputs import check_out_file
 from uae.utils.suggest import did_you_mean
 
@@ -50,8 +52,11 @@ class UnifiedBench:
     backbones: dict[str, str] = field(default_factory=dict)
     """Checkpoints by backbone name (clip, longclip, dinov2, dinov3): hub id, folder, .pt, or
     `tiny`; by default the published ones."""
+    beside: tuple[Path, ...] = ()
+    """Result files to show beside this one, ours or the official scorer's."""
     out: Path = Path("unified_bench.json")
-    """Result file, with the official keys."""
+    """Result file, with the official keys; beside it .jsonl, a row for each image, and .md, the
+    table."""
     allow_partial: bool = False
     """Go on without a backbone that cannot be loaded; the result is then marked partial and has no
     overall score."""
@@ -69,6 +74,7 @@ class UnifiedBench:
                     f"{', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}"
                 )
         check_out_file(self.out)
+        _ = self._others
         _ = self._unusable  # an error, if one is needed
         if self._given not in ([True, False, False], [False, True, True]):
             raise ValueError("expected either --images DIR, or --source DIR and --recon DIR")
@@ -99,13 +105,31 @@ class UnifiedBench:
                 "model": self.model,
                 "painting_seed": self.seed,
             }
-            return replace(self._score(pairing, recorded), model=answers.settings["model"])
-        assert self.source is not None and self.recon is not None
-        pairing = pair_folders(self.source, self.recon)
-        return self._score(pairing, {"source_dir": str(self.source), "recon_dir": str(self.recon)})
+            result = replace(self._score(pairing, recorded), model=answers.settings["model"])
+        else:
+            assert self.source is not None and self.recon is not None
+            recorded = {"source_dir": str(self.source), "recon_dir": str(self.recon)}
+            result = self._score(pair_folders(self.source, self.recon), recorded)
+        rows = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in result.rows())
+        atomic_write_text(self.out.with_suffix(".jsonl"), rows)
+        atomic_write_text(self.out.with_suffix(".md"), markdown(self._label, result, self._others))
+        return result
 
     def table(self, result: UnifiedResult) -> RenderableType:
-        return unified_table(result)
+        return unified_table(result, self._label, self._others)
+
+    @property
+    def _label(self) -> str:
+        """Of the row."""
+        return self.model if self.images is not None else self.recon.name if self.recon else ""
+
+    @cached_property
+    def _others(self) -> dict[str, PublishedRow]:
+        """Those of the files given, by name, or by path where names are not enough."""
+        are_enough = len({file.stem for file in self.beside}) == len(self.beside)
+        return {
+            file.stem if are_enough else str(file): PublishedRow.read(file) for file in self.beside
+        }
 
     @property
     def _given(self) -> list[bool]:

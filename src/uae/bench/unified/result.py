@@ -99,6 +99,18 @@ class UnifiedResult:
         missing = ", ".join(f"{name} - {reason}" for name, reason in self.failures.items())
         return f"partial ({len(self.scores)}/{len(BACKBONES)}: missing {missing})"
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The cosines of each image, and their mean where no backbone is missing."""
+        names = list(next(iter(self.scores.values())).similarities)
+        rows = []
+        for name in names:
+            cosines = {
+                backbone: score.similarities[name] for backbone, score in self.scores.items()
+            }
+            mean = None if self.partial else float(np.mean(list(cosines.values())))
+            rows.append({"image": name, **cosines, "unified": mean})
+        return rows
+
     def to_json(self) -> dict[str, Any]:
         """The official keys (plain cosines), and ours under ``uae`` (times 100)."""
         averages = {name: score.score / 100 for name, score in self.scores.items()}

@@ -3,8 +3,12 @@ scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Group
 from rich.table import Table
@@ -21,13 +25,46 @@ Cell = Callable[[BackboneScore], float | None]
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Scores of one model in the paper's table, times 100."""
+    """Scores of one model, as in the paper's table, times 100; None where a backbone is missing."""
 
-    clip: float
-    longclip: float
-    dinov2: float
-    dinov3: float
-    overall: float
+    clip: float | None
+    longclip: float | None
+    dinov2: float | None
+    dinov3: float | None
+    overall: float | None
+
+    @classmethod
+    def of(cls, result: UnifiedResult) -> PublishedRow:
+        scores = {name: score.score for name, score in result.scores.items()}
+        return cls(overall=result.unified_score, **{name: scores.get(name) for name in BACKBONES})
+
+    @classmethod
+    def read(cls, file: Path) -> PublishedRow:
+        """Of a result file, ours or the official scorer's, whose overall is none where it leaves a
+        backbone out.
+
+        Raises:
+            ValueError: where it is no such file.
+        """
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))["summary"]
+            averages = summary["average_scores_by_model"]
+            scores = {
+                name: 100 * averages[name] if name in averages else None for name in BACKBONES
+            }
+            is_whole = None not in scores.values()
+            overall = 100 * summary["overall_average"] if is_whole else None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file}: expected a result of Unified-Bench, got {type(error).__name__}: "
+                f"{error}; give a file that `uae bench unified` or the official scorer wrote"
+            ) from error
+        return cls(overall=overall, **scores)
+
+    @property
+    def cells(self) -> list[str]:
+        """Two decimals, a dash where there is no number."""
+        return [number(getattr(self, name)) for name in (*BACKBONES, "overall")]
 
 
 PUBLISHED = {  # arXiv 2509.09666, Unified-Bench, Protocol 1
@@ -42,8 +79,13 @@ PUBLISHED = {  # arXiv 2509.09666, Unified-Bench, Protocol 1
 }
 
 
-def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
-    """The table and the notes under it, to print with ``rich``."""
+def unified_table(
+    result: UnifiedResult,
+    label: str = "this run",
+    others: Mapping[str, PublishedRow] = MappingProxyType({}),
+) -> Group:
+    """The table and the notes under it, to print with ``rich``. others: results to stand beside
+    this one."""
     table = Table(title="Unified-Bench, Protocol 1 (cosine x 100)")
     table.add_column("model")
     for title in (*TITLES.values(), "Overall"):
@@ -51,9 +93,10 @@ def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
     if comparable(result):
         table.add_row("published", style="dim")
         for model, row in PUBLISHED.items():
-            numbers = [getattr(row, name) for name in BACKBONES]
-            table.add_row(f"  {model}", *(f"{x:.2f}" for x in (*numbers, row.overall)))
+            table.add_row(f"  {model}", *row.cells)
         table.add_section()
+    for name, row in others.items():
+        table.add_row(printable(name), *row.cells)
     overall, interval = result.unified_score, result.overall_interval
     rows: list[tuple[str, Cell, str]] = [
         (label, lambda score: score.score, "partial" if result.partial else number(overall)),
@@ -66,6 +109,20 @@ def unified_table(result: UnifiedResult, label: str = "this run") -> Group:
         style = "bold" if name == label else None
         table.add_row(name, *backbone_cells(result, cell), last, style=style)
     return Group(table, *(Text(note) for note in notes(result)))
+
+
+def markdown(label: str, result: UnifiedResult, others: Mapping[str, PublishedRow]) -> str:
+    """The same as a Markdown table, the paper's rows first where they can be compared."""
+    rows = {**(PUBLISHED if comparable(result) else {}), **others, label: PublishedRow.of(result)}
+    header = ["model", *TITLES.values(), "Overall"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines += [[_in_markdown(name), *row.cells] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _in_markdown(text: str) -> str:
+    """As a cell shows it, whatever it contains."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", printable(text))
 
 
 def comparable(result: UnifiedResult) -> bool:
