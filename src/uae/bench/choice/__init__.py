@@ -1,0 +1,1 @@
+"""Multiple choice on TSVs of VLMEvalKit's kind: MMBench, MMMU, MMT-Bench and the like."""
