@@ -1,0 +1,1 @@
+"""Two models side by side: understanding, generation and unification in one table."""
