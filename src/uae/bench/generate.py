@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from torch import Tensor
 
 from uae.bench.api import Answers
 from uae.bench.provenance import provenance
@@ -113,13 +114,11 @@ class PromptImages:
         return {}
 
     def _paint(self, model: UnifiedModel, prompt: PlacedPrompt) -> None:
-        files = self.images_of(prompt)
-        files[0].parent.mkdir(parents=True, exist_ok=True)
         decoding = changed(model.decoding, self.decoding)
         reconstructions = model.generate(
             [prompt.row["prompt"]],
             decoding,
-            group_size=len(files),
+            group_size=self.images_per_prompt,
             seed=self.seed,
             step=prompt.place,
         )
@@ -128,7 +127,13 @@ class PromptImages:
                 f"prompt {prompt.place} is longer than the decoder reads: painted without its end",
                 file=sys.stderr,
             )
-        for file, image in zip(files, reconstructions.images, strict=True):
+        self.save(prompt, reconstructions.images)
+
+    def save(self, prompt: PlacedPrompt, images: Tensor) -> None:
+        """Write its images, then its line."""
+        files = self.images_of(prompt)
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file, image in zip(files, images, strict=True):
             save_png(file, image)
         line = json.dumps(prompt.row, ensure_ascii=False)
         atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete
