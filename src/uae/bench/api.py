@@ -44,6 +44,10 @@ BENCHMARKS = {
         "DPG-Bench: long prompts, and questions about their pictures that depend on one another",
         "uae.bench.dpg.benchmark:DpgBench",
     ),
+    "geneval": Entry(
+        "GenEval: objects, numbers, colours and positions of a prompt, by a detector and CLIP",
+        "uae.bench.geneval.benchmark:GenEvalBench",
+    ),
     "geneval2": Entry(
         "GenEval 2: how surely a model sees each atom of a prompt in its picture (Soft-TIFA)",
         "uae.bench.geneval2.benchmark:GenEval2",
