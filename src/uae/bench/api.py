@@ -56,6 +56,10 @@ BENCHMARKS = {
         "GenEval++: pictures judged by a model that goes through a list",
         "uae.bench.genevalpp.benchmark:GenEvalPlusPlus",
     ),
+    "unicycle": Entry(
+        "UniCycle: texts, pictures of them, and what is left of the texts in their captions",
+        "uae.bench.unicycle.benchmark:UniCycle",
+    ),
 }
 
 

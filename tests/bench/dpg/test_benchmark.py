@@ -201,15 +201,18 @@ def test_a_model_paints_each_item_once(csv_file: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(model, "generate", generate)
     for _ in range(2):
-        benchmark = bench(csv_file, images=None)
+        benchmark = bench(csv_file, images=None, images_per_prompt=2)
         result = run_benchmark(benchmark, lambda source: model, lambda *shown: None)
     assert painted == ["a picture of a", "a picture of b", "a picture of c"]
     assert result.scores["overall"]["overall"].value == 50.0
     assert result.settings["model"] == "tiny" and not result.partial
+    assert result.images["a"]["crops"] == [0.5, 0.5]  # painted alike, and both counted
     # the same pictures, from their folder and in another order of the file
     reversed_csv = write_csv(
         tmp_path / "reversed.csv",
         [{"item_id": name, "questions": questions_of("red", "green")} for name in "cba"],
     )
     again = run(bench(reversed_csv, images=tmp_path / "out/dpg_images", out=tmp_path / "r.json"))
-    assert again.images == result.images
+    assert list(again.images) == ["c", "b", "a"]
+    assert {row["score"] for row in again.images.values()} == {0.5}
+    assert len(again.remarks) == 3 and "counted once" in again.remarks[0]

@@ -117,6 +117,20 @@ def test_hard_tifa_needs_no_probabilities(tmp_path: Path):
     assert result.scores["overall"]["tifa"].value == 0.0
 
 
+def test_atoms_above_one_are_told(tmp_path: Path):
+    for place, color in enumerate((RED, BLUE)):
+        paint(tmp_path / f"pictures/{place}.png", color)
+    asker = ScriptedAsker(lambda q, color: [0.5] * 3 if "red" in q.text else [0.5])
+    result = run(bench(tmp_path, answerer=asker))
+    assert result.scores["overall"]["soft_tifa_am"].value == pytest.approx(100 * 3 / 4)
+    assert result.notes[0].startswith("1 of 4 atoms are above 1")
+
+
+def test_no_file_of_prompts_is_one_clear_line(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"n.jsonl: expected the benchmark's file of prompts"):
+        GenEval2(prompts=tmp_path / "n.jsonl", out=tmp_path / "g.json").check()
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

@@ -86,7 +86,7 @@ class GenEval2(PaintedBench):
             images={name: [_described(image) for image in each] for name, each in images.items()},
             unscored=unscored,
             remarks=pictures.remarks,
-            notes=["hard TIFA: not comparable with Soft-TIFA"] if self.hard else [],
+            notes=self._notes(images),
             settings={
                 **self.recorded(answers),
                 "prompts": str(self.prompts),
@@ -145,6 +145,17 @@ class GenEval2(PaintedBench):
         if not self.hard:
             scores["by number of atoms (geometric)"] = self._by_count(images)
         return scores
+
+    def _notes(self, images: Mapping[str, list[AtomScores]]) -> list[str]:
+        if self.hard:
+            return ["hard TIFA: not comparable with Soft-TIFA"]
+        values = [value for each in images.values() for image in each for value in image.values]
+        above = sum(value > 1 for value in values)
+        note = (
+            f"{above} of {len(values)} atoms are above 1, as surface forms with the same first "
+            "token count again (as officially)"
+        )
+        return [note] if above else []
 
     def _by_count(self, images: Mapping[str, list[AtomScores]]) -> dict[str, Score]:
         sums: list[Sums] = [

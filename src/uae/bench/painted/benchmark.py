@@ -75,7 +75,13 @@ class PaintedBench:
             raise ValueError(f"--num-bootstrap must be at least 1, got {self.num_bootstrap}")
         if self.images is not None and not self.images.exists():
             raise ValueError(f"--images {self.images}: expected pictures, found nothing there")
-        _ = self.rows  # an error, if it cannot be read
+        try:
+            _ = self.rows  # an error, if they cannot be read
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{error.filename}: expected the benchmark's file of prompts, found none there; "
+                "download it and say where it is"
+            ) from error
         if self.answerer.model is None or self.answerer.endpoint is not None:
             _ = self.asker  # an error, if there is none; a model here is loaded later
 

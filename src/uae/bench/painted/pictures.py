@@ -73,32 +73,43 @@ def painted_pictures(
     files: dict[str, list[Path]] = {}
     for name, item in zip(names, answers.items, strict=True):
         files[name] = task.images_of(item) if item in answers.finished else []
-    return checked(files)
+    return checked(files, may_repeat=True)
 
 
-def checked(files: Mapping[str, list[Path]], remarks: Iterable[str] = ()) -> Pictures:
-    """Those that can be read, the same bytes once for each prompt. A prompt is left out whole where
-    one of its pictures is broken."""
+def checked(
+    files: Mapping[str, list[Path]], remarks: Iterable[str] = (), may_repeat: bool = False
+) -> Pictures:
+    """Those that can be read. A prompt is left out whole where one of its pictures is broken.
+
+    may_repeat: a model painted them, and may paint the same twice; else the same bytes count once
+    for a prompt.
+    """
     good: dict[str, list[Path]] = {}
     problems: dict[str, str] = {}
     told = list(remarks)
     for name, paths in files.items():
-        distinct: dict[bytes, Path] = {}
         try:
-            for path in paths:
-                first = distinct.setdefault(sha256_of(path), path)
-                if first is not path:
-                    told.append(f"{printable(path.name)}: the same as {first.name}, counted once")
-            for path in distinct.values():
+            kept = paths if may_repeat else _each_once(paths, told)
+            for path in kept:
                 open_rgb(path)
         except (ImageError, OSError) as error:
             problems[name] = str(error)
             continue
-        if distinct:
-            good[name] = list(distinct.values())
+        if kept:
+            good[name] = kept
         else:
             problems[name] = "no picture"
     return Pictures(good, problems, told)
+
+
+def _each_once(paths: Iterable[Path], told: list[str]) -> list[Path]:
+    """Files of different bytes; the others are told."""
+    distinct: dict[bytes, Path] = {}
+    for path in paths:
+        first = distinct.setdefault(sha256_of(path), path)
+        if first is not path:
+            told.append(f"{printable(path.name)}: the same as {first.name}, counted once")
+    return list(distinct.values())
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -63,7 +63,7 @@ class PaintedResult:
     settings: dict[str, Any]
     """What else the numbers depend on."""
     answerer: dict[str, Any]
-    """Who answered, and how."""
+    """Who answered, and how; nothing where nobody was asked."""
     partial: bool
     """Some of what was asked for is not scored."""
 
@@ -149,7 +149,8 @@ def _number(value: float | None) -> str:
 
 
 def _notes(result: PaintedResult) -> list[str]:
-    lines = [f"answered by {result.answerer.get('model', 'an answerer without a name')}"]
+    name = result.answerer.get("model") or result.answerer.get("source")
+    lines = [f"answered by {name}"] if name else []
     lines.append(f"{len(result.images)} prompts scored, {len(result.unscored)} not")
     lines += _listed([f"{name}: {reason}" for name, reason in result.unscored.items()])
     return lines + _listed(result.remarks) + result.notes
