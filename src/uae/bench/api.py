@@ -40,6 +40,10 @@ BENCHMARKS = {
         "Unified-Bench: images, captions, reconstructions and how alike they are",
         "uae.bench.unified.benchmark:UnifiedBench",
     ),
+    "choice": Entry(
+        "multiple choice on TSVs of VLMEvalKit: MMBench, MMMU, MMT-Bench and the like",
+        "uae.bench.choice.benchmark:ChoiceBench",
+    ),
     "dpg": Entry(
         "DPG-Bench: long prompts, and questions about their pictures that depend on one another",
         "uae.bench.dpg.benchmark:DpgBench",
@@ -59,6 +63,10 @@ BENCHMARKS = {
     "unicycle": Entry(
         "UniCycle: texts, pictures of them, and what is left of the texts in their captions",
         "uae.bench.unicycle.benchmark:UniCycle",
+    ),
+    "judge": Entry(
+        "pairwise judging: whose captions or reconstructions are better, by any judges",
+        "uae.bench.judge.benchmark:JudgeBench",
     ),
 }
 

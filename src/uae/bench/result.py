@@ -41,14 +41,8 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % interval (JASA 22, 1927), times 100: honest near 0 and 100 % and for few
-        cases."""
-        if not self.total:
-            return None
-        p, n, z2 = self.right / self.total, self.total, _Z * _Z
-        centre, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-        return 100 * max(0.0, low), 100 * min(1.0, high)
+        """Wilson's, times 100."""
+        return wilson(self.right, self.total)
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval or (None, None)
@@ -59,6 +53,18 @@ class Share:
             "right": self.right,
             "total": self.total,
         }
+
+
+def wilson(right: int | float, total: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval (JASA 22, 1927) of a share, times 100: honest near 0 and 100 % and for
+    few cases; None where there was nothing to count. A case may be half right, which makes it
+    wider than need be."""
+    if not total:
+        return None
+    p, n, z2 = right / total, total, _Z * _Z
+    centre, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return 100 * max(0.0, low), 100 * min(1.0, high)
 
 
 def shares_to_json(shares: Mapping[str, Share]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def ask_all(
         ValueError: where none can be answered, or the transcript is damaged or in use.
         OSError: when the disk is full; what was answered before is kept.
     """
-    keys = _keys(asker, questions, [max_new_tokens] * len(questions))
+    keys = keys_of(asker, questions, max_new_tokens)
 
     def ask(places: list[int]) -> Iterator[tuple[int, Reply]]:
         return asker.ask([questions[place] for place in places], max_new_tokens)
@@ -69,9 +69,16 @@ def num_missing(
     asker: Asker, questions: Sequence[Question], transcript: Path, max_new_tokens: int
 ) -> int:
     """How many questions ``ask_all`` would ask now."""
-    keys = _keys(asker, questions, [max_new_tokens] * len(questions))
+    keys = keys_of(asker, questions, max_new_tokens)
     known = _read(transcript) if transcript.exists() else {}
     return len({key for key in keys if isinstance(key, str) and key not in known})
+
+
+def keys_of(
+    asker: Asker, questions: Sequence[Question], max_new_tokens: int
+) -> list[str | Unreadable]:
+    """What ``ask_all`` knows questions by: equal ones have one key and are asked once."""
+    return _keys(asker, questions, [max_new_tokens] * len(questions))
 
 
 class Unreadable:
