@@ -7,15 +7,21 @@ from rich.console import Console
 
 from uae.bench.api import find_benchmark
 from uae.bench.run import run_benchmark
-from uae.commands.group import choose
+from uae.commands.group import ALL, choose
 from uae.commands.show import load_for_photos, show_round_trips
+from uae.utils.importing import import_named
 from uae.utils.quiet import quiet_libraries
+
+COMPARE = "uae.commands.compare:main"  # it needs the embedded world, which no benchmark imports
 
 
 def main(arguments: list[str]) -> None:
     """``uae bench unified …``"""
-    quiet_libraries()
     name = choose("bench", arguments)
+    if name == ALL:
+        import_named(COMPARE, "command")(arguments[1:])
+        return
+    quiet_libraries()
     benchmark = tyro.cli(find_benchmark(name), args=arguments[1:], prog=f"uae bench {name}")
     result = run_benchmark(benchmark, load_for_photos, show_round_trips)
     Console().print(benchmark.table(result))

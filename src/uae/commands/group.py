@@ -13,8 +13,12 @@ from uae import catalog
 from uae.bench.api import BENCHMARKS
 from uae.utils.suggest import did_you_mean
 
+ALL = "all"
 GROUPS = {
-    "bench": {name: benchmark.about for name, benchmark in BENCHMARKS.items()},
+    "bench": {
+        **{name: benchmark.about for name, benchmark in BENCHMARKS.items()},
+        ALL: "two models side by side: understanding, generation and unification in one table",
+    },
     "data": {"longcap": "long captions for folders of images, by an endpoint or a local model"},
     "tiny": {
         "build": "train the tiny models from nothing",
