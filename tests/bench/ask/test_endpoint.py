@@ -194,8 +194,8 @@ def top(**probabilities: float) -> dict[str, Any]:
 
 
 def test_first_tokens_of_the_log_probabilities(server: Server):
-    server.on_request = lambda body, times: said("Yes", logprobs=top(Yes=0.5, yes=0.25, gir=0.125))
-    forms = ["Yes", "yes", " yes", "giraffe", "No"]
+    server.on_request = lambda body, times: said("Yes", logprobs=top(Yes=0.5, yes=0.25, ele=0.125))
+    forms = ["Yes", "yes", " yes", "elephant", "No"]
     ((place, found),) = asker(server).first_tokens([Question("?")], [forms])
     assert place == 0 and found == pytest.approx([0.5, 0.25, 0, 0.125, 0])
     assert server.bodies[0]["logprobs"] is True and server.bodies[0]["top_logprobs"] == 20

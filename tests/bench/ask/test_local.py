@@ -54,6 +54,7 @@ def inputs_of(asker: LocalAsker, text: str, files: list[Path]) -> tuple[Any, Any
 def test_greedy_answers_are_those_of_the_model_alone(folder: Path, photos: list[Path]):
     asker = LocalAsker(str(folder), batch_size=3)
     assert isinstance(asker, TokenAsker)
+    asker._loaded[0].float()
     questions = [Question(t, (file,)) for t, file in zip(TEXTS, photos, strict=True)]
     replies = dict(asker.ask(questions, 6))
     for place, (text, file) in enumerate(zip(TEXTS, photos, strict=True)):
@@ -65,6 +66,20 @@ def test_greedy_answers_are_those_of_the_model_alone(folder: Path, photos: list[
         assert replies[place].text == processor.decode(answer, skip_special_tokens=True).strip()
         assert replies[place].tokens_in == num_prompt
         assert replies[place].is_cut == (model.generation_config.eos_token_id not in answer)
+
+
+def test_questions_about_several_images_go_together(folder: Path, photos: list[Path]):
+    """As judges ask: the original and two pictures."""
+    asker = LocalAsker(str(folder), batch_size=2)
+    asker._loaded[0].float()
+    questions = [Question(TEXTS[0], tuple(photos[:3])), Question(TEXTS[1], tuple(photos[1:]))]
+    replies = dict(asker.ask(questions, 5))
+    for place, question in enumerate(questions):
+        model, processor, inputs = inputs_of(asker, question.text, list(question.images))
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0]
+        answer = tokens[inputs["input_ids"].shape[1] :].tolist()
+        assert replies[place].text == processor.decode(answer, skip_special_tokens=True).strip()
 
 
 def test_first_tokens_are_the_softmax_of_the_first_logits(folder: Path, photos: list[Path]):
