@@ -53,9 +53,7 @@ def save_detector(folder: Path, names: tuple[str, ...] = OBJECTS) -> Path:
             if "mask_embedder" in name or "mask_projection" in name:
                 weight.mul_(6)
     model.save_pretrained(folder)
-    Mask2FormerImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(
-        folder
-    )
+    Mask2FormerImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
     return folder
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from tests.bench.geneval.checkpoints import save_clip, save_detector
+from tests.world.perfect import Perfect
 from uae.bench.api import Benchmark
 from uae.bench.geneval.benchmark import GenEvalBench
 from uae.bench.geneval.folders import Sample
@@ -21,6 +23,7 @@ from uae.bench.geneval.judge import Judge, Judged, ObjectJudge
 from uae.bench.geneval.result import GenEvalResult
 from uae.bench.geneval.score import score_samples
 from uae.bench.run import run_benchmark
+from uae.types import Reconstructions
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "clip": str(save_clip(folder / "clip")),
         "device": "cpu",
     }
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are looked at in small, for speed."""
+    sides = {"shortest_edge": 64, "longest_edge": 96}
+    monkeypatch.setattr("uae.bench.geneval.detector.SIDES", sides)
 
 
 def about(name: str, tag: str = "single_object", **clause: Any) -> dict[str, Any]:
@@ -249,3 +259,43 @@ def test_prompts_of_the_file_that_were_not_painted_are_missing(tmp_path: Path, c
     assert result.missing == ["no image of 'a photo of a cow'"]
     assert list(result.unscored) == ["00000/samples/0001.png"]
     assert result.partial and result.summary.images.total == 3
+
+
+# --- painted first -------------------------------------------------------------------------------
+
+
+class Noise(Perfect):
+    """Paints noise, as many pictures as it is asked for."""
+
+    origin = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def generate(self, texts, settings, *, group_size=1, seed=0, step=0):
+        self.asked += texts
+        generator = torch.Generator().manual_seed(step)
+        return Reconstructions(torch.rand(group_size, 3, 48, 48, generator=generator), group_size)
+
+
+def test_prompts_are_painted_then_judged(tmp_path: Path, checkpoints: dict):
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [about("dog"), about("red cow", "colors")]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    benchmark = GenEvalBench(
+        prompts=str(prompts), images_per_prompt=2, out=tmp_path / "geneval.json", **checkpoints
+    )
+    model = Noise()
+    first = run_benchmark(benchmark, lambda source: model, lambda task, answers: None)
+    assert isinstance(first, GenEvalResult)
+    assert model.asked == ["a photo of a dog", "a photo of a red cow"]
+    assert {tag: share.total for tag, share in first.summary.tags.items()} == {
+        "single_object": 2,
+        "colors": 2,
+    }
+    assert not first.partial and first.model is not None and first.model["seed"] == 0
+    older = tmp_path / "geneval_images/00000/samples/00002.png"  # of a run with more of them
+    noise(9).save(older)
+    again = run_benchmark(replace(benchmark), lambda source: model, lambda task, answers: None)
+    assert again.to_json() == first.to_json() and len(model.asked) == 2

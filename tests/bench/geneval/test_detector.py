@@ -18,6 +18,7 @@ from uae.bench.geneval.detector import Detector, bounds, check_detector, find
 from uae.similarity.backbones import load_backbone
 
 LABELS = {"dog": 0, "cat": 1}
+SMALL = {"shortest_edge": 64, "longest_edge": 96}  # for speed
 
 
 def noisy(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -87,7 +88,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_detector(tmp_path_factory.mktemp("detector"))
 
 
-def test_detections_do_not_depend_on_the_batch(folder: Path):
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((512, 512), (800, 800)), ((1200, 600), (672, 1344)), ((90, 120), (1088, 800))],
+)
+def test_images_are_scaled_as_officially(folder: Path, size, seen, monkeypatch):
+    """Whatever the checkpoint's processor would do; then on to multiples of 32."""
+    found = Detector(folder, "cpu")
+    inputs = []
+    monkeypatch.setattr(
+        found.model.model.pixel_level_module,
+        "forward",
+        lambda pixel_values, **options: inputs.append(pixel_values) or 1 / 0,
+    )
+    with pytest.raises(ZeroDivisionError):
+        found.detect([noisy(0, size)])
+    assert inputs[0].shape[2:] == seen
+
+
+def test_detections_do_not_depend_on_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("uae.bench.geneval.detector.SIDES", SMALL)
     detector = Detector(folder, "cpu")
     images = [noisy(0, (80, 60)), noisy(1, (60, 60)), noisy(2, (80, 60)), noisy(3, (50, 90))]
     together = detector.detect(images)
@@ -100,7 +120,10 @@ def test_detections_do_not_depend_on_the_batch(folder: Path):
             assert found.masks[name].shape == (len(boxes), image.height, image.width)
 
 
-def test_the_weights_of_the_published_loss_are_passed_over(folder: Path, tmp_path: Path):
+def test_the_weights_of_the_published_loss_are_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("uae.bench.geneval.detector.SIDES", SMALL)
     other = copied(folder, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     weights["criterion.empty_weight"] = torch.ones(81)

@@ -10,6 +10,9 @@ the outputs of ``transformers``' model:
 ``transformers``' ``post_process_instance_segmentation`` is not used: it measures masks at 384x384,
 enlarges them by nearest neighbour, rounds scores and gives no boxes.
 
+Images are scaled as officially, the shorter side to 800 pixels and the longer to 1333 at most,
+whatever the checkpoint's own processor does (that of the published one squeezes to 384x384).
+
 Deviations: another training run of the same architecture (agreement unknown); the image is
 stretched to multiples of 32 where mmdet pads, resampled by Pillow, and mask logits are enlarged in
 one step; pairs come best first.
@@ -50,6 +53,7 @@ from uae.utils.weights import (
 PUBLISHED = "facebook/mask2former-swin-small-coco-instance"
 MODEL_TYPE, PROCESSOR = "mask2former", "preprocessor_config.json"
 MAX_PAIRS = 100
+SIDES = {"shortest_edge": 800, "longest_edge": 1333}
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Detector:
 
     def _detect_alike(self, images: Sequence[Image.Image]) -> list[Found]:
         width, height = images[0].size
-        inputs = self.processor(images=list(images), return_tensors="pt")
+        inputs = self.processor(images=list(images), size=SIDES, return_tensors="pt")
         outputs = self.model(
             pixel_values=inputs["pixel_values"].to(self.model.device), output_hidden_states=True
         )

@@ -100,7 +100,11 @@ class ObjectJudge:
 
     def settings(self) -> dict[str, Any]:
         return {
-            "detector": {"source": self.detector, "weights": self._weights_of(self._folder)},
+            "detector": {
+                "source": self.detector,
+                "weights": self._weights_of(self._folder),
+                "sides": detector.SIDES,
+            },
             "clip": {
                 "source": self.clip,
                 "weights": self._weights_of(fetch_backbone("clip", self.clip)),
