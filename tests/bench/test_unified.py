@@ -486,7 +486,11 @@ def test_what_was_scored_is_read_from_the_cache(folders, loaded_fakes, monkeypat
     sources, recons = folders
     embedded = []
     embed = Backbone.embed_pixels
-    counting = lambda self, pixels: embedded.append(len(pixels)) or embed(self, pixels)  # noqa: E731
+
+    def counting(self: Backbone, pixels: Tensor) -> Tensor:
+        embedded.append(len(pixels))
+        return embed(self, pixels)
+
     monkeypatch.setattr(Backbone, "embed_pixels", counting)
     first = run_folders(sources, recons, tmp_path / "a.json")
     assert embedded == [6] * 4 and (tmp_path / "uae_embeddings.sqlite").exists()

@@ -29,17 +29,16 @@ from uae.bench.run import run_benchmark
 from uae.bench.unified import BACKBONES
 from uae.bench.unified.benchmark import UnifiedBench
 from uae.commands.show import is_tiny, load_for_photos
-from uae.images.write import save_png
 from uae.report.compare_page import ComparedTrip, write_comparison
 from uae.types import RoundTrip
 from uae.utils.device import default_device
 from uae.utils.files import appear, atomic_write_json, atomic_write_text
+from uae.utils.importing import import_named
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
-from uae.world.data import pictures
-from uae.world.scene import first_scenes
 
 WORLD, TINY = "world", "tiny"
+WRITE_PICTURES = "uae.world.data:write_pictures"  # it is there for the tiny models alone
 NUM_SHOWN = 6  # round trips that gained most, and as many that lost most
 
 
@@ -110,7 +109,8 @@ class CompareModels:
             images = self.out / "world_images"
             backbones = dict.fromkeys(BACKBONES, TINY) | backbones
             if not images.exists():
-                appear(images, self._write_images)
+                write = import_named(WRITE_PICTURES, "writer of pictures")
+                appear(images, lambda folder: write(folder, self.num_images))
         return UnifiedBench(
             images=images,
             model=model,
@@ -141,11 +141,6 @@ class CompareModels:
             num_scenes=self.num_images,
             out=folder / "choice.json",
         )
-
-    def _write_images(self, folder: Path) -> None:
-        folder.mkdir()
-        for i, image in enumerate(pictures(first_scenes("test", self.num_images))):
-            save_png(folder / f"{i:04}.png", image)
 
 
 @dataclass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from uae.data.questions import QUESTIONS_PER_IMAGE, num_images_of
+from uae.images.write import save_png
 from uae.stages.sources import World
 from uae.world.language import any_question, exhaustive_caption
 from uae.world.prompts import ScenePrompt, exhaustive_prompt, prompt_at
@@ -23,6 +25,13 @@ def train_scenes(step: int, batch_size: int, *, seed: int = 0) -> list[Scene]:
 def pictures(scenes: Sequence[Scene]) -> Tensor:
     """``[B, 3, 48, 48]`` in [0, 1]."""
     return torch.from_numpy(render_batch(list(scenes)))
+
+
+def write_pictures(folder: Path, number: int) -> None:
+    """The first scenes of the test split, a file each."""
+    folder.mkdir()
+    for i, image in enumerate(pictures(first_scenes("test", number))):
+        save_png(folder / f"{i:04}.png", image)
 
 
 class SceneImages:
