@@ -48,7 +48,7 @@ EMPTY = "nan"  # what an empty prediction reads officially
 class ChoiceBench:
     """Multiple choice on a TSV of VLMEvalKit's kind: MMBench, MMMU, MMT-Bench and the like."""
 
-    data: str
+    data: str = "world"
     """The TSV; or `world`: questions about scenes of the embedded world."""
     model: str = "tiny"
     """Who answers: `tiny`, `tiny-ar`, `tiny-early`, a folder that uae wrote, Janus-Pro, or

@@ -26,18 +26,33 @@ _WHOLE = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
+class Lines:
+    """The lines of an open file, and how far it was read. An error does not end them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.position = file, file.tell()
+
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._file)
+        self.position += len(line)
+        return line.decode()
+
+
 class Records:
     """The records of an open file from where it stands, each with the byte where it begins; a text
     in place of the cells says why there are none."""
 
     def __init__(self, file: BinaryIO, delimiter: str = "\t") -> None:
         csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
-        self._position = file.tell()
-        self._reader = csv.reader(map(self._decoded, file), delimiter=delimiter)
+        self._lines = Lines(file)
+        self._reader = csv.reader(self._lines, delimiter=delimiter)
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
         while True:
-            start = self._position
+            start = self._lines.position
             try:
                 cells = next(self._reader)
             except StopIteration:
@@ -47,11 +62,6 @@ class Records:
                 continue
             if cells:
                 yield start, cells
-
-    def _decoded(self, line: bytes) -> str:
-        """A map lives on after an error, as a generator would not."""
-        self._position += len(line)
-        return line.decode()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from uae.bench.choice.table import Index, Row
 from uae.bench.provenance import provenance
 from uae.data.longcap.journal import JsonLines
 from uae.images.read import ImageError, read_image_bytes
-from uae.models.base import UnifiedModel
+from uae.models.base import Captioner
 from uae.types import RoundTrip
 from uae.utils.outputs import check_out_folder
 
@@ -75,7 +75,7 @@ class AnswerQuestions:
         check_out_folder(self.out)
         return self.images.table.indexes
 
-    def settings(self, model: UnifiedModel, items: Sequence[Index]) -> dict[str, Any]:
+    def settings(self, model: Captioner, items: Sequence[Index]) -> dict[str, Any]:
         return {
             "model": provenance(self.model, model),
             "dataset": self.dataset,
@@ -97,7 +97,7 @@ class AnswerQuestions:
 
     @torch.no_grad()
     def answer(
-        self, model: UnifiedModel, items: Sequence[Index]
+        self, model: Captioner, items: Sequence[Index]
     ) -> Iterator[tuple[Index, str | None]]:
         """The same image is given as one tensor, so that it is encoded once."""
         rows, pictures, tensors = [], {}, []
