@@ -11,8 +11,8 @@ from pkgutil import resolve_name
 import pytest
 
 from uae import catalog
-from uae.bench.api import BENCHMARKS
 from uae.cli import COMMANDS
+from uae.commands.group import GROUPS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_files_that_are_named_exist(page: Path, known_files: set[str]):
 @pytest.mark.parametrize("page", OF_TODAY, ids=of)
 def test_commands_that_are_named_exist(page: Path):
     """In backticks, or a line of a block."""
-    known = {"train": catalog.RECIPES, "bench": BENCHMARKS}
+    known = {"train": catalog.RECIPES, "bench": GROUPS["bench"]}
     for command, name in re.findall(
         r"(?:`|^)uae ([a-z]+)(?: ([a-z][\w-]*))?", page.read_text(), re.M
     ):
