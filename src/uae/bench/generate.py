@@ -4,7 +4,8 @@
     OUT/00000/samples/00000.png …
 
 A prompt's images depend on its place in the file and the seed alone. What is there already is not
-painted again.
+painted again. A language model may rewrite the prompts first (``rewrite/``); what was painted then
+lies in ``OUT/00000/rewrite.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,11 @@ import tyro
 from torch import Tensor
 
 from uae.bench.api import Answers
+from uae.bench.ask.api import Asker
 from uae.bench.provenance import provenance
+from uae.bench.rewrite.options import RewriterOptions
+from uae.bench.rewrite.prompts import Rewrite, rewrite_all
+from uae.bench.rewrite.record import RECORD, TRANSCRIPT, write_rewrite
 from uae.config import DecodeOptions, changed
 from uae.data.prompts import read_prompts
 from uae.images.write import save_png
@@ -65,6 +71,8 @@ class PromptImages:
     published."""
     seed: int = 0
     """Of the noise or the draws that painting starts from."""
+    rewriter: RewriterOptions = field(default_factory=RewriterOptions)
+    """Who writes prompts anew before they are painted; nobody without --rewriter.model."""
 
     batch_size = 1
     progress = ("generating", "prompts")
@@ -79,6 +87,7 @@ class PromptImages:
                 f"--images-per-prompt must be at least 1, got {self.images_per_prompt}"
             )
         check_out_folder(self.out)
+        self.rewriter.check()
         return [PlacedPrompt(place, row) for place, row in enumerate(self.rows())]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -92,13 +101,16 @@ class PromptImages:
             "decoding": vars(changed(model.decoding, self.decoding)),
             "seed": self.seed,
             "prompts": [prompt.row["prompt"] for prompt in items],
+            **({"rewriter": self._rewriter_settings} if self.rewriter.is_given else {}),
         }
 
     def outputs(self, item: PlacedPrompt) -> list[Path]:
         return [item.folder]
 
     def is_answered(self, item: PlacedPrompt) -> bool:
-        return all(file.exists() for file in (*self.images_of(item), self._metadata(item)))
+        record = [self.out / item.folder / RECORD] if self.rewriter.is_given else []
+        files = (*self.images_of(item), *record, self._metadata(item))
+        return all(file.exists() for file in files)
 
     def answer(
         self, model: UnifiedModel, items: Sequence[PlacedPrompt]
@@ -106,35 +118,60 @@ class PromptImages:
         """Prompt by prompt: text ``i`` of a call starts from noise ``i``, and each is the first of
         its own."""
         for prompt in items:
-            self._paint(model, prompt)
+            rewrite = self.rewrite_of(prompt)
+            if rewrite is not None and rewrite.problem is not None:
+                yield prompt, rewrite.problem
+                continue
+            self._paint(model, prompt, rewrite)
             yield prompt, None
 
     def round_trips(self, answers: Answers[PlacedPrompt]) -> dict[str, RoundTrip]:
         """None: there is no source."""
         return {}
 
-    def _paint(self, model: UnifiedModel, prompt: PlacedPrompt) -> None:
+    def rewrite_of(self, prompt: PlacedPrompt) -> Rewrite | None:
+        """What becomes of it; None where prompts are painted as they are."""
+        return self._rewrites[prompt.place] if self.rewriter.is_given else None
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return self.rewriter.build()
+
+    @cached_property
+    def _rewriter_settings(self) -> dict[str, Any]:
+        return self.rewriter.settings_of(self._asker)
+
+    @cached_property
+    def _rewrites(self) -> list[Rewrite]:
+        """Of all prompts, many at a time."""
+        return rewrite_all(self.rewriter, self._asker, self.rows(), self.out / TRANSCRIPT)
+
+    def _paint(self, model: UnifiedModel, prompt: PlacedPrompt, rewrite: Rewrite | None) -> None:
         decoding = changed(model.decoding, self.decoding)
         reconstructions = model.generate(
-            [prompt.row["prompt"]],
+            [prompt.row["prompt"] if rewrite is None else rewrite.painted],
             decoding,
             group_size=self.images_per_prompt,
             seed=self.seed,
             step=prompt.place,
         )
-        if reconstructions.metrics.get("image/text_cut_frac"):
+        if is_too_long := bool(reconstructions.metrics.get("image/text_cut_frac")):
             print(
                 f"prompt {prompt.place} is longer than the decoder reads: painted without its end",
                 file=sys.stderr,
             )
-        self.save(prompt, reconstructions.images)
+        if rewrite is not None:
+            rewrite = replace(rewrite, is_too_long=is_too_long)
+        self.save(prompt, reconstructions.images, rewrite)
 
-    def save(self, prompt: PlacedPrompt, images: Tensor) -> None:
-        """Write its images, then its line."""
+    def save(self, prompt: PlacedPrompt, images: Tensor, rewrite: Rewrite | None = None) -> None:
+        """Write its images and what was painted, then its line."""
         files = self.images_of(prompt)
         files[0].parent.mkdir(parents=True, exist_ok=True)
         for file, image in zip(files, images, strict=True):
             save_png(file, image)
+        if rewrite is not None:
+            write_rewrite(self.out / prompt.folder, rewrite, self._rewriter_settings)
         line = json.dumps(prompt.row, ensure_ascii=False)
         atomic_write_text(self._metadata(prompt), f"{line}\n")  # last: it is complete
 

@@ -58,13 +58,21 @@ class WorldPrompts(PromptImages):
     ) -> Iterator[tuple[PlacedPrompt, str | None]]:
         if not items:
             return
-        texts = [prompt.row["prompt"] for prompt in self.items()]
+        asked = self.items()
+        rewrites = [self.rewrite_of(prompt) for prompt in asked]
+        texts = [
+            prompt.row["prompt"] if rewrite is None else rewrite.painted
+            for prompt, rewrite in zip(asked, rewrites, strict=True)
+        ]
         decoding = changed(model.decoding, self.decoding)
         images = paint(model, texts, decoding, self.seed, self.images_per_prompt)
         by_prompt = rearrange(images, "(p k) c h w -> p k c h w", p=len(texts))
         for prompt in items:
-            self.save(prompt, by_prompt[prompt.place])
-            yield prompt, None
+            rewrite = rewrites[prompt.place]
+            problem = None if rewrite is None else rewrite.problem
+            if problem is None:
+                self.save(prompt, by_prompt[prompt.place], rewrite)
+            yield prompt, problem
 
 
 class WorldJudge:

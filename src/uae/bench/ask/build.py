@@ -68,8 +68,7 @@ def local_asker(source: str, batch_size: int = 8) -> TokenAsker:
     """A model on this machine, by name, hub id or folder."""
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
-    is_ours = source in SHIPPED or (Path(source).expanduser() / DESCRIPTION).is_file()
-    if is_ours or "+" in source:
+    if is_ours(source):
         from uae.bench.ask.unified import UnifiedAsker
 
         model: Any = import_named(LOAD, "loader")(source)
@@ -77,3 +76,9 @@ def local_asker(source: str, batch_size: int = 8) -> TokenAsker:
     from uae.bench.ask.local import LocalAsker
 
     return LocalAsker(source, batch_size)
+
+
+def is_ours(source: str) -> bool:
+    """Is it a model of uae, by name, folder or as ENCODER+DECODER?"""
+    is_folder = (Path(source).expanduser() / DESCRIPTION).is_file()
+    return source in SHIPPED or is_folder or "+" in source

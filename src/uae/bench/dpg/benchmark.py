@@ -99,6 +99,7 @@ class DpgBench(PaintedBench):
             images={name: _described(score) for name, score in images.items()},
             unscored=unscored,
             remarks=pictures.remarks,
+            rewriting=pictures.rewriting,
             notes=self._notes(replies, unscored),
             settings={**self.recorded(answers), **self._settings()},
             answerer=self.asker.settings,

@@ -24,6 +24,8 @@ from uae.bench.geneval.judge import CLIP, Judge, ObjectJudge
 from uae.bench.geneval.result import GenEvalResult, geneval_table
 from uae.bench.geneval.score import score_samples
 from uae.bench.geneval.summary import summarise
+from uae.bench.rewrite.options import RewriterOptions
+from uae.bench.rewrite.record import rewriting_of
 from uae.config import DecodeOptions
 from uae.data.prompts import read_prompts
 from uae.utils.device import default_device
@@ -57,6 +59,8 @@ class GenEvalBench:
     published."""
     seed: int = 0
     """Of the noise or the draws that painting starts from."""
+    rewriter: RewriterOptions = field(default_factory=RewriterOptions)
+    """Who writes prompts anew before --model paints them; nobody without --rewriter.model."""
     prompts_per_tag: int = 20
     """Of the world's prompts, which are of six tags."""
     detector: str = detector.PUBLISHED
@@ -88,6 +92,7 @@ class GenEvalBench:
             )
         if self.images is not None and not self.images.is_dir():
             raise ValueError(f"{self.images}: expected a folder of images, found none there")
+        self.rewriter.check(self.images)
         _ = self._asked  # an error, if one is needed
         self._judge.check()
 
@@ -101,6 +106,7 @@ class GenEvalBench:
             "out": self.out.with_name(f"{self.out.stem}_images"),
             "decoding": self.decoding,
             "seed": self.seed,
+            "rewriter": self.rewriter,
         }
         if self.prompts == WORLD:
             return import_named(WORLD_PROMPTS, "prompts")(
@@ -135,6 +141,7 @@ class GenEvalBench:
             },
             deviations=self._judge.deviations,
             model=painted_by or None,
+            rewriting=rewriting_of(sample.file for sample in tree.samples),
         )
 
     def table(self, result: GenEvalResult) -> RenderableType:

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from uae.bench.geneval.metadata import metadata_text
+from uae.bench.rewrite.record import TRANSCRIPT
 from uae.data.folders import natural_key
 from uae.utils.messages import one_line, printable
 
 SAMPLE = re.compile(r"\d+\.png")
-OURS = ("settings.json",)  # beside the folders that uae painted into
+OURS = ("settings.json", TRANSCRIPT)  # beside the folders that uae painted into
 Check = Callable[[Any, str], None]
 """Of metadata, and where they are: raises what is wrong with them."""
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from uae.bench.geneval.summary import Summary
 from uae.bench.result import Share, shares_to_json, versions
+from uae.bench.rewrite.record import Rewriting
 from uae.utils.messages import printable
 
 MAX_LISTED = 10
@@ -34,6 +35,8 @@ class GenEvalResult:
     """From the official scorer."""
     model: dict[str, Any] | None = None
     """Who painted and how, if that is known."""
+    rewriting: Rewriting | None = None
+    """How the prompts were rewritten before they were painted, if they were."""
 
     @property
     def partial(self) -> bool:
@@ -58,6 +61,7 @@ class GenEvalResult:
             "settings": self.settings,
             "versions": versions(),
             **({"model": self.model} if self.model else {}),
+            **({"rewriting": self.rewriting.to_json()} if self.rewriting else {}),
         }
 
 
@@ -93,6 +97,7 @@ def _notes(result: GenEvalResult) -> list[str]:
     """What a reader must know beside the numbers."""
     unscored = [f"{name}: {reason}" for name, reason in result.unscored.items()]
     return [
+        *([] if result.rewriting is None else result.rewriting.lines()),
         *_listed("not scored", unscored),
         *_listed("missing", result.missing),
         *_listed("note", result.remarks),

@@ -86,6 +86,7 @@ class GenEval2(PaintedBench):
             images={name: [_described(image) for image in each] for name, each in images.items()},
             unscored=unscored,
             remarks=pictures.remarks,
+            rewriting=pictures.rewriting,
             notes=self._notes(images),
             settings={
                 **self.recorded(answers),

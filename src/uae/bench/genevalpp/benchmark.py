@@ -84,6 +84,7 @@ class GenEvalPlusPlus(PaintedBench):
             images={name: [vars(each) for each in rows] for name, rows in verdicts.items()},
             unscored={name: f"{why}; counts as wrong" for name, why in pictures.problems.items()},
             remarks=pictures.remarks,
+            rewriting=pictures.rewriting,
             notes=self._notes(len(unreadable)),
             settings={
                 **self.recorded(answers),

@@ -22,6 +22,7 @@ from uae.bench.ask.transcript import ask_all
 from uae.bench.generate import PlacedPrompt, PromptImages
 from uae.bench.painted.pictures import Pictures, Rows, find_pictures, painted_pictures
 from uae.bench.painted.result import PaintedResult, painted_table
+from uae.bench.rewrite.options import RewriterOptions
 from uae.config import DecodeOptions
 from uae.utils.outputs import check_out_file
 
@@ -53,6 +54,8 @@ class PaintedBench:
     published."""
     seed: int = 0
     """Of the noise or the draws that painting starts from, and of the draws of prompts."""
+    rewriter: RewriterOptions = field(default_factory=RewriterOptions)
+    """Who writes prompts anew before --model paints them; nobody without --rewriter.model."""
     answerer: AskerOptions = field(default_factory=AskerOptions)
     """Who looks at the pictures and answers."""
     num_bootstrap: int = 2000
@@ -75,6 +78,7 @@ class PaintedBench:
             raise ValueError(f"--num-bootstrap must be at least 1, got {self.num_bootstrap}")
         if self.images is not None and not self.images.exists():
             raise ValueError(f"--images {self.images}: expected pictures, found nothing there")
+        self.rewriter.check(self.images)
         try:
             _ = self.rows  # an error, if they cannot be read
         except FileNotFoundError as error:
@@ -95,6 +99,7 @@ class PaintedBench:
             images_per_prompt=self.images_per_prompt,
             decoding=self.decoding,
             seed=self.seed,
+            rewriter=self.rewriter,
             listed=tuple(self.rows.values()),
         )
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from uae.bench.api import Answers
 from uae.bench.generate import PlacedPrompt, PromptImages
+from uae.bench.rewrite.record import Rewriting, rewriting_of
 from uae.data.folders import natural_key
 from uae.images.read import IMAGE_SUFFIXES, ImageError, open_rgb
 from uae.utils.files import sha256_of
@@ -38,6 +39,11 @@ class Pictures:
     """Prompts without a picture, or with one that cannot be read, and why."""
     remarks: list[str] = field(default_factory=list)
     """What else lies there: pictures of no prompt, and the same picture twice."""
+
+    @property
+    def rewriting(self) -> Rewriting | None:
+        """How their prompts were rewritten, if they were."""
+        return rewriting_of(file for files in self.files.values() for file in files)
 
 
 def find_pictures(folder: Path, rows: Rows, name_of_file: Callable[[str], str]) -> Pictures:
@@ -71,9 +77,13 @@ def painted_pictures(
 ) -> Pictures:
     """What a model painted; names are in the order of the task's prompts."""
     files: dict[str, list[Path]] = {}
+    left_out: dict[str, str] = {}
     for name, item in zip(names, answers.items, strict=True):
         files[name] = task.images_of(item) if item in answers.finished else []
-    return checked(files, may_repeat=True)
+        if item in answers.left_out:
+            left_out[name] = answers.left_out[item]
+    pictures = checked(files, may_repeat=True)
+    return replace(pictures, problems=pictures.problems | left_out)
 
 
 def checked(

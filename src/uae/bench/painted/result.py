@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.result import Interval, Share, versions
+from uae.bench.rewrite.record import Rewriting
 from uae.utils.messages import printable
 
 MAX_LISTED = 10
@@ -66,6 +67,8 @@ class PaintedResult:
     """Who answered, and how; nothing where nobody was asked."""
     partial: bool
     """Some of what was asked for is not scored."""
+    rewriting: Rewriting | None = None
+    """How the prompts were rewritten before they were painted, if they were."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +85,7 @@ class PaintedResult:
             "settings": self.settings,
             "answerer": self.answerer,
             "versions": versions(),
+            **({"rewriting": self.rewriting.to_json()} if self.rewriting else {}),
         }
 
 
@@ -150,7 +154,8 @@ def _number(value: float | None) -> str:
 
 def _notes(result: PaintedResult) -> list[str]:
     name = result.answerer.get("model") or result.answerer.get("source")
-    lines = [f"answered by {name}"] if name else []
+    lines = [] if result.rewriting is None else result.rewriting.lines()
+    lines += [f"answered by {name}"] if name else []
     lines.append(f"{len(result.images)} prompts scored, {len(result.unscored)} not")
     lines += _listed([f"{name}: {reason}" for name, reason in result.unscored.items()])
     return lines + _listed(result.remarks) + result.notes
