@@ -1,8 +1,11 @@
 """Unified-Bench by hand: cosines, strict overall, intervals, shuffled pairs, official keys,
 folders."""
 
+import errno
 import json
 import math
+import os
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +25,7 @@ from uae.bench.unified.table import PUBLISHED, unified_table
 from uae.similarity.backbones import Backbone
 from uae.similarity.checkpoints import BackboneError, Provenance
 from uae.similarity.preprocess import Preprocess
+from uae.utils.failures import failure_of
 
 
 class MeanColour(nn.Module):
@@ -517,6 +521,56 @@ def test_a_cache_that_cannot_be_read_costs_time_alone(folders, loaded_fakes, cap
     assert result.scores == expected.scores
     told = capsys.readouterr().err
     assert told.count("expected a file that keeps embeddings, got file is not a database") == 1
+
+
+def test_a_full_disk_costs_no_score(folders, loaded_fakes, monkeypatch, tmp_path):
+    """The result cannot be written: one line, no half of a file, and nothing is embedded again."""
+    sources, recons = folders
+    embedded = []
+    embed = Backbone.embed_pixels
+    counting = lambda self, pixels: embedded.append(len(pixels)) or embed(self, pixels)  # noqa: E731
+    monkeypatch.setattr(Backbone, "embed_pixels", counting)
+    out = tmp_path / "out.json"
+    expected = run_folders(sources, recons, out)
+    written = {file: file.read_bytes() for file in tmp_path.glob("out.*")}
+    save(recons / "recon_0.png", (0, 0, 255))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("uae.utils.files.os.fsync", full)
+        with pytest.raises(OSError, match=r"could not write out\.jsonl .*No space left") as raised:
+            run_folders(sources, recons, out)
+    failure = failure_of(raised.value, "bench")
+    assert failure.code == 2 and "Free some space" in failure.message.splitlines()[0]
+    assert {file: file.read_bytes() for file in tmp_path.glob("out.*")} == written
+    assert len(written) == 3 and not list(tmp_path.glob(".out*"))
+    assert embedded == [6] * 4 + [1] * 4
+    result = run_folders(sources, recons, out)
+    assert embedded == [6] * 4 + [1] * 4 and out.read_bytes() != written[out]
+    assert result.scores["clip"].similarities["0.jpg"] == pytest.approx(0.0, abs=0.02)
+    others = [r.scores["clip"].similarities["2.jpg"] for r in (expected, result)]
+    assert others[0] == others[1]
+
+
+def test_a_full_disk_under_the_cache_costs_time_alone(
+    folders, loaded_fakes, monkeypatch, capsys, tmp_path
+):
+    """SQLite itself says so: its file may not grow."""
+    sources, recons = folders
+    expected = run_folders(sources, recons, tmp_path / "a.json", cache=tmp_path / "a.sqlite")
+    connect = sqlite3.connect
+
+    def full(*arguments, **options):
+        database = connect(*arguments, **options)
+        database.execute("PRAGMA max_page_count = 1")
+        return database
+
+    monkeypatch.setattr("uae.similarity.cache.sqlite3.connect", full)
+    result = run_folders(sources, recons, tmp_path / "b.json", cache=tmp_path / "b.sqlite")
+    assert result.scores == expected.scores
+    assert capsys.readouterr().err.count("got database or disk is full; the work goes on") == 1
 
 
 def test_values_survive_a_real_file(folders, loaded_fakes, tmp_path):
