@@ -90,6 +90,7 @@ def test_a_missing_package_is_named_with_how_to_get_it(error: ImportError, advic
         ("train", "--train.micro-batch"),
         ("reconstruct", "--batch-size"),
         ("generate", "--images-per-prompt"),
+        ("bench", "--batch-size"),
     ],
 )
 def test_out_of_memory_names_the_options_to_lower(error: Exception, command: str, option: str):

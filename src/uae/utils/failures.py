@@ -44,7 +44,10 @@ LESS_MEMORY = {
     ),
     "reconstruct": "lower --batch-size or --decoding.micro-batch",
     "generate": "lower --decoding.micro-batch or --images-per-prompt",
-    "bench": "lower --decoding.micro-batch, or give --device cpu",
+    "bench": (
+        "lower --batch-size, --answerer.batch-size or --decoding.micro-batch, or give --device cpu, "
+        "whichever the benchmark has"
+    ),
 }
 WORLD = "uae.world"  # can be left out of an installation
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
