@@ -45,8 +45,8 @@ LESS_MEMORY = {
     "reconstruct": "lower --batch-size or --decoding.micro-batch",
     "generate": "lower --decoding.micro-batch or --images-per-prompt",
     "bench": (
-        "lower --batch-size, --answerer.batch-size or --decoding.micro-batch, or give --device cpu, "
-        "whichever the benchmark has"
+        "lower --batch-size, --answerer.batch-size or --decoding.micro-batch, or give --device "
+        "cpu, whichever the benchmark has"
     ),
 }
 WORLD = "uae.world"  # can be left out of an installation
