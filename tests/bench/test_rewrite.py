@@ -14,12 +14,15 @@ import torch
 from rich.console import Console
 
 from tests.bench.ask.server import Response, Server, failure, said, text_of
+from tests.bench.dpg.test_rules import write_csv
 from tests.world.perfect import Perfect
 from uae.bench.ask.api import Question, Reply
 from uae.bench.ask.build import AskerOptions
 from uae.bench.ask.local import LocalAsker
+from uae.bench.dpg.benchmark import DpgBench
 from uae.bench.generate import PromptImages
 from uae.bench.geneval.benchmark import GenEvalBench
+from uae.bench.geneval2.benchmark import GenEval2
 from uae.bench.genevalpp.benchmark import GenEvalPlusPlus
 from uae.bench.rewrite.options import INSTRUCTION, RewriterOptions
 from uae.bench.rewrite.prompts import Rewrite, is_named, lost_objects, rewrite_of
@@ -303,6 +306,31 @@ def test_the_command_and_a_result_of_its_pictures_say_so(
     assert written["unreadable"][0].startswith("00003/rewrite.json: expected JSON, got none")
     text = printed(benchmark, result)
     assert "prompts rewritten by writer: 3 of 4" in text and "00003/rewrite.json" in text
+
+
+def test_dpg_and_geneval2_say_so(tmp_path: Path, server: Server):
+    """Their metadata name no objects, so none is looked for."""
+    question = {"proposition_id": 1, "dependency": "0", "tuple": "entity", "question": "a dog?"}
+    table = write_csv(tmp_path / "d.csv", [{"item_id": "a", "questions": [question]}])
+    row = {"prompt": "a dog", "vqa_list": [["Is it a dog?", "Yes"]], "skills": ["object"]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    server.on_request = lambda body, times: said("yes" if body["model"] == "judge" else "A cat.")
+    options: dict[str, Any] = {
+        "rewriter": by(server),
+        "answerer": AskerOptions("judge", server.url),
+        "out": tmp_path / "r.json",
+    }
+    for benchmark in (
+        DpgBench(questions=table, **options),
+        GenEval2(prompts=tmp_path / "p.jsonl", hard=True, **options),
+    ):
+        painter = Painter()
+        named = replace(benchmark, out=tmp_path / f"{type(benchmark).__name__}.json")
+        result = run_benchmark(named, lambda source, painter=painter: painter, lambda *shown: None)
+        written = json.loads(named.out.read_text())
+        assert painter.texts == ["A cat."]
+        assert (written["rewriting"]["rewritten"], written["rewriting"]["objects_known"]) == (1, 0)
+        assert "prompts rewritten by writer: 1 of 1" in printed(named, result)
 
 
 def printed(benchmark: Any, result: Any) -> str:

@@ -528,7 +528,11 @@ def test_a_full_disk_costs_no_score(folders, loaded_fakes, monkeypatch, tmp_path
     sources, recons = folders
     embedded = []
     embed = Backbone.embed_pixels
-    counting = lambda self, pixels: embedded.append(len(pixels)) or embed(self, pixels)  # noqa: E731
+
+    def counting(self: Backbone, pixels: Tensor) -> Tensor:
+        embedded.append(len(pixels))
+        return embed(self, pixels)
+
     monkeypatch.setattr(Backbone, "embed_pixels", counting)
     out = tmp_path / "out.json"
     expected = run_folders(sources, recons, out)
