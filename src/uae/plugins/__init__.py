@@ -1,0 +1,1 @@
+"""Our models inside other evaluation packages: lmms-eval and VLMEvalKit."""
