@@ -50,8 +50,9 @@ LEADS = {"images": "geneval", "seeing": "caption_complete"}
 FORMER_NAMES = {"diffusion": "umm1", "ar": "umm2"}
 FRAME_EVERY = 20
 """Steps between pictures of the same prompts, where painting learns."""
-STRIP_SCENE, EARLY_STRIP_SCENE = 7, 16
-"""Of the test split, what the strip shows: three objects, one of them small."""
+STRIP_SCENE, EARLY_STRIP_SCENE = 7, 291
+"""Of the test split, what the strip shows: three objects, one of them small. The second is one of
+those that were wrong before and right after, with two seeds."""
 
 
 def _parse_family(words: list[str]) -> str:
