@@ -114,8 +114,10 @@ def cut(text: str, settings: dict[str, Any]) -> str:
 
 
 def whole_number(batch_size: int | str) -> int:
-    """Raises:
-    ValueError: for anything but a positive number.
+    """The package gives it as text.
+
+    Raises:
+        ValueError: for anything but a number from 1.
     """
     if not str(batch_size).isdecimal() or int(batch_size) < 1:
         raise ValueError(f"batch_size: expected a number from 1, got {batch_size}; give a number")
