@@ -157,14 +157,22 @@ def test_a_stage_asks_about_the_users_images_what_can_be_asked_of_any(tmp_path: 
 
 def test_what_can_not_be_held_is_refused():
     model, given = build_model(), settings()
-    model.begin_training(0, captions=False, decoding=None)
-    with pytest.raises(ValueError, match=r"^anchor-coef: expected 0 where nothing that answers"):
-        ANCHOR.check(model, given)
     model.begin_training(0, captions=True, decoding=None)
     with pytest.raises(ValueError, match=r"^anchor-coef: expected 0 where no questions"):
         Auxiliary().check(model, given)
     ANCHOR.check(model, given)
     Auxiliary().check(model, replace(given, anchor_coef=0.0))
+
+
+def test_nothing_is_asked_where_nothing_that_answers_learns():
+    """A recipe's anchor stays where painting alone is learnt from it."""
+    model, given = build_model(), settings()
+    learning = Learning(torch.optim.SGD(model.encoder.parameters(), lr=1e-3))
+    model.begin_training(0, captions=False, decoding=None)
+    Auxiliary().check(model, given)
+    assert ANCHOR.backward(model, given, learning, 0) == {}
+    model.begin_training(0, captions=True, decoding=None)
+    assert ANCHOR.backward(model, given, learning, 0).keys() == {"rl/anchor_kl"}
 
 
 # --- what texts tell the decoder -----------------------------------------------------------------

@@ -35,14 +35,12 @@ class Auxiliary:
             )
         if config.matching_coef > 0 and self.pairs is None:
             raise ValueError("matching-coef: expected 0 where no pairs are given to match")
-        if config.anchor_coef > 0 and not isinstance(model.encoder, Anchored):
+        if holds_answers(model, config) and not isinstance(model.encoder, Anchored):
             raise ValueError(
                 "anchor-coef: expected a model that can be held to its answers, got "
                 f"{type(model).__name__} ({model.family}); leave it at 0"
             )
-        if config.anchor_coef > 0 and not model.encoder.named_trainable_parameters():
-            raise ValueError("anchor-coef: expected 0 where nothing that answers learns")
-        if config.anchor_coef > 0 and self.questions is None:
+        if holds_answers(model, config) and self.questions is None:
             raise ValueError("anchor-coef: expected 0 where no questions are given to be asked")
         if config.text_anchor_coef > 0:
             self._check_texts(model)
@@ -67,7 +65,7 @@ class Auxiliary:
         if config.matching_coef > 0:
             with learning.painting_gradients():
                 losses["rl_image/matching_loss"] = self._match(model, config, step)
-        if config.anchor_coef > 0:
+        if holds_answers(model, config):
             losses["rl/anchor_kl"] = self._anchor(model, config, step)
         if config.text_anchor_coef > 0:
             losses["rl/text_drift"] = self._hold_texts(model, config, step)
@@ -95,6 +93,11 @@ class Auxiliary:
         texts = [prompt.text for prompt in self.texts.batch(step, config.texts_per_step)]
         with autocast(model.encoder.device, config.use_bf16):
             return _added(model.text_drift(texts), config.text_anchor_coef)
+
+
+def holds_answers(model: UnifiedModel, config: TrainConfig) -> bool:
+    """Whether questions are asked: only of what learns."""
+    return config.anchor_coef > 0 and bool(model.encoder.named_trainable_parameters())
 
 
 def _added(loss: Tensor, coef: float) -> float:

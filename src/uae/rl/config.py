@@ -97,7 +97,7 @@ class TrainConfig:
     anchor_coef: float = 0.0
     """Of the KL of the model's answers to questions about images to those it gave before training,
     beside what captioning learns from rewards, so that it goes on answering. 1 holds them; 0 asks
-    none."""
+    none, and none are asked where nothing that answers learns."""
     questions_per_step: int = 16
     """Such questions."""
     text_anchor_coef: float = 0.0
