@@ -19,6 +19,7 @@ FEW = ["--num-images", "3", "--prompts-per-tag", "1"]
 
 @pytest.mark.slow
 def test_two_models_in_the_world(capsys, tmp_path: Path):
+    tmp_path = tmp_path / "not" / "there"
     command = ["bench", "all", "--before", "tiny", "--after", "tiny-early", "--out", str(tmp_path)]
     cli.run([*command, *FEW])
     shown = capsys.readouterr().out
@@ -34,6 +35,7 @@ def test_two_models_in_the_world(capsys, tmp_path: Path):
     assert score["before"] == pytest.approx(official["before"])
     assert score["after"] == pytest.approx(official["after"])
     assert score["delta"] > 50 and score["low"] > 0  # the other one is asked for detail
+    assert by_name["LongCLIP"]["num_items"] == 3
     assert by_name["GenEval: pictures right"]["num_items"] == 6
     assert by_name["questions right"]["num_items"] == 15
     geneval = json.loads((tmp_path / "before" / "geneval.json").read_text())

@@ -156,6 +156,7 @@ def compare_models(settings: CompareModels) -> Comparison:
     """Run each part for both models, and write the comparison."""
     settings = settings.given()
     check_out_folder(settings.out)
+    settings.out.mkdir(parents=True, exist_ok=True)
     names = (settings.before, settings.after)
     sides, rows, notes, files = Sides(), [], [], {}
     for part in settings.parts():

@@ -20,6 +20,7 @@ from typing import Any
 from uae.bench.api import Benchmark
 from uae.bench.compare.paired import Paired, compare
 from uae.bench.result import versions
+from uae.bench.unified.table import TITLES
 
 Values = Mapping[str, float]
 """In [0, 1], by item."""
@@ -123,11 +124,11 @@ def rows_of(part: Part, before: list[Measure], after: list[Measure], seed: int) 
 
 def unified_measures(benchmark: Any, result: Any) -> list[Measure]:
     """The Unified-Score and each backbone, by image."""
-    titles = {"unified": "Unified-Score"}
+    titles = {"unified": "Unified-Score", **TITLES}
     names = [] if result.partial else ["unified"]
     rows = result.rows()
     return [
-        Measure(titles.get(name, name), {row["image"]: row[name] for row in rows})
+        Measure(titles[name], {row["image"]: row[name] for row in rows})
         for name in (*names, *result.scores)
     ]
 
