@@ -7,6 +7,7 @@ answered is kept in ``OUT_answers.jsonl``, so that nothing is asked twice.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +40,7 @@ class ListedImages(PromptImages):
 
 
 @dataclass(frozen=True)
-class PaintedBench:
+class PaintedBench(ABC):
     """Whose pictures are scored, and by whom."""
 
     images: Path | None = None
@@ -63,14 +64,14 @@ class PaintedBench:
     out: Path = Path("painted.json")
     """Result file."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def rows(self) -> Rows:
         """The prompts by name, each a row with a ``prompt``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def name_of_file(self, file: str) -> str:
         """The prompt that a file of ``--images`` shows."""
-        raise NotImplementedError
 
     def check(self) -> None:
         check_out_file(self.out)
