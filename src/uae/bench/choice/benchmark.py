@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from uae.bench.api import Answers
+from uae.bench.ask.api import Asker
 from uae.bench.ask.build import AskerOptions
 from uae.bench.choice.answerer import AskedQuestions
 from uae.bench.choice.circular import (
@@ -215,6 +216,16 @@ class ChoiceBench:
                 f"g_index, got {odd[0]!r}; give --evaluation plain"
             )
 
+    @cached_property
+    def _asker(self) -> Asker:
+        """Who answers in the place of ``--model``, loaded once."""
+        return self.answerer.build()
+
+    @cached_property
+    def _judge(self) -> Asker:
+        """Who reads what the rules cannot, loaded once."""
+        return self.judge.build()
+
     # --- the answers -----------------------------------------------------------------------------
 
     def _predictions(self, answers: Answers[Index] | None) -> Predictions:
@@ -225,7 +236,7 @@ class ChoiceBench:
             return read_predictions(self.predictions)
         folder = self._beside("asked")
         asked = AskedQuestions(self._images, folder, self._prompt, self.max_new_tokens)
-        return asked.predictions(self.answerer.build())
+        return asked.predictions(self._asker)
 
     def _outcomes(self, texts: Mapping[Index, str]) -> list[Outcome]:
         """Of all questions that have an answer."""
@@ -235,7 +246,7 @@ class ChoiceBench:
         return read_outcomes(self.table_of_questions.rows(), texts, judge)
 
     def _judged(self, unread: Sequence[Unread]) -> list[Reading]:
-        return judge_answers(self.judge.build(), unread, self._beside("judged.jsonl"))
+        return judge_answers(self._judge, unread, self._beside("judged.jsonl"))
 
     # --- what is said ----------------------------------------------------------------------------
 
@@ -260,7 +271,7 @@ class ChoiceBench:
         return [line for applies, line in said if applies]
 
     def _settings(self, answers: Answers[Index] | None) -> dict[str, Any]:
-        judge = self.judge.build().settings if self.judge.model is not None else None
+        judge = self._judge.settings if self.judge.model is not None else None
         common = {
             "data": self.data,
             "rows": len(self.table_of_questions.indexes),
@@ -272,7 +283,7 @@ class ChoiceBench:
         if self.predictions is not None:
             return {**common, "predictions": str(self.predictions)}
         asked = {"prompt": self._prompt, "max_new_tokens": self.max_new_tokens}
-        return {**common, **asked, "answerer": self.answerer.build().settings}
+        return {**common, **asked, "answerer": self._asker.settings}
 
     def _beside(self, what: str) -> Path:
         return self.out.with_name(f"{self.out.stem}_{what}")
