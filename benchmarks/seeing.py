@@ -101,15 +101,15 @@ def shapes(sources: Sequence[Tensor], captions: list[str], reconstructions: Tens
 
 
 _places: dict[str, Path] = {}  # root: of the arms
-_loaded: dict[str, Any] = {}
+_loaded: dict[Path | None, dict[str, Any]] = {}  # by folder
 
 
 def _judges(folder: Path | None = None) -> dict[str, Any]:
     """CLIP and DINOv2: of the world, or those in ``folder``; loaded once."""
-    if not _loaded:
+    if folder not in _loaded:
         sources = {name: str(folder / name / "export") if folder else "tiny" for name in JUDGES}
-        _loaded.update({name: load_backbone(name, sources[name]) for name in JUDGES})
-    return _loaded
+        _loaded[folder] = {name: load_backbone(name, sources[name]) for name in JUDGES}
+    return _loaded[folder]
 
 
 def train_backbones(root: Path) -> None:
