@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -65,6 +65,12 @@ def wilson(right: int | float, total: int) -> tuple[float, float] | None:
     centre, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
     return 100 * max(0.0, low), 100 * min(1.0, high)
+
+
+def first_of(lines: Sequence[str], rest: str = "… and {} more", most: int = 10) -> list[str]:
+    """The first lines, and one that says how many more there are, if there are."""
+    more = len(lines) - most
+    return [*lines[:most], *([rest.format(more)] if more > 0 else [])]
 
 
 def shares_to_json(shares: Mapping[str, Share]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from rich.text import Text
 
 from uae.bench.choice.circular import Index, Method
 from uae.bench.choice.report import ALL, SplitReport, TaskMean
-from uae.bench.result import Share, shares_to_json, versions
+from uae.bench.result import Share, first_of, shares_to_json, versions
 
-MAX_TOLD = 10
 DEVIATIONS = (
     "rows whose answer is no option are left out (officially: wrong)",
     "what a judge cannot read is wrong (officially: an option drawn at random)",
@@ -122,10 +121,8 @@ def _ways_table(ways: Mapping[str, Share]) -> Table:
 
 def _remarks(result: ChoiceResult) -> list[str]:
     lines = [f"note: {note}" for note in result.notes]
-    lines += [f"left out: {line}" for line in result.left_out[:MAX_TOLD]]
-    if (more := len(result.left_out) - MAX_TOLD) > 0:
-        lines.append(f"left out: {more} more, named in the result file")
-    return lines
+    left_out = [f"left out: {line}" for line in result.left_out]
+    return lines + first_of(left_out, "left out: {} more, named in the result file")
 
 
 def _number(value: float | None) -> str:

@@ -11,11 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from uae.bench.geneval.summary import Summary
-from uae.bench.result import Share, shares_to_json, versions
+from uae.bench.result import Share, first_of, shares_to_json, versions
 from uae.bench.rewrite.record import Rewriting
 from uae.utils.messages import printable
-
-MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,5 @@ def _notes(result: GenEvalResult) -> list[str]:
 
 
 def _listed(what: str, lines: Sequence[str]) -> list[str]:
-    rest = len(lines) - MAX_LISTED
-    shown = [f"{what}: {printable(line)}" for line in lines[:MAX_LISTED]]
-    return shown + ([f"… and {rest} more ({what})"] if rest > 0 else [])
+    shown = [f"{what}: {printable(line)}" for line in lines]
+    return first_of(shown, f"… and {{}} more ({what})")

@@ -8,7 +8,7 @@ from rich.table import Table
 from uae.bench.judge.cost import Usage
 from uae.bench.judge.result import Estimate, JudgeResult
 from uae.bench.judge.tally import Agreement, Tally, WinRate
-from uae.bench.result import Share
+from uae.bench.result import Share, first_of
 
 MOST_LINES = 5
 
@@ -97,5 +97,4 @@ def _missing(result: JudgeResult) -> list[str]:
 
 
 def _first_lines(lines: list[str]) -> list[str]:
-    more = len(lines) - MOST_LINES
-    return [*lines[:MOST_LINES], *([f"… and {more} more, in the result file"] if more > 0 else [])]
+    return first_of(lines, "… and {} more, in the result file", MOST_LINES)

@@ -16,11 +16,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from uae.bench.result import Interval, Share, versions
+from uae.bench.result import Interval, Share, first_of, versions
 from uae.bench.rewrite.record import Rewriting
 from uae.utils.messages import printable
 
-MAX_LISTED = 10
 TAILS = (0.025, 0.975)
 Number = int | float
 Sums = Mapping[str, tuple[Number, Number]]
@@ -162,6 +161,4 @@ def _notes(result: PaintedResult) -> list[str]:
 
 
 def _listed(items: Sequence[str]) -> list[str]:
-    rest = len(items) - MAX_LISTED
-    lines = [f"  {printable(item)}" for item in items[:MAX_LISTED]]
-    return lines + ([f"  … and {rest} more"] if rest > 0 else [])
+    return first_of([f"  {printable(item)}" for item in items], "  … and {} more")

@@ -14,12 +14,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from uae.bench.result import first_of
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
 from uae.similarity.checkpoints import TINY
 from uae.utils.messages import printable
 
 TITLES = {"clip": "CLIP", "longclip": "LongCLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
-MAX_LISTED = 10
 Cell = Callable[[BackboneScore], float | None]
 
 
@@ -152,6 +152,5 @@ def notes(result: UnifiedResult) -> list[str]:
 
 
 def listed(what: str, items: list[str]) -> list[str]:
-    rest = len(items) - MAX_LISTED
-    lines = [f"  {what}: {printable(item)}" for item in items[:MAX_LISTED]]
-    return lines + ([f"  … and {rest} more {what}"] if rest > 0 else [])
+    lines = [f"  {what}: {printable(item)}" for item in items]
+    return first_of(lines, f"  … and {{}} more {what}")
