@@ -22,7 +22,7 @@ from tests.data.test_longcap import (
     server,
     sha,
 )
-from uae.data.longcap.answers import Answer, AnsweredError, NoAnswer, caption_of, read_completion
+from uae.data.answers import Answer, AnsweredError, NoAnswer, caption_of, read_completion
 from uae.data.longcap.filters import Filters, why_rejected
 from uae.data.longcap.local import decoded
 

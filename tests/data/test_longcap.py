@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from uae import cli
-from uae.data.longcap.answers import Answer
+from uae.data.answers import Answer
 from uae.data.longcap.endpoint import Pace, data_url
 from uae.data.longcap.filters import Filters, repeated_run_share, why_rejected
 from uae.data.longcap.pictures import Picture, find_duplicates, look
@@ -466,7 +466,7 @@ def test_another_model_or_prompt_is_refused(
 def test_a_damaged_line_and_a_second_process_are_named(
     capsys: pytest.CaptureFixture[str], server: Server, photos: Path, tmp_path: Path
 ):
-    from uae.data.longcap.journal import JsonLines
+    from uae.utils.json_lines import JsonLines
 
     out = tmp_path / "out"
     run(capsys, *options(server, photos, out))
@@ -539,7 +539,7 @@ def test_a_full_disk_is_one_clear_error(
         return write(descriptor, data[: len(data) // 2] if b"word9" in data else data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("uae.data.longcap.journal.os.write", write_some)
+        patch.setattr("uae.utils.json_lines.os.write", write_some)
         code, _, err = run(capsys, *options(server, photos, out, "--concurrency", "1"))
     assert (
         code == 2
@@ -753,7 +753,7 @@ def test_options_that_do_not_fit_are_named_before_any_work(
         monkeypatch.setenv("OPENAI_API_KEY", key)
         code, _, err = run(capsys, str(photos), "--out", str(tmp_path / "other"), *endpoint)
         assert code == 2 and "OPENAI_API_KEY: expected a key of plain letters" in err
-    monkeypatch.setattr("uae.data.longcap.annotators.find_spec", lambda name: None)
+    monkeypatch.setattr("uae.utils.importing.find_spec", lambda name: None)
     code, _, err = run(capsys, str(photos), "--out", str(out), *endpoint)
     assert code == 2 and "unified-autoencoder[data]" in err and not out.exists()
 

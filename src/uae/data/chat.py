@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from uae.data.longcap.answers import AnsweredError, ImageRefused, NoAnswer
+from uae.data.answers import AnsweredError, ImageRefused, NoAnswer
 from uae.images.read import open_rgb
 from uae.utils.messages import one_line
 

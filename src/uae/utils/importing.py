@@ -1,8 +1,9 @@
-"""What a user names by MODULE:NAME."""
+"""What a user names by MODULE:NAME, and libraries that may be missing."""
 
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -24,3 +25,11 @@ def import_named(path: str, role: str) -> Any:
     if not callable(value):
         raise ValueError(f"{role} {path}: expected something to call, got {type(value).__name__}")
     return value
+
+
+def require_library(library: str, extra: str = "data") -> None:
+    """A ValueError that says what to do when an optional library is missing."""
+    if find_spec(library) is None:
+        raise ValueError(
+            f"this needs the library {library!r}: pip install 'unified-autoencoder[{extra}]'"
+        )

@@ -164,7 +164,7 @@ def test_a_full_disk_stops_in_one_line_with_what_is_kept(
         return write(descriptor, data[: len(data) // 2] if b"question 3" in data else data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("uae.data.longcap.journal.os.write", write_some)
+        patch.setattr("uae.utils.json_lines.os.write", write_some)
         with pytest.raises(OSError, match=r"could not write t\.jsonl.*written before is safe"):
             ask_all(asker(server), QUESTIONS, file, 9)
     assert [json.loads(line)["question"] for line in file.read_text().splitlines()] == [

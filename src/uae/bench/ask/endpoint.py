@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from uae.bench.ask.api import Question, Reply
 from uae.bench.ask.backoff import Backoff, asked_to_wait_sec
+from uae.data.answers import Answer, ImageRefused, NoAnswer, caption_of, read_completion
 from uae.data.chat import ChatClient, Pace, chat_messages, data_url, is_url
-from uae.data.longcap.annotators import require_library
-from uae.data.longcap.answers import Answer, ImageRefused, NoAnswer, caption_of, read_completion
 from uae.images.read import ImageError
+from uae.utils.importing import require_library
 from uae.utils.messages import one_line
 
 STOP_AFTER = 10  # questions in a row without an answer

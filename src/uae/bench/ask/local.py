@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from uae.bench.ask.api import Question, Reply
-from uae.data.longcap.answers import caption_of
+from uae.data.answers import caption_of
 from uae.data.longcap.local import DRAWN, check_prompt, decoded, load_local
 from uae.images.read import ImageError, open_rgb
 from uae.models.origin import checksum

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from uae.bench.ask.endpoint import EndpointAsker
+from uae.data.answers import NoAnswer
 from uae.data.chat import ChatClient
-from uae.data.longcap.answers import NoAnswer
 from uae.images.read import read_image_bytes
 
 

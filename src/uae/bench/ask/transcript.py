@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from uae.bench.ask.api import Asker, Question, Reply, TokenAsker
-from uae.data.longcap.journal import JsonLines
 from uae.utils.files import sha256_of
+from uae.utils.json_lines import JsonLines
 from uae.utils.messages import one_line
 from uae.utils.progress import phase
 

@@ -28,10 +28,10 @@ from uae.bench.api import Answers
 from uae.bench.choice.pictures import QuestionImages
 from uae.bench.choice.table import Index, Row
 from uae.bench.provenance import provenance
-from uae.data.longcap.journal import JsonLines
 from uae.images.read import ImageError, read_image_bytes
 from uae.models.base import Captioner
 from uae.types import RoundTrip
+from uae.utils.json_lines import JsonLines
 from uae.utils.outputs import check_out_folder
 
 ANSWERS = Path("answers.jsonl")

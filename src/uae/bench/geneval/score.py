@@ -18,9 +18,9 @@ from PIL import Image
 from uae.bench.geneval.crops import open_picture
 from uae.bench.geneval.folders import Sample
 from uae.bench.geneval.judge import Judge, Judged
-from uae.data.longcap.journal import JsonLines
 from uae.images.read import ImageError
 from uae.utils.files import json_ready, sha256_of
+from uae.utils.json_lines import JsonLines
 from uae.utils.messages import one_line
 from uae.utils.progress import track
 

@@ -12,17 +12,8 @@ from 0. It raises
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from uae.data.longcap.answers import Answer
+from uae.data.answers import Answer
 
 Annotator = Callable[[Path, int], Awaitable[Answer]]
-
-
-def require_library(library: str, extra: str = "data") -> None:
-    """A ValueError that says what to do when an optional library is missing."""
-    if find_spec(library) is None:
-        raise ValueError(
-            f"this needs the library {library!r}: pip install 'unified-autoencoder[{extra}]'"
-        )

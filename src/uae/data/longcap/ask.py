@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
+from uae.data.answers import ImageRefused, NoAnswer
 from uae.data.longcap.annotators import Annotator
-from uae.data.longcap.answers import ImageRefused, NoAnswer
 from uae.data.longcap.journal import Journal
 from uae.data.longcap.pictures import Picture
 

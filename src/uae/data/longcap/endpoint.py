@@ -6,10 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from uae.data.answers import Answer, NoAnswer, read_completion
 from uae.data.chat import ChatClient, Pace, chat_messages, data_url
-from uae.data.longcap.annotators import Annotator, require_library
-from uae.data.longcap.answers import Answer, NoAnswer, read_completion
+from uae.data.longcap.annotators import Annotator
 from uae.images.read import ImageError
+from uae.utils.importing import require_library
 from uae.utils.messages import one_line
 
 # of the openai library: waits of 0.5 to 8 s, or as long as the server asks, up to two minutes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from uae.data.longcap.answers import Answer, caption_of
+from uae.data.answers import Answer, caption_of
 
 REFUSALS = re.compile(
     r"\W*("

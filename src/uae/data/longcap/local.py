@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from uae.data.answers import THOUGHT_TAG, Answer, NoAnswer
 from uae.data.longcap.annotators import Annotator
-from uae.data.longcap.answers import THOUGHT_TAG, Answer, NoAnswer
 from uae.images.read import ImageError, open_rgb
 from uae.utils.messages import one_line
 from uae.utils.weights import CONFIG, check_finite, naming_files

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from uae.data.longcap.journal import JsonLines
 from uae.images.read import ImageError, check_file, open_rgb
 from uae.utils.files import sha256_of
+from uae.utils.json_lines import JsonLines
 from uae.utils.messages import one_line
 from uae.utils.metrics import TrainProgress
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from uae.data.chat import is_url
 from uae.data.folders import list_images
-from uae.data.longcap.annotators import Annotator, require_library
+from uae.data.longcap.annotators import Annotator
 from uae.data.longcap.ask import Asking
 from uae.data.longcap.endpoint import endpoint_annotator
 from uae.data.longcap.filters import Filters
@@ -22,6 +22,7 @@ from uae.data.longcap.local import local_annotator
 from uae.data.longcap.outcome import outcome_of, outcome_table, write_left_out
 from uae.data.longcap.pictures import Picture, find_duplicates, survey
 from uae.data.longcap.shards import write_shards
+from uae.utils.importing import require_library
 from uae.utils.metrics import TrainProgress
 from uae.utils.outputs import check_out_folder
 from uae.utils.quiet import quiet_libraries
