@@ -12,7 +12,8 @@ from uae.bench.judge.judges import EndpointOptions, judge_of
 from uae.bench.judge.pairing import Pair, Side
 from uae.bench.judge.prompts import question_about
 from uae.bench.judge.referee import rule
-from uae.world.judge import ExactJudge, caption_agreement, picture_agreement
+from uae.world.agreement import agreement
+from uae.world.judge import ExactJudge, picture_agreement
 from uae.world.language import exhaustive_caption
 from uae.world.scene import Object, Scene, Word, render, scene_at
 
@@ -51,14 +52,17 @@ def test_pictures_by_hand(background: str):
 def test_captions_by_hand():
     for index in range(20):
         scene = scene_at("test", index)
-        full = caption_agreement(exhaustive_caption(scene), scene)
-        assert full.right == full.stated and full.precision == 1
-        assert full.recall == full.true / full.true == 1
-        assert caption_agreement("", scene) == (0, 0, full.true)
-    scene = scene_of(*SCENE.objects)
-    assert caption_agreement("a red circle", scene) == (2, 2, 9)
-    assert caption_agreement("a red cross", scene) == (1, 2, 9)
-    assert caption_agreement("a red circle , a red circle", scene) == (2, 4, 9)
+        text = exhaustive_caption(scene)
+        full = agreement(text, text)
+        assert full.right == full.said and full.precision == 1
+        assert full.recall == full.asked / full.asked == 1
+        assert agreement(text, "") == (0, 0, full.asked)
+    text = exhaustive_caption(scene_of(*SCENE.objects))
+    assert agreement(text, "a red circle") == (2, 2, 9)
+    assert agreement(text, "a red cross") == (1, 2, 9)
+    assert agreement(text, "a red circle , a red circle") == (2, 4, 9)
+    # each mention by itself is nearest to the circle; together they are two objects
+    assert agreement(text, "a red cross , a red circle") == (3, 4, 9)
 
 
 def pairs(tmp_path: Path) -> list[Pair]:

@@ -16,8 +16,9 @@ from uae.bench.unicycle.benchmark import UniCycle, match_captions, read_captions
 from uae.bench.unicycle.score import attribute_scores, cosines, similarity_scores
 from uae.config import CaptionOptions, DecodeOptions
 from uae.similarity.backbones import Backbone
+from uae.world.agreement import Agreement, agreement, best_match
 from uae.world.language import read_caption
-from uae.world.unicycle import Kept, best_match, kept, texts
+from uae.world.unicycle import texts
 
 TEXT = "a small red circle left , a large blue ring top on white"
 
@@ -64,16 +65,16 @@ def test_overall_is_the_plain_mean_of_backbones():
 
 
 def test_attributes_by_hand():
-    whole = kept(TEXT, TEXT)
+    whole = agreement(TEXT, TEXT)
     assert whole.is_exact and whole.asked == whole.said
-    nothing = kept(TEXT, "")
+    nothing = agreement(TEXT, "")
     assert (nothing.right, nothing.said) == (0, 0) and not nothing.is_exact
-    less = kept(TEXT, "a blue ring")
+    less = agreement(TEXT, "a blue ring")
     assert (less.right, less.said) == (2, 2) and not less.is_exact
-    swapped = kept(TEXT, "a small blue circle , a large red ring")
+    swapped = agreement(TEXT, "a small blue circle , a large red ring")
     assert (swapped.right, swapped.said) == (4, 6)
-    more = kept("a red circle", "a red circle , a blue ring")
-    assert more == Kept(2, 2, 4) and not more.is_exact
+    more = agreement("a red circle", "a red circle , a blue ring")
+    assert more == Agreement(right=2, asked=2, said=4) and not more.is_exact
 
 
 def test_the_best_match_is_that_of_all_permutations():

@@ -6,7 +6,7 @@ For CLIP and LongCLIP, ``s = 100 · mean_i cos(t(text_i), t(caption_i))`` by the
     rescaled = 100 · (s - s_shuffled) / (100 - s_shuffled)
 
 so that 0 means "no better than another text's caption". In the embedded world also by exact
-attributes (``world/unicycle.py``): precision, recall, and captions that say exactly the same.
+attributes (``world/agreement.py``): precision, recall, and captions that say exactly the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uae.bench.painted.result import Score, Sums, interval_of, ratio_scores, res
 from uae.similarity.backbones import Backbone
 from uae.utils.importing import import_named
 
-KEPT = "uae.world.unicycle:kept"  # no benchmark imports the world
+AGREEMENT = "uae.world.agreement:agreement"  # no benchmark imports the world
 BATCH = 64
 Cycles = Mapping[str, tuple[str, Sequence[str]]]  # by name: a text, and captions of its pictures
 
@@ -98,13 +98,13 @@ def _rescaled(score: float | None, shuffled: float | None) -> float | None:
 
 def attribute_scores(cycles: Cycles, num_bootstrap: int, seed: int) -> dict[str, Score]:
     """Of texts of the embedded world."""
-    kept = import_named(KEPT, "embedded world")
-    sums = [_attribute_sums(kept, text, said) for text, said in cycles.values()]
+    agreement = import_named(AGREEMENT, "embedded world")
+    sums = [_attribute_sums(agreement, text, said) for text, said in cycles.values()]
     return ratio_scores(sums, num_bootstrap, seed)
 
 
-def _attribute_sums(kept: Any, text: str, captions: Sequence[str]) -> Sums:
-    each = [kept(text, caption) for caption in captions]
+def _attribute_sums(agreement: Any, text: str, captions: Sequence[str]) -> Sums:
+    each = [agreement(text, caption) for caption in captions]
     right = sum(k.right for k in each)
     return {
         "recall": (right, sum(k.asked for k in each)),
