@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.bench.scripted import paint
+from uae.bench.bootstrap import resampled
 from uae.bench.painted.pictures import find_pictures
-from uae.bench.painted.result import PaintedResult, Score, painted_table, ratio_scores, resampled
+from uae.bench.painted.result import PaintedResult, Score, painted_table, ratio_scores
 from uae.bench.result import Interval, Share
 
 ROWS = {"0": {"prompt": "a cat"}, "1": {"prompt": "a dog"}, "2": {"prompt": "a cow"}}

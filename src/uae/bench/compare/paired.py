@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-import numpy as np
+from uae.bench.bootstrap import interval_of, resampled
 
-CONFIDENCE = 0.95
 NUM_BOOTSTRAP = 10_000
-CHUNK = 500  # resamples at a time
+DELTA = "delta"
 
 
 @dataclass(frozen=True)
@@ -72,33 +72,22 @@ def compare(
     shared = [item for item in before if item in after]
     if not shared:
         return None
-    values = np.array([(before[item], after[item]) for item in shared], dtype=np.float64)
-    names = {name: i for i, name in enumerate(dict.fromkeys(map(group_of, shared)))}
-    group = np.array([names[group_of(item)] for item in shared])
-    sums = np.zeros((len(names), 2))  # of differences, and how many
-    np.add.at(sums, group, np.stack([values[:, 1] - values[:, 0], np.ones(len(values))], axis=1))
-    deltas = _resampled(sums, num_bootstrap, seed)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = 100 * np.quantile(deltas, [tail, 1 - tail])
+    cases: dict[str, list[float]] = {}  # the sum of differences, and how many
+    for item in shared:
+        case = cases.setdefault(group_of(item), [0.0, 0.0])
+        case[0] += after[item] - before[item]
+        case[1] += 1
+    sums = [{DELTA: (total, number)} for total, number in cases.values()]
+    deltas = resampled(sums, num_bootstrap, seed)[DELTA]
+    interval = interval_of(deltas)
+    assert interval is not None, "each case has an item"
     below, above = (deltas <= 0).sum(), (deltas >= 0).sum()
-    first, second = 100 * values.mean(axis=0)
     return Paired(
-        before=float(first),
-        after=float(second),
-        low=float(low),
-        high=float(high),
+        before=100 * fmean(before[item] for item in shared),
+        after=100 * fmean(after[item] for item in shared),
+        low=interval.low,
+        high=interval.high,
         p=float(min(1.0, 2 * (min(below, above) + 1) / (num_bootstrap + 1))),
         num_items=len(shared),
         num_left_out=len(before) + len(after) - 2 * len(shared),
     )
-
-
-def _resampled(sums: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Mean differences of so many resamples of the groups."""
-    rng = np.random.default_rng(seed)
-    deltas = []
-    for start in range(0, number, CHUNK):
-        draws = rng.integers(len(sums), size=(min(CHUNK, number - start), len(sums)))
-        totals = sums[draws].sum(axis=1)
-        deltas.append(totals[:, 0] / totals[:, 1])
-    return np.concatenate(deltas)

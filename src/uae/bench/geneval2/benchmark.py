@@ -21,11 +21,12 @@ from typing import Any
 from uae.bench.api import Answers
 from uae.bench.ask.api import Question, TokenAsker
 from uae.bench.ask.transcript import first_tokens_all
+from uae.bench.bootstrap import Sums
 from uae.bench.generate import PlacedPrompt
 from uae.bench.geneval2.rules import Atom, AtomScores, Prompt2, by_atom_count, by_skill
 from uae.bench.painted.benchmark import PaintedBench
 from uae.bench.painted.pictures import Pictures, Rows, checked
-from uae.bench.painted.result import PaintedResult, Score, Sums, ratio_scores
+from uae.bench.painted.result import PaintedResult, Score, ratio_scores
 from uae.data.prompts import read_prompts
 
 Files = Mapping[str, Sequence[Path]]  # by prompt

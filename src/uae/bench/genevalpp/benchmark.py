@@ -21,6 +21,7 @@ import numpy as np
 
 from uae.bench.api import Answers
 from uae.bench.ask.api import Question
+from uae.bench.bootstrap import Sums, interval_of, resampled
 from uae.bench.generate import PlacedPrompt
 from uae.bench.genevalpp.rules import (
     MAX_NEW_TOKENS,
@@ -34,7 +35,7 @@ from uae.bench.genevalpp.rules import (
 )
 from uae.bench.painted.benchmark import PaintedBench
 from uae.bench.painted.pictures import Rows
-from uae.bench.painted.result import PaintedResult, Score, Sums, interval_of, resampled
+from uae.bench.painted.result import PaintedResult, Score
 from uae.bench.result import Share
 from uae.data.prompts import read_prompts
 

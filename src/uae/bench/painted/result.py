@@ -6,24 +6,18 @@ are drawn with replacement, with all their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from uae.bench.bootstrap import Sums, interval_of, resampled
 from uae.bench.result import Interval, Share, first_of, versions
 from uae.bench.rewrite.record import Rewriting
 from uae.utils.messages import printable
-
-TAILS = (0.025, 0.975)
-Number = int | float
-Sums = Mapping[str, tuple[Number, Number]]
-"""Of one prompt: by score, what is added up and how often."""
 
 
 @dataclass(frozen=True)
@@ -89,32 +83,6 @@ class PaintedResult:
 
 
 # --- intervals -----------------------------------------------------------------------------------
-
-
-def resampled(
-    prompts: Sequence[Sums], num_bootstrap: int, seed: int
-) -> dict[str, Float[np.ndarray, " R"]]:
-    """Each score, times 100, of R draws of the prompts; not-a-number where none of it was drawn."""
-    names = list(dict.fromkeys(name for sums in prompts for name in sums))
-    if not names:
-        return {}
-    pairs = np.array([[sums.get(name, (0.0, 0.0)) for name in names] for sums in prompts], float)
-    rng = np.random.default_rng(seed)
-    even = np.full(len(prompts), 1 / len(prompts))
-    draws = rng.multinomial(len(prompts), even, size=num_bootstrap)
-    sums, counts = np.einsum("rn,nsk->ksr", draws, pairs)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = 100 * sums / counts
-    return dict(zip(names, ratios, strict=True))
-
-
-def interval_of(values: Float[np.ndarray, " R"]) -> Interval | None:
-    """The middle 95 % of those that are numbers."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return None
-    low, high = np.quantile(finite, TAILS)
-    return Interval(float(low), float(high))
 
 
 def ratio_scores(prompts: Sequence[Sums], num_bootstrap: int, seed: int) -> dict[str, Score]:

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.bench.painted.result import Score, Sums, interval_of, ratio_scores, resampled
+from uae.bench.bootstrap import Sums, interval_of, resampled
+from uae.bench.painted.result import Score, ratio_scores
 from uae.similarity.backbones import Backbone
 from uae.utils.importing import import_named
 
