@@ -137,9 +137,9 @@ class ReconstructImages:
                 yield photo, str(error)
         if not seen:
             return
-        go = model.round_trips if isinstance(model, Loop) else partial(round_trips, model)
+        made_by = model.reconstruct if isinstance(model, Loop) else partial(reconstruct, model)
         photos = list(seen)
-        for place, made in go(list(seen.values()), captioning, decoding, self.seed):
+        for place, made in made_by(list(seen.values()), captioning, decoding, self.seed):
             photo = photos[place]
             if isinstance(made, str):
                 print(f"left out: {printable(photo.name)}: {made}", file=sys.stderr)
@@ -227,14 +227,14 @@ def content_key(file: Path) -> int:
     return int.from_bytes(sha256_of(file)[:5])
 
 
-def round_trips(
+def reconstruct(
     model: UnifiedModel,
     seen: Sequence[Seen],
     captioning: CaptionSettings,
     decoding: DecodeSettings,
     seed: int,
 ) -> Iterator[tuple[int, tuple[Caption, Tensor]]]:
-    """As of a loop, by a model that is both halves."""
+    """As ``Loop.reconstruct``, by a model that is both halves."""
     keys = [each.key for each in seen]
     images = [each.image for each in seen]
     captions, painted = autoencode(model, images, captioning, decoding, seed=seed, keys=keys)

@@ -92,7 +92,7 @@ class Loop:
         if isinstance(self.painter, Limited):
             self.painter.check_settings(captioning, decoding)
 
-    def round_trips(
+    def reconstruct(
         self,
         seen: Sequence[Seen],
         captioning: CaptionSettings,
