@@ -71,12 +71,17 @@ class JanusTask:
         torch.manual_seed(self.fit_settings.seed)
         self.model = Janus.from_pretrained(vision_folder)
         inherit_language_model(self.model, LLMDiffusion.from_pretrained(umm1_folder).encoder)
-        self.model.model.requires_grad_(True)
-        self.model.model.model.vqmodel.requires_grad_(False)
         self.heads = ReadOut(LLM_WIDTH, HEADS)
         self.modules: dict[str, nn.Module] = {"janus": self.model.model, "heads": self.heads}
-        compiled = compiled and can_compile()
-        self.last_states = torch.compile(_last_states, dynamic=False) if compiled else _last_states
+        self._prepare_states(compiled)
+
+    def _prepare_states(self, compiled: bool) -> None:
+        """All of the model learns but its VQ model; its states by compiled code where it can be."""
+        self.model.model.requires_grad_(True)
+        self.model.model.model.vqmodel.requires_grad_(False)
+        is_compiled = compiled and can_compile()
+        states = torch.compile(_last_states, dynamic=False) if is_compiled else _last_states
+        self.last_states = states
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = train_scenes(step, self.fit_settings.batch_size, seed=self.fit_settings.seed)
@@ -174,11 +179,8 @@ class JanusOnTask(JanusTask):
 
     def __init__(self, janus_folder: Path, compiled: bool = True) -> None:
         self.model = Janus.from_pretrained(janus_folder)
-        self.model.model.requires_grad_(True)
-        self.model.model.model.vqmodel.requires_grad_(False)
         self.modules = {"janus": self.model.model}
-        compiled = compiled and can_compile()
-        self.last_states = torch.compile(_last_states, dynamic=False) if compiled else _last_states
+        self._prepare_states(compiled)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         size, seed = self.fit_settings.batch_size, self.fit_settings.seed
