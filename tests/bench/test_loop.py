@@ -6,14 +6,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.bench.ask.server import Response, Server, failure, said
+from tests.bench.ask.server import Response, failure, said
 from uae.bench.loop.api import Loop
 from uae.bench.loop.halves import EndpointCaptions, EndpointPictures, read_captions
 from uae.bench.loop.load import load_loop
@@ -23,13 +22,6 @@ from uae.bench.unified.benchmark import UnifiedBench
 from uae.images.read import read_image
 from uae.models.load import load_model
 from uae.world.scene import render, scene_at
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 @pytest.fixture
@@ -158,6 +150,9 @@ def test_files_of_captions(tmp_path):
     assert read_captions(good) == {"0.png": "a ring"}
     with pytest.raises(ValueError, match="no JSON object of texts by image"):
         read_captions(bad)
+    odd = tmp_path / "d.jsonl"
+    odd.write_text('{"name": "0.png", "text": "a ring\u2028and a dot"}\r\n', encoding="utf-8")
+    assert read_captions(odd) == {"0.png": "a ring\u2028and a dot"}
     rows = tmp_path / "c.jsonl"
     rows.write_text('{"image": "0.png", "caption": "a ring"}\n\n{"image": "1.png"}\n')
     with pytest.raises(ValueError, match="line 3 without an image and a caption"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +52,9 @@ class Painter(Perfect):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    pytest.importorskip("openai")
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    opened = Server()
-    opened.on_request = lambda body, times: said(f"A fine picture of {prompt_of(body)}.")
-    yield opened
-    opened.close()
+def server(server: Server) -> Server:
+    server.on_request = lambda body, times: said(f"A fine picture of {prompt_of(body)}.")
+    return server
 
 
 def prompt_of(body: dict[str, Any]) -> str:

@@ -486,9 +486,9 @@ def test_as_many_backbones_as_memory_holds_read_a_file_once(
     assert result.unified_score == pytest.approx(100 * (2 + 0.5**0.5) / 3, abs=0.1)
 
 
-def test_what_was_scored_is_read_from_the_cache(folders, loaded_fakes, monkeypatch, tmp_path):
-    sources, recons = folders
-    embedded = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images go through a backbone, call by call, from now on."""
+    embedded: list[int] = []
     embed = Backbone.embed_pixels
 
     def counting(self: Backbone, pixels: Tensor) -> Tensor:
@@ -496,6 +496,12 @@ def test_what_was_scored_is_read_from_the_cache(folders, loaded_fakes, monkeypat
         return embed(self, pixels)
 
     monkeypatch.setattr(Backbone, "embed_pixels", counting)
+    return embedded
+
+
+def test_what_was_scored_is_read_from_the_cache(folders, loaded_fakes, monkeypatch, tmp_path):
+    sources, recons = folders
+    embedded = counted(monkeypatch)
     first = run_folders(sources, recons, tmp_path / "a.json")
     assert embedded == [6] * 4 and (tmp_path / "uae_embeddings.sqlite").exists()
 
@@ -526,14 +532,7 @@ def test_a_cache_that_cannot_be_read_costs_time_alone(folders, loaded_fakes, cap
 def test_a_full_disk_costs_no_score(folders, loaded_fakes, monkeypatch, tmp_path):
     """The result cannot be written: one line, no half of a file, and nothing is embedded again."""
     sources, recons = folders
-    embedded = []
-    embed = Backbone.embed_pixels
-
-    def counting(self: Backbone, pixels: Tensor) -> Tensor:
-        embedded.append(len(pixels))
-        return embed(self, pixels)
-
-    monkeypatch.setattr(Backbone, "embed_pixels", counting)
+    embedded = counted(monkeypatch)
     out = tmp_path / "out.json"
     expected = run_folders(sources, recons, out)
     written = {file: file.read_bytes() for file in tmp_path.glob("out.*")}

@@ -96,6 +96,13 @@ def test_captions_that_are_broken_doubled_or_of_nothing(source: Path, tmp_path: 
     assert "1.jpg has several captions" in remarks[5] and len(remarks) == 6
 
 
+def test_a_caption_may_hold_what_ends_lines_elsewhere(source: Path, tmp_path: Path):
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"image": "0.jpg", "caption": "a\u2028b\x85c"}\r\n', encoding="utf-8")
+    captions, remarks = read_captions(file, [Path("0.jpg")])
+    assert captions == {"0.jpg": "a\u2028b\x85c"} and remarks == []
+
+
 def test_sides_that_do_not_match_are_refused(source: Path, tmp_path: Path):
     for sides in ((None,) * 4, (tmp_path, None, None, None), (None, None, None, tmp_path)):
         with pytest.raises(ValueError, match="expected the same of both sides"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,6 @@ from tests.bench.ask.server import Server, failure, said, text_of
 from tests.bench.dpg.test_rules import write_csv
 from tests.bench.scripted import paint
 from uae.commands.bench import main
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    pytest.importorskip("openai")
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    opened = Server()
-    yield opened
-    opened.close()
 
 
 def run(folder: Path, server: Server, name: str, *options: str) -> dict:

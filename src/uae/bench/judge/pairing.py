@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uae.bench.captions import name_and_caption
 from uae.bench.unified.pairing import pair_folders
 from uae.data.folders import list_images, output_names
 from uae.images.read import ImageError, check_file, open_rgb
 from uae.utils.messages import one_line
-
-NAME_KEYS = ("image", "file_name", "name")
-CAPTION_KEYS = ("caption", "text")
 
 
 class Side(NamedTuple):
@@ -170,7 +168,8 @@ def _read_rows(file: Path, sources: Sequence[Path]) -> Captions:
     stems = [str(source.with_suffix("")) for source in sources]
     by_stem = {s: str(n) for s, n in zip(stems, sources, strict=True) if stems.count(s) == 1}
     read, twice = Captions({}, []), set()
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    # not splitlines, which ends lines at characters that captions may hold
+    for number, line in enumerate(_text(file).split("\n"), 1):
         row = _row(line)
         if row is None:
             read.remarks.append(
@@ -196,10 +195,8 @@ def _row(line: str) -> tuple[str, str] | None:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
+    found = name_and_caption(value)
+    if found is None:
         return None
-    name = next((value[key] for key in NAME_KEYS if isinstance(value.get(key), str)), None)
-    caption = next((value[key] for key in CAPTION_KEYS if isinstance(value.get(key), str)), None)
-    if name is None or caption is None:
-        return None
+    name, caption = found
     return name, caption.encode(errors="replace").decode().strip()  # no half emoji can be sent

@@ -13,6 +13,7 @@ from torch import Tensor
 from uae.bench.ask.api import Question
 from uae.bench.ask.endpoint import EndpointAsker
 from uae.bench.ask.painter import EndpointPainter
+from uae.bench.captions import name_and_caption
 from uae.bench.loop.api import Caption, Seen
 from uae.bench.provenance import provenance
 from uae.config import CaptionSettings, DecodeSettings
@@ -161,26 +162,27 @@ def read_captions(file: Path) -> dict[str, str]:
     """
     try:
         if file.suffix == ".json":
-            return _checked(file, json.loads(file.read_text(encoding="utf-8")))
+            return _checked(json.loads(file.read_text(encoding="utf-8")))
         rows = {}
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        # not splitlines, which ends lines at characters that captions may hold
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
             if line.strip():
-                rows |= _row(file, number, json.loads(line))
+                rows |= _row(number, json.loads(line))
         return rows
     except (ValueError, OSError) as error:
         raise ValueError(f"{file}: expected captions of images, got {one_line(error)}") from error
 
 
-def _checked(file: Path, captions: Any) -> dict[str, str]:
+def _checked(captions: Any) -> dict[str, str]:
     is_right = isinstance(captions, Mapping) and all(isinstance(c, str) for c in captions.values())
     if not is_right:
         raise ValueError("no JSON object of texts by image")
     return dict(captions)
 
 
-def _row(file: Path, number: int, row: Any) -> dict[str, str]:
-    if isinstance(row, Mapping):
-        image, text = row.get("image", row.get("file_name")), row.get("caption")
-        if isinstance(image, str) and isinstance(text, str):
-            return {image: text}
-    raise ValueError(f"line {number} without an image and a caption")
+def _row(number: int, row: Any) -> dict[str, str]:
+    found = name_and_caption(row)
+    if found is None:
+        raise ValueError(f"line {number} without an image and a caption")
+    name, caption = found
+    return {name: caption}
