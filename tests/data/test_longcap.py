@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.http_server import JsonServer, Response
 from uae import cli
 from uae.data.answers import Answer
 from uae.data.longcap.endpoint import Pace, data_url
@@ -53,7 +53,7 @@ def failure(status: int, message: str, code: str | None = None) -> Reply:
     return status, {"error": {"message": message, "type": "error", "param": None, "code": code}}
 
 
-class Server:
+class Server(JsonServer):
     """Answers by the sha256 of the image it is sent: the replies given for it in turn, the last one
     for ever."""
 
@@ -65,13 +65,11 @@ class Server:
         self.times: list[float] = []
         self.on_request: Callable[[dict[str, Any]], Reply | None] = lambda body: None
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        super().__init__()
 
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+    def respond(self, path: str, body: dict[str, Any]) -> Response:
+        assert path == "/v1/chat/completions"
+        return Response(*self.reply(body), headers={"retry-after-ms": "5"})
 
     def reply(self, body: dict[str, Any]) -> Reply:
         with self._lock:
@@ -83,29 +81,6 @@ class Server:
             self.bodies.append(body)
             self.times.append(time.monotonic())
             return answer
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                assert self.path == "/v1/chat/completions"
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, content = server.reply(body)
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("retry-after-ms", "5")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        return Handler
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from transformers import (
     Dinov2Model,
     DINOv3ViTConfig,
     DINOv3ViTModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.similarity.images import IMAGENET
+from tests.similarity.small_clip import save_small_clip
 
 DINOV3_PROCESSOR = {
     "image_processor_type": "DINOv3ViTImageProcessorFast",
@@ -98,38 +98,6 @@ def dinov3_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory):
     """A CLIP of the embedded world's kind: 48 pixels, with a word-level tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     torch.manual_seed(4)
-    folder = tmp_path_factory.mktemp("small")
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    text = tower | {
-        "vocab_size": 8,
-        "bos_token_id": 6,
-        "eos_token_id": 7,
-        "max_position_embeddings": 12,
-    }
-    vision = tower | {"patch_size": 8, "image_size": 48}
-    CLIPModel(
-        CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    ).save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48).save_pretrained(folder)
     words = {"red": 0, "blue": 1, "dot": 2, "a": 3, "<unk>": 4, "<pad>": 5, "<s>": 6, "</s>": 7}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "<s> $A </s>", special_tokens=[("<s>", 6), ("</s>", 7)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-    ).save_pretrained(folder)
-    return folder
+    return save_small_clip(tmp_path_factory.mktemp("small"), words, num_positions=12)

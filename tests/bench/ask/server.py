@@ -1,24 +1,13 @@
-"""A real HTTP server that speaks chat completions, and misbehaves as it is told."""
+"""Chat completions as endpoints answer them, well or not."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-
-class Response(NamedTuple):
-    """What the server sends; ``cut`` bytes are missing at the end of what it announced."""
-
-    status: int
-    body: Any
-    headers: Mapping[str, str] = MappingProxyType({})
-    cut: int = 0
-    late_sec: float = 0.0
+from tests.http_server import JsonServer, Response
 
 
 def said(text: str, finish_reason: str = "stop", logprobs: Any = None) -> Response:
@@ -39,7 +28,7 @@ def text_of(body: dict[str, Any]) -> str:
     return body["messages"][0]["content"][-1]["text"]
 
 
-class Server:
+class Server(JsonServer):
     """Answers by ``on_request(body, times)``: how often this question was asked before."""
 
     def __init__(self) -> None:
@@ -47,47 +36,12 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.asked: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        super().__init__()
 
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-    def response(self, body: dict[str, Any]) -> Response:
+    def respond(self, path: str, body: dict[str, Any]) -> Response:
         with self._lock:
             key = json.dumps(body.get("messages", body.get("prompt")))
             times = self.asked.get(key, 0)
             self.asked[key] = times + 1
             self.bodies.append(body)
             return self.on_request(body, times)
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                response = server.response(body)
-                time.sleep(response.late_sec)
-                content = response.body
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                try:
-                    self.send_response(response.status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    for name, value in response.headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(data[: len(data) - response.cut])
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client waits no longer
-                self.close_connection = bool(response.cut)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        return Handler

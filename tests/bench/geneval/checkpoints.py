@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    CLIPConfig,
-    CLIPModel,
     Mask2FormerConfig,
-    PreTrainedTokenizerFast,
     SwinConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import (
     Mask2FormerImageProcessorPil,
 )
 
+from tests.similarity.small_clip import save_small_clip
 from uae.bench.geneval.classes import COLORS, OBJECTS
 from uae.bench.geneval.detector import Segmenter
 
@@ -65,32 +61,4 @@ def save_clip(folder: Path) -> Path:
     vocabulary = {
         word: i for i, word in enumerate(["<unk>", "<pad>", "<s>", "</s>", *sorted(words)])
     }
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    text = tower | {
-        "vocab_size": len(vocabulary),
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "max_position_embeddings": 16,
-    }
-    vision = tower | {"patch_size": 8, "image_size": 48}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-    ).save_pretrained(folder)
-    return folder
+    return save_small_clip(folder, vocabulary, num_positions=16)
