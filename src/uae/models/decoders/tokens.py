@@ -132,7 +132,7 @@ class ImageTokenPolicy:
         prefix = self.janus.begin(
             ids, self._embed(ids), mask, self.janus.prompt_positions(ids, mask)
         )
-        return prefix.select(row.to(self.device))
+        return prefix.select(row)
 
     def without_words(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
         """All but BOS and BOI become padding, which is attended to as the words were (the class's

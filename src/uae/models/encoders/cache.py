@@ -45,6 +45,7 @@ def repeat_rows(cache: DynamicCache, row: Int[Tensor, " b"]) -> None:
     """
     layer: Any
     for layer in cache.layers:
+        row = row.to(layer.keys.device)
         keys, values = (states.index_select(0, row) for states in (layer.keys, layer.values))
         layer.keys, layer.values = keys, values
 

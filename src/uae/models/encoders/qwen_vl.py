@@ -141,7 +141,10 @@ class QwenVL(ConditioningCaptioner):
         )
         if size != tuple(image.shape[1:]):
             image = resize_like_pil(image[None], *size, crop=max(size), resample="bicubic")[0]
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (limits.mean, limits.std))
+        mean, std = (
+            torch.tensor(values, device=image.device).view(3, 1, 1)
+            for values in (limits.mean, limits.std)
+        )
         frames = repeat((image - mean) / std, "c h w -> t c h w", t=vision.temporal_patch_size)
         rows, columns = size[0] // patch, size[1] // patch
         patches = rearrange(
