@@ -16,6 +16,7 @@ Conditioning = Literal["text", "hidden"]
 TextEncoder = Literal["policy", "reference"]
 Sampler = Literal["ode", "sde", "cps"]
 KLForm = Literal["published", "exact"]
+CaptionSampler = Literal["builtin", "vllm"]
 
 CAPTION_RANGES: dict[str, Range] = {"temperature": AT_LEAST_0, "max_new_tokens": AT_LEAST_1}
 DECODE_RANGES: dict[str, Range] = {
@@ -150,6 +151,19 @@ class DecodeSettings:
                 f"noise-level: expected at most 1 for cps, got {self.noise_level}",
             ),
         )
+
+
+@dataclass(frozen=True)
+class VLLMSettings:
+    """An engine of vLLM that samples captions."""
+
+    max_length: int = 4096
+    """The most tokens of an image, its question and its caption together."""
+    cache_gb: float = 4.0
+    """Memory for keys and values, in GiB, beside a copy of the language model."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"max_length": AT_LEAST_1, "cache_gb": ABOVE_0})
 
 
 # --- what a model does by itself, and what a user wants otherwise --------------------------------

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionSettings, DecodeSettings, VLLMSettings
 from uae.types import Captions, Policy, Reconstructions
 
 
@@ -99,6 +99,15 @@ class Compilable(Protocol):
 
     def compiled(self) -> AbstractContextManager[None]:
         """A context in which compiled code runs, compiled where it is first run."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A captioner whose captions vLLM can sample; the others need no such method."""
+
+    def sampled_by_vllm(self, settings: VLLMSettings) -> AbstractContextManager[None]:
+        """A context in which it does, by the weights as they are when captions are asked for."""
         ...
 
 

@@ -26,6 +26,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from uae.models.origin import ADAPTER_CONFIG, hub_name
 from uae.utils.weights import naming_files, read_json, read_tensors
@@ -253,6 +254,27 @@ class Adapters:
             return copy.deepcopy(self._peft).unload()
         return copy.deepcopy(self._model) if as_copy else self._model
 
+    def merged_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight with what counts added to it, in its dtype, by its name without adapters, one
+        at a time; tied ones under each name, sharded ones whole."""
+        layers = dict(self._layers())
+        for name, weight in self._model.named_parameters(remove_duplicate=False):
+            if ".lora_" in name:
+                continue
+            layer = layers.get(name.removesuffix(".base_layer.weight"))
+            merged = _whole(weight) if layer is None else self._merged(layer)
+            yield name.replace(".base_layer.", "."), merged
+
+    def _merged(self, layer: Any) -> Tensor:
+        """The weight of one layer."""
+        weight = _whole(layer.base_layer.weight)
+        merged = weight.float()
+        for name in self.active:
+            if name in layer.lora_A:
+                down, up = (_whole(half[name].weight) for half in (layer.lora_A, layer.lora_B))
+                merged = merged + layer.scaling[name] * (up.float() @ down.float())
+        return merged.to(weight.dtype)
+
     def _layers(self) -> list[tuple[str, Any]]:
         return [
             (name, module)
@@ -295,3 +317,9 @@ def _factors(module: Any, name: str, rank: int, scale: float) -> tuple[Tensor, T
         )
     down, up = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
     return down, up * (module.scaling[name] / scale)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Without its gradient; gathered, where each process has a part of it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from uae.config import CaptionSettings, DecodeSettings
+from uae.config import CaptionSampler, CaptionSettings, DecodeSettings, VLLMSettings
 from uae.diffusion.forward import AWM, NFT
 from uae.rl.losses import Objective
 from uae.utils.optim import Schedule
@@ -62,6 +62,11 @@ class TrainConfig:
     """K, of a prompt's pictures too; a caption's reward is their mean."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
+    sampler: CaptionSampler = "builtin"
+    """What samples captions: the model's own class, or `vllm`, which gets the weights before each
+    rollout (Qwen2.5-VL; `pip install 'unified-autoencoder[vllm]'`)."""
+    vllm: VLLMSettings = field(default_factory=VLLMSettings)
+    """Of that engine."""
     instructions: tuple[str, ...] = ()
     """If given, cycled one per step in place of `captioning.instruction`: painting is then learnt
     from captions of any length."""
@@ -191,7 +196,12 @@ class TrainConfig:
         check_ranges(self, RANGES)
         self._check_decoder_update()
         learns_captions = self.caption_weight > 0
+        samplers = get_args(CaptionSampler)
         refuse_if(
+            (
+                self.sampler not in samplers,
+                f"sampler: expected one of {', '.join(samplers)}, got {self.sampler}",
+            ),
             (
                 not learns_captions and self.image_weight == 0,
                 "caption-weight and image-weight: nothing is learnt where both are 0; raise one",

@@ -41,6 +41,8 @@ class PolicyRun(Run):
         "train.micro_batch",
         "train.decoding.micro_batch",
         "train.tensorboard",
+        "train.vllm.cache_gb",
+        "train.vllm.max_length",
     )
     takes_back = True
 

@@ -30,6 +30,7 @@ from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
 from uae.rl.rollout import OF_PROMPTS, JointSource, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
+from uae.rl.sampler import caption_sampler, check_sampler
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PromptSource
@@ -62,11 +63,12 @@ def train(
     """
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
+    check_sampler(model, config)
     auxiliary.check(model, config)
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
-    with decoder_code(model, config), opened as run:
+    with decoder_code(model, config), caption_sampler(model, config), opened as run:
         probe = Probe(run_dir, model, reward, source, config)
         past, judged = read_metrics(run_dir / "metrics.jsonl"), {"": reward}
         if isinstance(source, JointSource):

@@ -28,6 +28,7 @@ from uae.stages.grpo_settings import WORLD, UnifiedGRPOSettings, record
 from uae.stages.sources import Sources, World
 from uae.types import Policy
 from uae.utils.files import appear
+from uae.utils.importing import require_library
 from uae.utils.metrics import check_tensorboard
 
 
@@ -70,6 +71,8 @@ class UnifiedGRPO:
             check_rewards(rewards, settings.backbones)
         if settings.train.tensorboard:
             check_tensorboard()
+        if settings.train.sampler == "vllm":
+            require_library("vllm", "vllm")
 
     def run(self, work: Assignment) -> None:
         settings = self.settings

@@ -19,6 +19,7 @@ EXTRAS = {
     "onnxruntime": "ocr",
     "rapidocr": "ocr",
     "tensorboard": "track",
+    "vllm": "vllm",
 }
 READERS = (
     "PIL",

@@ -96,6 +96,12 @@ def sequence_keys(
     return (first[:, None] * group_size + torch.arange(group_size)).flatten()
 
 
+def sequence_seeds(seed: int, step: int, indices: Sequence[int] | Tensor, stream: str) -> list[int]:
+    """A seed for each sequence index, below 2^63, for samplers that draw by a generator of their
+    own."""
+    return (_bits(seed, step, indices, stream, 1)[:, 0] >> np.uint64(1)).tolist()
+
+
 def _hash64(*keys: int | str) -> int:
     text = "\0".join(f"{type(key).__name__}:{key}" for key in keys)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

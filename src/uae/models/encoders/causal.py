@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,6 +76,27 @@ class Prefix:
         return Prefix(self.cache, self.mask[row], self.next_position[row], self.last_token[row])
 
 
+class Sampler(Protocol):
+    """What samples captions in the place of the class itself."""
+
+    def push(self) -> None:
+        """Take the weights as they are now."""
+        ...
+
+    def sample(
+        self,
+        context: CaptionContext,
+        *,
+        max_new_tokens: int,
+        seed: int = 0,
+        step: int = 0,
+        group_size: int = 1,
+        keys: Int[Tensor, " B"] | None = None,
+    ) -> Captions:
+        """As ``CausalCaptioner.sample``."""
+        ...
+
+
 class CausalCaptioner(Learner, ABC):
     """Captioner and token policy."""
 
@@ -85,6 +106,8 @@ class CausalCaptioner(Learner, ABC):
         super().__init__(model, tokenizer)
         self.user_text = UserText(tokenizer)
         self.end_ids = _end_ids(model, tokenizer)
+        self.sampler: Sampler | None = None
+        """Of captions, in the place of ``sample``."""
 
     # --- what a family says of itself ------------------------------------------------------------
 
@@ -214,7 +237,9 @@ class CausalCaptioner(Learner, ABC):
             images, questions, group_size=group_size, temperature=settings.temperature
         )
         draws_of = sequence_keys(keys, len(images), group_size)
-        return self.sample(
+        if self.sampler is not None:
+            self.sampler.push()
+        return (self.sampler or self).sample(
             context,
             max_new_tokens=settings.max_new_tokens,
             seed=seed,

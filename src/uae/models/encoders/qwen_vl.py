@@ -7,7 +7,8 @@ between calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize,
 )
 
+from uae.config import VLLMSettings
 from uae.images.resize import resize_like_pil
 from uae.models.encoders.causal import question_about_image
 from uae.models.encoders.conditioning import ConditioningCaptioner
@@ -171,6 +173,20 @@ class QwenVL(ConditioningCaptioner):
 
     def answer_positions(self, position: Int[Tensor, "B T"]) -> Tensor:
         return position.expand(3, -1, -1)
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    @contextmanager
+    def sampled_by_vllm(self, settings: VLLMSettings) -> Iterator[None]:
+        """In this context vLLM samples captions, by the weights as they are when they are asked
+        for."""
+        from uae.models.vllm.sampler import opened
+
+        with opened(self, settings) as self.sampler:
+            try:
+                yield
+            finally:
+                self.sampler = None
 
     # --- text as the decoder's condition ---------------------------------------------------------
 
