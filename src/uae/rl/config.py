@@ -196,12 +196,7 @@ class TrainConfig:
         check_ranges(self, RANGES)
         self._check_decoder_update()
         learns_captions = self.caption_weight > 0
-        samplers = get_args(CaptionSampler)
         refuse_if(
-            (
-                self.sampler not in samplers,
-                f"sampler: expected one of {', '.join(samplers)}, got {self.sampler}",
-            ),
             (
                 not learns_captions and self.image_weight == 0,
                 "caption-weight and image-weight: nothing is learnt where both are 0; raise one",

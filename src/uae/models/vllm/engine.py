@@ -32,7 +32,7 @@ SWITCHES = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 MIN_BATCHED_TOKENS = 4096
-"""Of prompts that are read at a time; an image is never split."""
+"""Of prompts that are read at a time; none is split."""
 
 
 class InProcess:
@@ -89,10 +89,12 @@ def _engine(folder: str, captioner: QwenVL, max_length: int, cache_gb: float) ->
     is_one_of_several = dist.is_initialized() and dist.get_world_size() > 1
     return LLM(
         model=folder,
+        hf_overrides={"architectures": [type(captioner.model).__name__]},
         dtype=str(captioner.model.dtype).removeprefix("torch."),
         load_format="dummy",  # the first push brings the weights
         max_model_len=max_length,
         max_num_batched_tokens=max(max_length, MIN_BATCHED_TOKENS),
+        enable_chunked_prefill=False,  # which takes draws back, and on a CPU cannot
         kv_cache_memory_bytes=int(cache_gb * 2**30),
         gpu_memory_utilization=0.01,  # not counted, as the cache has its size
         limit_mm_per_prompt={"image": 0, "video": 0},  # no vision tower: features are given

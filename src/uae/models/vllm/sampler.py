@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -62,6 +62,7 @@ class Answer(NamedTuple):
     """At the temperature; greedy ones at temperature 1."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """vLLM, beside the trainer or elsewhere."""
 
