@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from uae.commands.group import CHOICES
@@ -44,6 +46,7 @@ start here:
   uae train --data my_images/ --run-dir runs/mine  train on your own images
   uae bench unified --source DIR --recon DIR       score reconstructions made elsewhere
 """
+OF_SEVERAL_PROCESSES = ("train",)
 AFTER_A_STOP = (
     "what is finished stays, and a run resumes when started again (a quickstart by --resume)"
 )
@@ -88,7 +91,7 @@ def run(arguments: list[str]) -> None:
         )
     _check_name(command, options)
     try:
-        with plain_warnings(), show_phases():
+        with together(command), plain_warnings(), show_phases():
             importlib.import_module(f"uae.commands.{command}").main(options)
     except (BrokenPipeError, Terminated):
         raise
@@ -98,6 +101,44 @@ def run(arguments: list[str]) -> None:
         if os.environ.get("UAE_DEBUG"):
             raise
         _fail(*failure_of(error, command))
+
+
+@contextmanager
+def together(command: str) -> Iterator[None]:
+    """Where a launcher started several processes of this command, they meet first, and part when
+    all have ended. What stops one stops all."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if command not in OF_SEVERAL_PROCESSES:
+        raise ValueError(
+            f"uae {command} is one process, got WORLD_SIZE {os.environ['WORLD_SIZE']}; start it "
+            f"without torchrun ({', '.join(OF_SEVERAL_PROCESSES)} may be several)"
+        )
+    processes = importlib.import_module("uae.utils.processes")
+    processes.join()
+    with processes.speaking_once():
+        try:
+            yield
+        except BaseException as error:
+            raise _told(error, command, processes) from error
+    processes.leave()
+
+
+def _told(error: BaseException, command: str, processes: Any) -> BaseException:
+    """What this process raises for the error, which the others have been told of: of all of them
+    one prints it."""
+    if isinstance(error, Terminated):  # a launcher does that where another process died
+        loss = processes.find_loss()
+        error = processes.PeerLost(loss) if loss else error
+    speaker = 0
+    if isinstance(error, processes.PeerLost):
+        speaker = error.speaker  # type: ignore[attr-defined]
+    elif isinstance(error, KeyboardInterrupt):
+        processes.tell_failure("stopped")
+    elif not isinstance(error, SystemExit):
+        processes.tell_failure(failure_of(error, command).message.splitlines()[0])
+    return error if processes.process_rank() == speaker else SystemExit(2)
 
 
 def _check_name(command: str, options: list[str]) -> None:

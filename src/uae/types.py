@@ -94,6 +94,18 @@ class Reconstructions:
     metrics: dict[str, float] = field(default_factory=dict)  # of how they were made, to be logged
 
 
+class Ratio(NamedTuple):
+    """A mean, or a share, before it is divided: parts of it add up, each over the other."""
+
+    total: Float[Tensor, ""]
+    """Differentiable."""
+    size: int | float
+
+    @property
+    def value(self) -> Float[Tensor, ""]:
+        return self.total / self.size
+
+
 class RoundTrip(NamedTuple):
     """One image, what was said of it and what that became, to look at; images ``[3, h, w]`` in
     [0, 1]."""

@@ -50,7 +50,7 @@ def moved(model: LLMDiffusion | Janus, by: float = 0.02):
 def test_it_is_the_divergence_over_the_vocabulary_at_the_references_answers(build):
     model = moved(build())
     images, texts = SceneQuestions(1).batch(2, 3)
-    drift, encoder, expected = model.encoder.answer_drift(images, texts), model.encoder, []
+    drift, encoder, expected = model.encoder.answer_drift(images, texts).value, model.encoder, []
     for image, text in zip(images, texts, strict=True):
         with torch.no_grad(), encoder.reference():
             rollout = encoder.sample(
@@ -68,7 +68,7 @@ def test_it_is_the_divergence_over_the_vocabulary_at_the_references_answers(buil
 
 def test_of_a_model_that_has_not_moved_it_is_nothing():
     model = moved(build_model(), by=0.0)
-    drift = model.encoder.answer_drift(*SceneQuestions().batch(0, 3))
+    drift = model.encoder.answer_drift(*SceneQuestions().batch(0, 3)).value
     drift.backward()
     assert abs(drift.item()) < 1e-6
     gradients = [p.grad for p in model.encoder.named_trainable_parameters().values()]
@@ -79,7 +79,7 @@ def test_its_gradient_is_added_to_the_steps_and_leads_back():
     model, given = moved(build_model()), settings(max_grad_norm=1e9)
     parameters = list(model.encoder.named_trainable_parameters().values())
     asked = ANCHOR.questions.batch(2, 3)  # type: ignore[union-attr]
-    drift = model.encoder.answer_drift(*asked)
+    drift = model.encoder.answer_drift(*asked).value
     gradients = torch.autograd.grad(drift, parameters, allow_unused=True)
     before = [p.detach().clone() for p in parameters]
     learning = Learning(torch.optim.SGD(parameters, lr=1e-3))
@@ -88,7 +88,7 @@ def test_its_gradient_is_added_to_the_steps_and_leads_back():
     for p, old, gradient in zip(parameters, before, gradients, strict=True):
         if gradient is not None:
             torch.testing.assert_close(old - p, 2e-3 * gradient, rtol=1e-3, atol=1e-6)
-    assert model.encoder.answer_drift(*asked) < drift
+    assert model.encoder.answer_drift(*asked).value < drift
 
 
 def test_where_painting_has_moments_of_its_own_its_gradient_is_of_captioning():
@@ -189,14 +189,17 @@ def test_what_texts_tell_is_compared_token_by_token_with_what_they_told():
             then, _ = model.encoder.text_states([text])
         moved_by += (now - then).square().sum().item()
         before += then.square().sum().item()
-    assert model.text_drift(texts).item() == pytest.approx(moved_by / before, rel=1e-4) and moved_by
+    assert (
+        model.text_drift(texts).value.item() == pytest.approx(moved_by / before, rel=1e-4)
+        and moved_by
+    )
 
 
 def test_holding_texts_adds_its_gradient_and_leads_back():
     model, given = moved(build_model()), settings(anchor_coef=0.0, text_anchor_coef=2.0)
     parameters = list(model.encoder.named_trainable_parameters().values())
     texts = [prompt.text for prompt in ScenePrompts(0, 0.5).batch(2, given.texts_per_step)]
-    drift = model.text_drift(texts)
+    drift = model.text_drift(texts).value
     gradients = torch.autograd.grad(drift, parameters, allow_unused=True)
     learning = Learning(torch.optim.SGD(parameters, lr=1e-3))
     metrics = HELD.backward(model, given, learning, 2)
@@ -205,7 +208,7 @@ def test_holding_texts_adds_its_gradient_and_leads_back():
         if gradient is not None:
             torch.testing.assert_close(p.grad, 2 * gradient, rtol=1e-3, atol=1e-6)
     learning.optimizer.step()
-    assert model.text_drift(texts) < drift
+    assert model.text_drift(texts).value < drift
 
 
 def test_texts_that_can_not_be_held_are_refused(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass, replace
 from pathlib import Path
@@ -22,17 +21,14 @@ from uae.stages.pipeline import PipelineSettings, run_pipeline
 from uae.stages.recipes import ALONE, Recipe
 from uae.utils.lock import locked
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main
 from uae.utils.quiet import quiet_libraries
 
 
 def main(arguments: list[str]) -> None:
-    """``uae train [NAME] [--run-dir DIR] [OPTIONS]``; the same command resumes."""
+    """``uae train [NAME] [--run-dir DIR] [OPTIONS]``; the same command resumes. Started by
+    ``torchrun`` or ``accelerate launch``, several processes train together."""
     quiet_libraries()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"a run is one process on one GPU, got WORLD_SIZE {os.environ['WORLD_SIZE']}: start "
-            "runs of different --run-dir, each with its own CUDA_VISIBLE_DEVICES, without torchrun"
-        )
     name, options = choose_run(arguments)
     recipe = find_recipe(name)
     run = _run_alone if ALONE in recipe.stages else _run_stages
@@ -81,7 +77,7 @@ def _run_stages(name: str, recipe: Recipe, options: Sequence[str]) -> None:
         for name, stage in recipe.stages.items()
     }
     records = run_pipeline(replace(recipe, stages=stages), args)
-    if recipe.measure is not None:
+    if recipe.measure is not None and is_main():
         Console().print(report_stages(f"uae train {name}", records, args.run_dir))
         pages = f"{args.run_dir / 'report.html'}   numbers: {args.run_dir / 'stages.json'}"
         print(f"report: {pages}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uae.utils.files import disk_error
+from uae.utils.processes import is_main
 
 FILE_NAME = "data_files.jsonl.gz"
 MAX_HASHED = 20_000
@@ -92,7 +93,7 @@ def check_unchanged(
     is_resumed = any(folder.glob("checkpoints/step_*"))
     if is_resumed and path.exists():
         inventory.check(_read(path), kind)
-    elif not is_resumed:
+    elif not is_resumed and is_main():
         _write(path, inventory)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.config import CaptionSettings, DecodeSettings, VLLMSettings
-from uae.types import Captions, Policy, Reconstructions
+from uae.types import Captions, Policy, Ratio, Reconstructions
 
 
 @runtime_checkable
@@ -63,10 +63,16 @@ class Matching(Protocol):
     method."""
 
     def matching_loss(
-        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], *, seed: int, step: int
+        self,
+        images: Float[Tensor, "N 3 H W"],
+        texts: Sequence[str],
+        *,
+        seed: int,
+        step: int,
+        keys: Sequence[int] | None = None,
     ) -> Float[Tensor, ""]:
-        """That of pretraining, as flow matching or the cross-entropy of image tokens. Draws are
-        keyed by ``(seed, step)``."""
+        """That of pretraining, as flow matching or the cross-entropy of image tokens; mean over
+        pairs. Draws are keyed by ``(seed, step, key)``, a pair's place by default."""
         ...
 
 
@@ -77,7 +83,7 @@ class Anchored(Protocol):
 
     def answer_drift(
         self, images: Sequence[Float[Tensor, "3 _ _"]], questions: Sequence[str]
-    ) -> Float[Tensor, ""]:
+    ) -> Ratio:
         """How far the answers are from those of the reference, in nats a token, differentiable."""
         ...
 
@@ -87,7 +93,7 @@ class TextAnchored(Protocol):
     """A family whose painting half reads texts as the captioning half encodes them; the others need
     no such method."""
 
-    def text_drift(self, texts: Sequence[str]) -> Float[Tensor, ""]:
+    def text_drift(self, texts: Sequence[str]) -> Ratio:
         """Squared distance of what is read of the texts from what was read before training, as a
         share of its square, differentiable."""
         ...

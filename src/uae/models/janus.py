@@ -257,7 +257,13 @@ class Janus(CausalCaptioner):
         )
 
     def matching_loss(
-        self, images: Float[Tensor, "N 3 h w"], texts: Sequence[str], *, seed: int, step: int
+        self,
+        images: Float[Tensor, "N 3 h w"],
+        texts: Sequence[str],
+        *,
+        seed: int,
+        step: int,
+        keys: Sequence[int] | None = None,
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the image tokens of pictures in [0, 1] after these texts, mean over
         tokens, in nats. Nothing is drawn."""

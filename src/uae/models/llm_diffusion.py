@@ -41,7 +41,7 @@ from uae.models.encoders.conditioning import ConditioningCaptioner
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.lora import ADAPTER
 from uae.models.origin import Origin, describe
-from uae.types import Captions, Reconstructions
+from uae.types import Captions, Ratio, Reconstructions
 from uae.utils.seed import normals, sequence_keys
 from uae.utils.weights import DESCRIPTION, naming_files, read_json
 
@@ -155,11 +155,17 @@ class LLMDiffusion(nn.Module):
         return replace(images, metrics=self._cut(texts))
 
     def matching_loss(
-        self, images: Float[Tensor, "N 3 H W"], texts: Sequence[str], *, seed: int, step: int
+        self,
+        images: Float[Tensor, "N 3 H W"],
+        texts: Sequence[str],
+        *,
+        seed: int,
+        step: int,
+        keys: Sequence[int] | None = None,
     ) -> Float[Tensor, ""]:
         """Flow matching on pictures in [0, 1] of these texts, mean over them and latent
-        dimensions; noise and levels (logit-normal) are keyed by ``(seed, step)``."""
-        decoder, places = self.decoder, range(len(texts))
+        dimensions; noise and levels (logit-normal) are keyed by ``(seed, step, key)``."""
+        decoder, places = self.decoder, keys or range(len(texts))
         with torch.no_grad():
             latents = decoder.encode_images(images.to(decoder.device)).float()
             states, mask = self.text_states(texts)
@@ -168,7 +174,7 @@ class LLMDiffusion(nn.Module):
         sigmas = training_sigmas(draws, decoder.scheduler.config["shift"])
         return decoder.matching_loss(latents, states, mask, sigmas, noise)
 
-    def text_drift(self, texts: Sequence[str]) -> Float[Tensor, ""]:
+    def text_drift(self, texts: Sequence[str]) -> Ratio:
         """Squared distance of the policy's states of the texts from the reference's, as a share of
         their square."""
         length = self.decoder.text_length
@@ -177,7 +183,7 @@ class LLMDiffusion(nn.Module):
         now, _ = self.encoder.text_states(texts, length)
         squares = (now.float() - before.float()).square(), before.float().square()
         moved, whole = (square[mask].sum() for square in squares)
-        return moved / whole
+        return Ratio(moved, whole.item())
 
     def condition(self, captions: Captions) -> tuple[Float[Tensor, "N L D"], Bool[Tensor, "N L"]]:
         """What the decoder reads of each caption."""

@@ -34,8 +34,7 @@ STD_EPS = 1e-4
 def group_advantages(
     rewards_PG: Float[Tensor, "P G"], scale: RewardScale = "group", clamp: float | None = None
 ) -> Float[Tensor, "P G"]:
-    """Each reward relative to its row. Under several processes, gather the rewards of the step
-    first."""
+    """Each reward relative to its row. The rows are those of all processes."""
     _check_rewards(rewards_PG)
     rewards = rewards_PG.double()
     centred = rewards - rewards.mean(dim=1, keepdim=True)

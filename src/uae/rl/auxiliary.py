@@ -2,19 +2,19 @@
 
 Pairs remind painting of what it was pretrained on. Questions hold the captioner to the answers it
 gave before training, which are its own: they take no labels. Texts hold what they tell a decoder.
+Each process takes a share of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from uae.models.base import Anchored, Matching, TextAnchored, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
-from uae.types import PairSource, PromptSource, QuestionSource
+from uae.types import PairSource, PromptSource, QuestionSource, Ratio
 from uae.utils.device import autocast
+from uae.utils.processes import add_up, own_share
 
 
 @dataclass(frozen=True)
@@ -75,24 +75,28 @@ class Auxiliary:
         """The loss of pretraining on some pairs."""
         assert isinstance(model, Matching) and self.pairs is not None, "check"
         images, texts = self.pairs.batch(step, config.pairs_per_step)
+        places = own_share(len(texts))
+        own, draws = _part(places), {"seed": config.seed, "step": step, "keys": places}
         with autocast(model.encoder.device, config.use_bf16):
-            loss = model.matching_loss(images, texts, seed=config.seed, step=step)
-            return _added(loss, config.matching_coef)
+            loss = model.matching_loss(images[own], texts[own], **draws)
+            return _added(Ratio(len(places) * loss, len(places)), config.matching_coef)
 
     def _anchor(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
         """How far the answers to some questions are from those before training."""
         encoder = model.encoder
         assert isinstance(encoder, Anchored) and self.questions is not None, "check"
         images, texts = self.questions.batch(step, config.questions_per_step)
+        own = _part(own_share(len(texts)))
         with autocast(encoder.device, config.use_bf16):
-            return _added(encoder.answer_drift(images, texts), config.anchor_coef)
+            return _added(encoder.answer_drift(images[own], texts[own]), config.anchor_coef)
 
     def _hold_texts(self, model: UnifiedModel, config: TrainConfig, step: int) -> float:
         """How far what some texts tell the decoder is from what they told it before training."""
         assert isinstance(model, TextAnchored) and self.texts is not None, "check"
         texts = [prompt.text for prompt in self.texts.batch(step, config.texts_per_step)]
+        own = _part(own_share(len(texts)))
         with autocast(model.encoder.device, config.use_bf16):
-            return _added(model.text_drift(texts), config.text_anchor_coef)
+            return _added(model.text_drift(texts[own]), config.text_anchor_coef)
 
 
 def holds_answers(model: UnifiedModel, config: TrainConfig) -> bool:
@@ -100,7 +104,12 @@ def holds_answers(model: UnifiedModel, config: TrainConfig) -> bool:
     return config.anchor_coef > 0 and bool(model.encoder.named_trainable_parameters())
 
 
-def _added(loss: Tensor, coef: float) -> float:
-    """Add its gradient."""
-    (coef * loss).backward()
-    return loss.item()
+def _part(places: range) -> slice:
+    return slice(places.start, places.stop)
+
+
+def _added(own: Ratio, coef: float) -> float:
+    """Add the gradient of this process's part; the loss of all."""
+    whole = add_up({"total": own.total.item(), "size": own.size})
+    (coef * own.total / whole["size"]).backward()
+    return whole["total"] / whole["size"]

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uae.types import Captions, Reconstructions
+from uae.utils.processes import add_up, gather_rows, mean_over_processes
 
 NGRAM = 3
 TRANSCRIBED = re.compile(r"[\"“][^\"”]+[\"”]|\bwords? \w+")
@@ -26,6 +27,15 @@ TRANSCRIBED = re.compile(r"[\"“][^\"”]+[\"”]|\bwords? \w+")
 EDGE = 0.1  # of [0, 1], between neighbouring pixels
 COLOR_LEVELS = 8  # per channel
 WINDOW = 20  # steps compared with as many before them
+
+
+def of_all_processes(
+    values: Float[Tensor, " B"], breakdown: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " _"], dict[str, Tensor]]:
+    """Rewards and their components, in the order of the step's images."""
+    table = gather_rows(torch.stack([values, *breakdown.values()], 1))
+    total, *components = table.unbind(1)
+    return total, dict(zip(breakdown, components, strict=True))
 
 
 def reward_metrics(
@@ -46,9 +56,10 @@ def reward_metrics(
 def rollout_metrics(
     captions: Captions | None, reconstructions: Reconstructions
 ) -> dict[str, float]:
-    """Of captions, if there are any, and of what was painted."""
+    """Of captions, if there are any, and of what was painted; the means over all processes."""
     metrics = caption_metrics(captions) if captions else {}
-    return metrics | image_signs(reconstructions.images) | reconstructions.metrics
+    metrics = metrics | image_signs(reconstructions.images) | reconstructions.metrics
+    return mean_over_processes(metrics, len(reconstructions.images))
 
 
 def caption_metrics(captions: Captions) -> dict[str, float]:
@@ -99,15 +110,16 @@ def image_signs(images: Float[Tensor, "B 3 h w"]) -> dict[str, float]:
 def time_metrics(
     sampled: Sequence[tuple[Captions | None, Reconstructions]], phases: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds of the phases and of the whole step; caption tokens, if any, and pictures per second
-    of it."""
+    """Seconds of the phases and of the whole step, of this process; caption tokens, if any, and
+    pictures of all processes per second of it."""
     step_sec = sum(phases.values())
     metrics = {**phases, "time/step": step_sec}
     num_tokens = sum(captions.rollout.mask.sum().item() for captions, _ in sampled if captions)
-    if num_tokens:
-        metrics["time/tokens_per_sec"] = num_tokens / step_sec
     num_images = sum(len(reconstructions.images) for _, reconstructions in sampled)
-    return metrics | {"time/images_per_sec": num_images / step_sec}
+    made = add_up({"tokens": num_tokens, "images": num_images})
+    if made["tokens"]:
+        metrics["time/tokens_per_sec"] = made["tokens"] / step_sec
+    return metrics | {"time/images_per_sec": made["images"] / step_sec}
 
 
 class HeldOutAlarm:

@@ -17,6 +17,7 @@ from uae.models.base import UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.types import Policy
 from uae.utils.optim import FastAverage, clipped_update
+from uae.utils.processes import add_gradients
 
 Parameters = dict[str, nn.Parameter]
 
@@ -88,8 +89,10 @@ class Learning:
         return self.twins.taking_gradients() if self.twins.pairs else nullcontext()
 
     def update(self, max_grad_norm: float) -> float:
-        """One update by all gradients, clipped together to a norm; the norm before that."""
+        """One update by the gradients of all processes, clipped together to a norm; the norm
+        before that."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        add_gradients(parameters)
         advice = "Begin another run with a lower learning rate, or with use_bf16 off"
         return clipped_update(self.optimizer, parameters, max_grad_norm, advice)
 

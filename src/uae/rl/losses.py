@@ -79,18 +79,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """The denominators of the whole optimiser step, so that the losses of its micro-batches simply
-    add up.
+    """The denominators of the whole optimiser step, so that the losses of its micro-batches, and
+    of its processes, simply add up."""
 
-    Where gradients are averaged over W processes (DDP), pass the counts over all processes divided
-    by W.
-    """
-
-    num_sequences: int | float
-    num_actions: int | float
+    num_sequences: int
+    num_actions: int
     max_length: int
     """The cap on actions of a trajectory."""
-    num_trajectory_actions: int | float
+    num_trajectory_actions: int
     """Actions of whole trajectories; more than ``num_actions`` where another segment belongs to
     them."""
 

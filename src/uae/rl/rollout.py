@@ -1,5 +1,5 @@
 """What a step samples: captions of images and reconstructions of these, pictures of prompts, or
-both.
+both. Where several processes train, each samples a share of either.
 
 A prompt is the one text of its group (G = 1), whose K pictures are compared with each other. Where
 images come with prompts, captions are learnt from the images, each painted once for its reward, and
@@ -17,6 +17,7 @@ from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.types import Batch, Captions, ImageSource, Prompt, PromptSource, Reconstructions
+from uae.utils.processes import num_processes, own_share
 from uae.utils.ranges import refuse_if
 
 OF_PROMPTS = "prompts/"
@@ -25,10 +26,13 @@ OF_PROMPTS = "prompts/"
 
 @dataclass(frozen=True)
 class SubBatch:
-    """What of a batch is judged by one reward: P images, or P prompts; the other is empty."""
+    """What of a batch is judged by one reward, this process's share: P images, or P prompts; the
+    other is empty."""
 
     images: list[Tensor]
     prompts: list[Prompt]
+    places: range
+    """Of these among the step's images or prompts: their draws go by it."""
     config: TrainConfig
     """How it is sampled and learnt from."""
     prefix: str = ""
@@ -37,11 +41,6 @@ class SubBatch:
     @property
     def kind(self) -> str:
         return "prompts" if self.prompts else "images"
-
-    @property
-    def size(self) -> int:
-        """P."""
-        return len(self.images) + len(self.prompts)
 
     def texts(self, captions: Captions | None) -> list[str]:
         """What was painted."""
@@ -63,15 +62,17 @@ class JointSource(NamedTuple):
 
 
 def sub_batches(batch: Batch, config: TrainConfig) -> list[SubBatch]:
-    """Images and prompts of a batch, apart."""
+    """This process's share of the images and prompts of a batch, apart."""
     images, prompts = images_and_prompts(batch)
     if prompts:
         check_prompts(config, with_images=bool(images))
+    places = own_share(len(images) or len(prompts))
+    own = slice(places.start, places.stop)
     if not images or not prompts:
-        return [SubBatch(images, prompts, config)]
+        return [SubBatch(images[own], prompts[own], places, config)]
     return [
-        SubBatch(images, [], captions_alone(config)),
-        SubBatch([], prompts, painting_alone(config), OF_PROMPTS),
+        SubBatch(images[own], [], places, captions_alone(config)),
+        SubBatch([], prompts[own], places, painting_alone(config), OF_PROMPTS),
     ]
 
 
@@ -111,6 +112,7 @@ def roll_out(
             reconstructions_per_caption=config.reconstructions_per_caption,
             seed=config.seed,
             step=step,
+            keys=sub_batch.places,
         )
     reconstructions = model.generate(
         sub_batch.texts(None),
@@ -118,6 +120,7 @@ def roll_out(
         group_size=config.reconstructions_per_caption,
         seed=config.seed,
         step=step,
+        keys=sub_batch.places,
     )
     if reconstructions.rollout is None:
         raise ValueError(
@@ -131,6 +134,22 @@ def images_and_prompts(batch: Batch) -> tuple[list[Tensor], list[Prompt]]:
     """Either may be empty."""
     images = [each for each in batch if isinstance(each, Tensor)]
     return images, [each for each in batch if not isinstance(each, Tensor)]
+
+
+def check_shares(config: TrainConfig) -> None:
+    """A ValueError where a process would have nothing of what a step takes."""
+    shared = {
+        "images_per_step": True,
+        "pairs_per_step": config.matching_coef > 0,
+        "questions_per_step": config.anchor_coef > 0,
+        "texts_per_step": config.text_anchor_coef > 0,
+    }
+    for name, is_taken in shared.items():
+        if is_taken and getattr(config, name) < num_processes():
+            raise ValueError(
+                f"train.{name.replace('_', '-')}: expected at least {num_processes()}, one for "
+                f"each process, got {getattr(config, name)}; start fewer processes"
+            )
 
 
 def check_prompts(config: TrainConfig, *, with_images: bool) -> None:

@@ -28,6 +28,7 @@ from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_r
 from uae.utils.device import autocast
 from uae.utils.files import atomic_write_json, json_ready
 from uae.utils.optim import Average, assign
+from uae.utils.processes import is_main, of_main
 from uae.utils.run import Run
 
 
@@ -70,7 +71,7 @@ class PolicyRun(Run):
 
     def resume(self) -> None:
         super().resume()
-        if self.step == 0:
+        if self.step == 0 and is_main():
             atomic_write_json(self.folder / "config.json", self.settings)
 
     def contents(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
@@ -140,17 +141,25 @@ class Probe:
     ) -> None:
         self.model, self.reward, self.config = model, reward, config
         self.images, self.prompts = images_and_prompts(source.probe(num_images))
-        path = folder / "probe.json"
+        self.texts: Sequence[str] = of_main(self._texts(folder / "probe.json"))
+
+    def _texts(self, path: Path) -> list[str]:
+        """As they were at the start; the main process keeps them."""
+        if not is_main():
+            return []
         if not path.exists():
             texts = [prompt.text for prompt in self.prompts]
             if not texts:
-                texts = model.caption(self.images, config.captioning, seed=config.seed).texts
+                captioning = self.config.captioning
+                texts = self.model.caption(self.images, captioning, seed=self.config.seed).texts
             atomic_write_json(path, texts)
-        self.texts: Sequence[str] = json.loads(path.read_text())
+        return json.loads(path.read_text())
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """``reward/fixed_captions``: their mean reward now."""
+        """``reward/fixed_captions``: their mean reward now; the main process knows it for all."""
+        if not is_main():
+            return {}
         decoding = replace(self.config.decoding, sampler="ode")
         with autocast(self.model.encoder.device, self.config.use_bf16):
             images = self.model.generate(self.texts, decoding, seed=self.config.seed).images

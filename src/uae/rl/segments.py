@@ -21,6 +21,7 @@ from uae.rl.advantages import caption_advantages, reconstruction_advantages
 from uae.rl.config import TrainConfig
 from uae.rl.losses import BatchCounts, Objective
 from uae.types import Captions, Policy, Reconstructions, Rollout
+from uae.utils.processes import gather
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Segment:
     """Of this segment's loss."""
     objective: Objective
     counts: BatchCounts
+    """Of all processes."""
+    first: int = 0
+    """Place of its first sequence among those of all processes."""
 
     @property
     def name(self) -> str:
@@ -52,38 +56,45 @@ def trained_segments(
     reconstructions: Reconstructions,
     rewards_PGK: Float[Tensor, "P G K"],
     config: TrainConfig,
+    places: range | None = None,
 ) -> list[Segment]:
-    """What is learnt from a rollout. At K = 1 reconstructions are compared as trajectories, within
-    the G of an image; else within the K of their caption, or of the prompt where there are no
-    captions."""
+    """What is learnt from a rollout, which is of ``places`` among the P inputs that all processes
+    have rewards of; by default of all.
+
+    At K = 1 reconstructions are compared as trajectories, within the G of an image; else within the
+    K of their caption, or of the prompt where there are no captions.
+    """
     objective, num_per_caption = config.objective, reconstructions.group_size
     text = captions.rollout if captions and config.caption_weight else None
     image = reconstructions.rollout if config.image_weight else None
-    text_lengths, image_lengths = _lengths(text, rewards_PGK[..., 0]), _lengths(image, rewards_PGK)
+    places = places or range(len(rewards_PGK))
+    own = slice(places.start, places.stop)
+    text_lengths = _lengths(text, rewards_PGK[own, :, 0])
+    image_lengths = _lengths(image, rewards_PGK[own])
     max_length = config.captioning.max_new_tokens if text is not None else 0
     max_length += image.mask.shape[1] if image is not None else 0
     scaling = objective.scale_rewards, objective.advantage_clamp
     segments = []
     if text is not None:
-        advantages = caption_advantages(rewards_PGK, *scaling).flatten()
+        advantages = caption_advantages(rewards_PGK, *scaling)[own].flatten()
         lengths_B = text_lengths + rearrange(image_lengths, "(b k) -> b k", k=num_per_caption).mean(
             1
         )
         counts, weight = _counts(text, lengths_B, max_length), config.caption_weight
-        segments.append(
-            Segment(False, model.encoder, text, advantages, lengths_B, weight, objective, counts)
-        )
+        learnt = text, advantages, lengths_B, weight, objective, counts
+        first = places.start * rewards_PGK.shape[1]
+        segments.append(Segment(False, model.encoder, *learnt, first))
     if image is not None:
         if config.image_kl_coef is not None:
             objective = replace(objective, kl_coef=config.image_kl_coef)
         if config.decoder_update != "policy_gradient":
             scaling = "batch", None  # each loss clips them itself
-        advantages = reconstruction_advantages(rewards_PGK, *scaling).flatten()
+        advantages = reconstruction_advantages(rewards_PGK, *scaling)[own].flatten()
         lengths_B = image_lengths + text_lengths.repeat_interleave(num_per_caption)
         counts, weight = _counts(image, lengths_B, max_length), config.image_weight
-        segments.append(
-            Segment(True, model.decoder, image, advantages, lengths_B, weight, objective, counts)
-        )
+        learnt = image, advantages, lengths_B, weight, objective, counts
+        first = places.start * rewards_PGK[0].numel()
+        segments.append(Segment(True, model.decoder, *learnt, first))
     return segments
 
 
@@ -93,4 +104,9 @@ def _lengths(rollout: Rollout | None, like: Tensor) -> Float[Tensor, " B"]:
 
 
 def _counts(rollout: Rollout, lengths_B: Tensor, max_length: int) -> BatchCounts:
-    return BatchCounts(len(rollout), int(rollout.mask.sum()), max_length, int(lengths_B.sum()))
+    """Of all processes."""
+    own = len(rollout), rollout.mask.sum().item(), lengths_B.sum().item()
+    sequences, actions, trajectory_actions = (
+        int(sum(each)) for each in zip(*gather(own), strict=True)
+    )
+    return BatchCounts(sequences, actions, max_length, trajectory_actions)

@@ -7,7 +7,8 @@ Source: arXiv 2509.09666, §4.
 
 Everything drawn in a step is keyed by ``(seed, step)``, and so is its data: weights, optimiser and
 step number are the whole state of a run (``rl/run.py``). P images, G captions per image, K
-reconstructions per caption.
+reconstructions per caption. Several processes share the P, groups whole, and change their equal
+weights by one gradient.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ from uae.models.base import UnifiedModel, check_settings
 from uae.rewards.base import WeightedSum
 from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
-from uae.rl.diagnostics import HeldOutAlarm, reward_metrics, rollout_metrics, time_metrics
+from uae.rl.diagnostics import (
+    HeldOutAlarm,
+    of_all_processes,
+    reward_metrics,
+    rollout_metrics,
+    time_metrics,
+)
 from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
-from uae.rl.rollout import OF_PROMPTS, JointSource, roll_out, sub_batches
+from uae.rl.rollout import OF_PROMPTS, JointSource, check_shares, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
 from uae.rl.sampler import caption_sampler, check_sampler
 from uae.rl.segments import trained_segments
@@ -36,6 +43,7 @@ from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
 from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
+from uae.utils.processes import gather, is_main
 from uae.utils.progress import track
 
 NO_AUXILIARY = Auxiliary()
@@ -64,15 +72,17 @@ def train(
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
     check_sampler(model, config)
+    check_shares(config)
     auxiliary.check(model, config)
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
     with decoder_code(model, config), caption_sampler(model, config), opened as run:
         probe = Probe(run_dir, model, reward, source, config)
-        past, judged = read_metrics(run_dir / "metrics.jsonl"), {"": reward}
+        judged = {"": reward}
         if isinstance(source, JointSource):
             judged[OF_PROMPTS] = rewards["prompts"]
+        past = read_metrics(run_dir / "metrics.jsonl") if is_main() else []
         alarms = [HeldOutAlarm(each.held_out, past, prefix) for prefix, each in judged.items()]
         with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
             for step in range(run.step, until):
@@ -86,7 +96,7 @@ def train(
                     run.finish_step(metrics)
                 run.save_if_due()
                 for alarm in alarms:
-                    alarm.observe(metrics)
+                    alarm.observe(metrics)  # the same for all processes; one is heard
                 live = {name: metrics[key] for name, key in LIVE.items() if key in metrics}
                 progress.update(step + 1, **live)
 
@@ -112,10 +122,13 @@ def train_step(
         with timer("reward"), torch.no_grad():
             reward, texts = rewards[sub_batch.kind], sub_batch.texts(captions)
             values = reward(sub_batch.images, texts, reconstructions.images, sub_batch.prompts)
-            P, G = sub_batch.size, settings.group_size
-            rewards_PGK = rearrange(values, "(p g k) -> p g k", p=P, g=G)
-        segments += trained_segments(model, captions, reconstructions, rewards_PGK, settings)
-        signs = reward_metrics(rewards_PGK, reward.breakdown)
+            values, breakdown = of_all_processes(values, reward.breakdown)
+            G, K = settings.group_size, settings.reconstructions_per_caption
+            rewards_PGK = rearrange(values, "(p g k) -> p g k", g=G, k=K)
+        segments += trained_segments(
+            model, captions, reconstructions, rewards_PGK, settings, sub_batch.places
+        )
+        signs = reward_metrics(rewards_PGK, breakdown)
         signs |= rollout_metrics(captions, reconstructions)
         observed |= {sub_batch.prefix + name: value for name, value in signs.items()}
         sampled.append((captions, reconstructions))
@@ -160,7 +173,8 @@ def _backward(
             for loss, metrics in update.losses(rows, before):
                 (segment.weight * loss).backward()
                 collected.append(metrics)
-    return {f"{segment.name}/{name}": v for name, v in combine_metrics(collected).items()}
+    of_all = combine_metrics(gather(combine_metrics(collected)))
+    return {f"{segment.name}/{name}": value for name, value in of_all.items()}
 
 
 @torch.no_grad()

@@ -154,7 +154,8 @@ class ForwardProcess(ABC):
         steps_bN = self._steps(rows, len(context.sigmas) - 1)
         sigmas_bN = context.sigmas[steps_bN].to(latents)
         shape = sigmas_bN.shape[1], *latents.shape[1:]
-        noise = normals(self.config.seed, self.step, rows, "forward", shape).to(latents)
+        keys = rows + self.segment.first
+        noise = normals(self.config.seed, self.step, keys, "forward", shape).to(latents)
         return context, latents, [(noise[:, n], sigmas_bN[:, n]) for n in range(shape[0])]
 
     def _noised(
@@ -186,7 +187,8 @@ class DiffusionNFT(ForwardProcess):
         return self.segment.rollout.log_probs[rows]  # of no actions
 
     def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
-        draws = uniforms(self.config.seed, self.step, rows, "times", num_steps)
+        keys = rows + self.segment.first
+        draws = uniforms(self.config.seed, self.step, keys, "times", num_steps)
         return nft_steps(draws, self.config.nft.num_times)
 
     def _losses(self, noised: Noised, advantages: Tensor, before: Tensor | None, n: int) -> Losses:
@@ -213,7 +215,8 @@ class AdvantageWeightedMatching(ForwardProcess):
 
     def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
         awm = self.config.awm
-        draws = uniforms(self.config.seed, self.step, rows, "times", awm.num_times)
+        keys = rows + self.segment.first
+        draws = uniforms(self.config.seed, self.step, keys, "times", awm.num_times)
         return awm_steps(draws, num_steps, awm.time_fraction)
 
     def _losses(self, noised: Noised, advantages: Tensor, before: Tensor | None, n: int) -> Losses:

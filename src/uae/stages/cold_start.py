@@ -170,26 +170,32 @@ class ColdStartTask:
         self.modules: dict[str, nn.Module] = decoder_learning(model, config.lora_rank)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        images = self.images.batch(step, self.config.images_per_step)
-        return self._loss(images, self.config.captioning, step), {}
+        return self.loss_of(step, range(self.config.images_per_step))
 
-    def _loss(self, images: Sequence[Tensor], captioning: CaptionSettings, step: int) -> Tensor:
-        seed = self.config.seed
+    def loss_of(self, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
+        images = self.images.batch(step, self.config.images_per_step)
+        own = images[places.start : places.stop]
+        return self._loss(own, self.config.captioning, step, places), {}
+
+    def _loss(
+        self, images: Sequence[Tensor], captioning: CaptionSettings, step: int, keys: range
+    ) -> Tensor:
+        draws: dict[str, Any] = {"seed": self.config.seed, "step": step, "keys": keys}
         with autocast(self.model.encoder.device, self.config.use_bf16):
             with torch.no_grad():
-                texts = self.model.caption(images, captioning, seed=seed, step=step).texts
-            reconstructions = paint_differentiably(
-                self.model, texts, self.config.decoding, seed=seed, step=step
-            )
+                texts = self.model.caption(images, captioning, **draws).texts
+            reconstructions = paint_differentiably(self.model, texts, self.config.decoding, **draws)
         return (1 - self.reward(images, texts, reconstructions)).mean()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss of unseen images' captions, from fixed noise."""
-        greedy = replace(self.config.captioning, temperature=0.0)
-        return {
-            "semantic_loss": self._loss(self.images.probe(NUM_EVALUATED), greedy, step=0).item()
-        }
+        greedy, images = (
+            replace(self.config.captioning, temperature=0.0),
+            self.images.probe(NUM_EVALUATED),
+        )
+        loss = self._loss(images, greedy, step=0, keys=range(len(images)))
+        return {"semantic_loss": loss.item()}
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -199,7 +205,13 @@ class ColdStartTask:
 
 
 def paint_differentiably(
-    model: LLMDiffusion, texts: list[str], decoding: DecodeSettings, *, seed: int = 0, step: int = 0
+    model: LLMDiffusion,
+    texts: list[str],
+    decoding: DecodeSettings,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    keys: range | None = None,
 ) -> Float[Tensor, "N 3 H W"]:
     """An image of each text, as ``generate`` paints it, with a gradient for whatever of the decoder
     learns."""
@@ -211,7 +223,7 @@ def paint_differentiably(
     noise = normals(
         seed,
         step,
-        range(len(texts)),
+        keys or range(len(texts)),
         "decode",
         decoder.noise_shape(decoding.height, decoding.width),
     )

@@ -9,7 +9,7 @@ function of its number, so model, optimiser, average and step number are the who
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ from uae.utils.checkpoint import Checkpoint
 from uae.utils.device import attention_to_train
 from uae.utils.metrics import TrainProgress
 from uae.utils.optim import Average, Schedule, clipped_update
-from uae.utils.processes import num_processes, process_rank, sum_over_processes
+from uae.utils.processes import add_gradients, add_up, is_main, num_processes, own_share
 from uae.utils.progress import phase, track
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.run import Run
@@ -47,9 +47,8 @@ class FitSettings:
     learning_rate: float
     """Peak, reached after ``warmup_steps`` and falling to 2 % of itself by a half cosine."""
     num_parallel: int = 1
-    """Micro-batches per step, each in a process of its own where ``in_processes`` started as many,
-    else in turn, with the same result: at most 2, as the sum of more gradients would depend on
-    their order."""
+    """Micro-batches per step, each in a process of its own where there are as many, else in turn,
+    with the same result: at most 2, as the sum of more gradients would depend on their order."""
     warmup_steps: int = 200
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -98,6 +97,15 @@ class Fittable(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A task whose batches several processes share; their losses are means over samples."""
+
+    def loss_of(self, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
+        """As ``loss``, of the samples of these places in the step's batch."""
+        ...
+
+
 def fit(
     task: Fittable,
     run_dir: Path,
@@ -114,13 +122,6 @@ def fit(
     """
     run, num_steps = TaskRun(task, run_dir, save_every), task.fit_settings.num_steps
     run.keep_checkpoints = keep_checkpoints
-    if process_rank() > 0:
-        run.resume()
-        for step in range(run.step, num_steps):
-            with run.whole_step():
-                fit_step(run, step)
-                run.finish_step()
-        return {}
     results: dict[str, float] = {}
     with run.opened(), TrainProgress(task.name, num_steps, run.step) as progress:
         for step in range(run.step, num_steps):
@@ -189,7 +190,9 @@ def fit_step(run: TaskRun, step: int) -> dict[str, float]:
     """One update of the weights and of their average; the metrics of the step."""
     task, settings, parameters = run.task, run.task.fit_settings, list(run.parameters.values())
     seed_everything(settings.seed * 1_000_003 + step)
-    metrics = _backward(task, step, parameters)
+    with attention_to_train(parameters[0].device):
+        metrics = _backward(task, step)
+    add_gradients(parameters)
     metrics["grad_norm"] = clipped_update(
         run.optimizer,
         parameters,
@@ -202,23 +205,37 @@ def fit_step(run: TaskRun, step: int) -> dict[str, float]:
     return metrics
 
 
-def _backward(task: Fittable, step: int, parameters: list[nn.Parameter]) -> dict[str, float]:
-    """Gradients of the step's mean loss; mean metrics."""
-    num, processes = task.fit_settings.num_parallel, num_processes()
-    if num % processes:
-        raise ValueError(f"expected 1 or {num} processes for {task.name}, got {processes}")
+def _backward(task: Fittable, step: int) -> dict[str, float]:
+    """This process's part of the gradient of the step's mean loss; mean metrics of all."""
     total: dict[str, float] = {}
-    with attention_to_train(parameters[0].device):
-        for part in track(range(process_rank(), num, processes), "updating", "micro-batches"):
-            loss, metrics = task.loss(step * num + part)
-            (loss / num).backward()
-            for name, value in {"loss": loss.item(), **metrics}.items():
-                total[name] = total.get(name, 0.0) + value / num
-    return sum_over_processes(parameters, total) if processes > 1 else total
+    for weight, (loss, metrics) in _losses(task, step):
+        (weight * loss).backward()
+        for name, value in {"loss": loss.item(), **metrics}.items():
+            total[name] = total.get(name, 0.0) + weight * value
+    return add_up(total)
+
+
+def _losses(task: Fittable, step: int) -> Iterator[tuple[float, tuple[Tensor, dict[str, float]]]]:
+    """Of this process's share of the step, with the weight of each in the step's mean."""
+    settings = task.fit_settings
+    num = settings.batch_size if isinstance(task, Divisible) else settings.num_parallel
+    places = own_share(num)
+    if num < num_processes():
+        raise ValueError(
+            f"{task.name}: expected at most {num} processes, got {num_processes()}: a step has no "
+            "more to share"
+        )
+    if isinstance(task, Divisible):
+        yield len(places) / num, task.loss_of(step, places)
+        return
+    for part in track(places, "updating", "micro-batches"):
+        yield 1 / num, task.loss(step * num + part)
 
 
 def _measure(run: TaskRun, num_done: int) -> dict[str, float]:
-    """The averaged weights, measured and exported."""
+    """The averaged weights, measured and exported by the main process."""
+    if not is_main():
+        return {}
     with run.average.in_place(), phase("measuring"):
         results = run.task.evaluate()
         run.task.export(run.folder / "export")

@@ -157,12 +157,17 @@ class LongCaptionTask:
         self._dropped = self._text_states(model.negative_prompt)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        samples = self.data.next_batch()
-        encoded = self._drop_captions([self._encode(sample) for sample in samples], step)
-        latents, index = torch.stack([each.latents for each in encoded]), range(len(encoded))
-        noise = normals(self.config.seed, step, index, "noise", latents.shape[1:])
+        return self.loss_of(step, range(self.config.batch_size))
+
+    def loss_of(self, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
+        """Every process reads the whole batch, so that they agree on the place in the stream."""
+        samples = self.data.next_batch()[places.start : places.stop]
+        encoded = self._drop_captions([self._encode(each) for each in samples], step, places)
+        latents = torch.stack([each.latents for each in encoded])
+        noise = normals(self.config.seed, step, places, "noise", latents.shape[1:])
         shift = self.model.decoder.scheduler.config["shift"]
-        sigmas = training_sigmas(normals(self.config.seed, step, index, "sigma", (1,))[:, 0], shift)
+        levels = normals(self.config.seed, step, places, "sigma", (1,))[:, 0]
+        sigmas = training_sigmas(levels, shift)
         stream = self.data.stream
         cut = len(self.model.too_long([sample.caption for sample in samples])) / len(samples)
         metrics = {
@@ -205,10 +210,8 @@ class LongCaptionTask:
             ]
         )
 
-    def _drop_captions(self, encoded: list[Encoded], step: int) -> list[Encoded]:
-        draws = uniforms(self.config.seed, step, range(len(encoded)), "caption dropout", 1)[
-            :, 0
-        ].tolist()
+    def _drop_captions(self, encoded: list[Encoded], step: int, places: range) -> list[Encoded]:
+        draws = uniforms(self.config.seed, step, places, "caption dropout", 1)[:, 0].tolist()
         return [
             each._replace(states=self._dropped) if draw < self.config.caption_dropout else each
             for draw, each in zip(draws, encoded, strict=True)

@@ -6,7 +6,8 @@ own, and leaves its own as plain ``transformers``, ``diffusers`` and ``peft`` fo
 
 ``finished.json`` is written last. A stage without it is begun, or resumed where it was stopped.
 What is recorded does not say where the run lies, so a run may be moved, and its pretraining copied
-into another one's folder.
+into another one's folder. Several processes train a stage together; one of them measures and
+records it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from uae.utils.checkpoint import check_same_config, defaults_of
 from uae.utils.files import atomic_write_json, json_ready
 from uae.utils.lock import locked
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main, of_main, wait
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
 START = "start"  # the name of the model that the first stage takes
@@ -79,7 +81,7 @@ def _finish_stages(
     for number, (name, stage) in enumerate(stages.items(), 1):
         folder = settings.run_dir / f"{number}_{name}"
         if settings.only in (None, name):
-            if settings.redo:
+            if settings.redo and is_main():
                 shutil.rmtree(folder, ignore_errors=True)
             recorded_source = _in_run(source, settings.run_dir)
             work = Assignment(source, folder, recorded_source, settings.self_contained)
@@ -129,20 +131,23 @@ def finish_stage(name: str, stage: Stage, work: Assignment, measure: Measure | N
     run_dir = work.folder.parent
     recorded = asdict(stage.settings)
     recorded["data"] = [_in_run(path, run_dir) for path in stage.settings.data]
-    record_settings(
-        {"name": name, "source": work.recorded_source, "settings": recorded},
-        work.folder,
-        {"settings": defaults_of(stage.settings)},
-    )
-    if (work.folder / FINISHED).exists():
+    if is_main():
+        record_settings(
+            {"name": name, "source": work.recorded_source, "settings": recorded},
+            work.folder,
+            {"settings": defaults_of(stage.settings)},
+        )
+    if of_main((work.folder / FINISHED).exists()):
         print(f"{name}: finished before, {work.folder}")
         return _finished(work.folder)
     print(f"{name}: from {work.source}, in {work.folder}")
     model = work.folder / "model"
-    if not model.exists():
+    if not of_main(model.exists()):
         stage.run(work)
-    record = {"stage": name} | (measure(str(model)) if measure else {})
-    atomic_write_json(work.folder / FINISHED, record)
+    if is_main():
+        record = {"stage": name} | (measure(str(model)) if measure else {})
+        atomic_write_json(work.folder / FINISHED, record)
+    wait()
     return _finished(work.folder)
 
 
@@ -164,9 +169,11 @@ def record_settings(
 def measured_start(source: str, run_dir: Path, measure: Measure) -> Record:
     """The record of the model that the first stage starts from."""
     path = run_dir / "start.json"
-    if not path.exists() or json.loads(path.read_text())["model"] != source:
+    is_measured = path.exists() and json.loads(path.read_text())["model"] == source
+    if is_main() and not is_measured:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, {"stage": START, "model": source, **measure(source)})
+    wait()
     return json.loads(path.read_text())
 
 

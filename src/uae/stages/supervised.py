@@ -10,6 +10,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.load import load_to_train
 from uae.stages.base import Assignment
 from uae.stages.fit import Fittable, fit
+from uae.utils.processes import is_main, wait
 
 
 def load_decoder_model(work: Assignment, lora_rank: int) -> Any:
@@ -23,7 +24,9 @@ def fit_to_model(task: Fittable, work: Assignment, keep_checkpoints: int) -> Non
     """``fit``, whose average of the weights becomes the stage's model."""
     save_every = max(1, min(250, task.fit_settings.num_steps // 10))
     fit(task, work.folder, save_every=save_every, keep_checkpoints=keep_checkpoints)
-    (work.folder / "export").replace(work.folder / "model")
+    if is_main():
+        (work.folder / "export").replace(work.folder / "model")
+    wait()
 
 
 def check_paints_by_diffusion(model: object, stage: str) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from uae.utils.processes import is_main, wait
+
 
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Write the file completely or not at all, folders included; a reader never sees half of it."""
@@ -27,7 +29,13 @@ def atomic_write_text(path: Path | str, text: str) -> None:
 
 def appear(folder: Path, write: Callable[[Path], Any]) -> None:
     """``write(folder)``, so that the folder is there whole or not at all; one that was there gives
-    way."""
+    way. Of several processes the main one writes, and the others wait."""
+    if is_main():
+        _appear(folder, write)
+    wait()
+
+
+def _appear(folder: Path, write: Callable[[Path], Any]) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uae.utils.files import disk_error
+from uae.utils.processes import is_main
 
 FILE_NAME = ".run.lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -27,13 +28,14 @@ def locked(folder: Path) -> Iterator[None]:
     """The folder is this process's alone as long as the context lasts; it is made where it is
     missing, and goes again if nothing came of it.
 
-    What the process has locked already stays so until the outermost context ends.
+    What the process has locked already stays so until the outermost context ends. Of several
+    processes that work together the main one locks it for all.
 
     Raises:
         ValueError: another process has it; the message names that process.
     """
     place = folder.resolve()
-    if place in _held:
+    if place in _held or not is_main():
         yield
         return
     is_new = not folder.exists()

@@ -4,8 +4,8 @@ what that is.
     RUN/metrics.jsonl  RUN/checkpoints/
 
 Data and draws are functions of the step number, so the weights, the optimiser, the average and the
-step are all there is to save. One process holds the folder. What is saved are whole steps: nothing
-of a step that failed.
+step are all there is to save. What is saved are whole steps: nothing of a step that failed. Of
+several processes that train together each holds all of that, and the main one writes the folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from uae.utils.checkpoint import Checkpoint, check_same_config, load_latest, sav
 from uae.utils.lock import locked
 from uae.utils.metrics import MetricsLogger
 from uae.utils.optim import Average, Schedule
+from uae.utils.processes import is_main, wait
 from uae.utils.snapshot import Snapshot
 
 
@@ -63,7 +64,7 @@ class Run(ABC):
         self.schedule, self.average = schedule, average
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
         self.step = self._saved_step = 0
-        self.logger: MetricsLogger
+        self.logger: MetricsLogger | None = None  # the main process has one
         self._rates = [group["lr"] for group in optimizer.param_groups]
         changing = [*parameters.values(), *average.values.values(), *others]
         self._before = Snapshot(changing, optimizer)
@@ -79,7 +80,7 @@ class Run(ABC):
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
-        """New, or as its last checkpoint left it, and this process's alone. Whatever ends the run,
+        """New, or as its last checkpoint left it, and locked for others. Whatever ends the run,
         Ctrl-C too, the steps that are finished are saved.
 
         Raises:
@@ -87,16 +88,21 @@ class Run(ABC):
                 only damaged checkpoints.
         """
         with locked(self.folder):
-            self.resume()
-            self.logger = MetricsLogger(
-                self.folder, last_step=self.step - 1, use_tensorboard=self.use_tensorboard
-            )
+            for is_ready in (is_main(), not is_main()):  # the others read what that one has mended
+                if is_ready:
+                    self.resume()
+                wait()
+            if is_main():
+                self.logger = MetricsLogger(
+                    self.folder, last_step=self.step - 1, use_tensorboard=self.use_tensorboard
+                )
             try:
                 yield self
             except BaseException:
                 self._save_finished()
-                with suppress(OSError):
-                    self.logger.close()
+                if self.logger is not None:
+                    with suppress(OSError):
+                        self.logger.close()
                 raise
             self.close()
 
@@ -132,7 +138,7 @@ class Run(ABC):
 
     def finish_step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Log the step, if there is something to log, and count it; the last thing in it."""
-        if metrics is not None:
+        if metrics is not None and self.logger is not None:
             self.logger.log(self.step, metrics)
         self.step += 1
 
@@ -143,16 +149,18 @@ class Run(ABC):
 
     def save(self) -> None:
         """Write a checkpoint, atomically; the log is on disk first."""
-        self.logger.sync()
-        folder = self.folder / "checkpoints"
-        save_checkpoint(folder, self.step, *self.contents(), self.keep_checkpoints)
+        if self.logger is not None:
+            self.logger.sync()
+            folder = self.folder / "checkpoints"
+            save_checkpoint(folder, self.step, *self.contents(), self.keep_checkpoints)
         self._saved_step = self.step
 
     def close(self) -> None:
         """End here, saving what the last regular checkpoint lacks."""
         if self.step > self._saved_step:
             self.save()
-        self.logger.close()
+        if self.logger is not None:
+            self.logger.close()
 
     def _save_finished(self) -> None:
         if not self._is_between_steps or self.step == self._saved_step:

@@ -23,6 +23,7 @@ from uae.stages.long_captions import LongCaptionConfig, LongCaptions
 from uae.stages.recipes import ALONE, GENERATION, UNDERSTANDING, Recipe
 from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.files import appear
+from uae.utils.processes import of_main
 from uae.world.data import SCENES, SceneImages
 from uae.world.language import INSTRUCTIONS
 from uae.world.measure import measure_model
@@ -47,7 +48,7 @@ class SceneCaptions(LongCaptions):
 
     def run(self, work: Assignment) -> None:
         pairs = work.folder.parent / PAIRS
-        if self.settings.data == (str(pairs),) and not pairs.exists():
+        if self.settings.data == (str(pairs),) and not of_main(pairs.exists()):
             appear(pairs, lambda unfinished: write_captioned_scenes(unfinished, NUM_PAIRS))
         super().run(work)
 

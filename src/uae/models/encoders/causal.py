@@ -25,7 +25,7 @@ from uae.config import CaptionSettings
 from uae.models.encoders.cache import repeat_rows, reserve
 from uae.models.encoders.tokens import draw, log_softmax, pad, token_evaluation
 from uae.models.learner import Learner
-from uae.types import Captions, Evaluation, Rollout
+from uae.types import Captions, Evaluation, Ratio, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
@@ -329,7 +329,7 @@ class CausalCaptioner(Learner, ABC):
 
     def answer_drift(
         self, images: Sequence[Float[Tensor, "3 _ _"]], questions: Sequence[str]
-    ) -> Float[Tensor, ""]:
+    ) -> Ratio:
         """KL(reference || now) in nats over the vocabulary, mean over the tokens of the reference's
         own greedy answers, of at most ``MAX_DRIFT_TOKENS``."""
         greedy = self.look(images, questions, temperature=0.0)
@@ -337,7 +337,7 @@ class CausalCaptioner(Learner, ABC):
             rollout = self.sample(greedy, max_new_tokens=MAX_DRIFT_TOKENS).rollout
             before = self._scores(rollout)
         kl = (before.exp() * (before - self._scores(rollout))).sum(-1)
-        return (kl * rollout.mask).sum() / rollout.mask.sum()
+        return Ratio((kl * rollout.mask).sum(), rollout.mask.sum().item())
 
     def _scores(self, rollout: Rollout) -> Float[Tensor, "B T V"]:
         prefix = self.prefill(rollout.context)
