@@ -300,14 +300,18 @@ def test_what_stands_in_the_place_of_a_model_is_named(
     )  # why, in the hub's words
 
 
-def test_real_models_want_images_and_one_process(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_real_models_want_images(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     code, _, err = run(capsys, "train", "janus", "--run-dir", str(tmp_path / "run"))
     assert code == 2 and "--data" in err and not (tmp_path / "run").exists()
+
+
+def test_what_is_one_process_refuses_to_be_several(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    code, _, err = run(capsys, "train", "tiny", "--run-dir", str(tmp_path / "run"))
-    assert code == 2 and "CUDA_VISIBLE_DEVICES" in err and not (tmp_path / "run").exists()
+    code, _, err = run(capsys, "quickstart", "--out", str(tmp_path / "run"))
+    assert code == 2 and "uae quickstart is one process, got WORLD_SIZE 8" in err
+    assert "train" in err and not (tmp_path / "run").exists()
 
 
 def test_rewards_of_any_name_as_the_docs_say(

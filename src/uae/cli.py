@@ -131,13 +131,15 @@ def _told(error: BaseException, command: str, processes: Any) -> BaseException:
     if isinstance(error, Terminated):  # a launcher does that where another process died
         loss = processes.find_loss()
         error = processes.PeerLost(loss) if loss else error
+    if isinstance(error, SystemExit):  # --help, or options that all read alike
+        return error
     speaker = 0
     if isinstance(error, processes.PeerLost):
         speaker = error.speaker  # type: ignore[attr-defined]
-    elif isinstance(error, KeyboardInterrupt):
-        processes.tell_failure("stopped")
-    elif not isinstance(error, SystemExit):
-        processes.tell_failure(failure_of(error, command).message.splitlines()[0])
+    else:
+        is_stop = isinstance(error, KeyboardInterrupt)
+        said = "stopped" if is_stop else failure_of(error, command).message.splitlines()[0]
+        processes.tell_failure(said)
     return error if processes.process_rank() == speaker else SystemExit(2)
 
 
