@@ -17,7 +17,8 @@ from PIL import Image
 
 from tests.rl.tiny_run import build_model
 from uae import catalog, cli
-from uae.stages.unified_grpo import UnifiedGRPO
+from uae.models.load import load_model
+from uae.stages.unified_grpo import UnifiedGRPO, load_reward
 from uae.world.models import build_janus
 from uae.world.scene import render, scene_at
 
@@ -303,6 +304,16 @@ def test_what_stands_in_the_place_of_a_model_is_named(
 def test_real_models_want_images(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     code, _, err = run(capsys, "train", "janus", "--run-dir", str(tmp_path / "run"))
     assert code == 2 and "--data" in err and not (tmp_path / "run").exists()
+
+
+def test_backbones_judge_where_they_are_told_to(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    options = ("--run-dir", str(tmp_path / "run"), "--reward-device", "cuda:99")
+    code, _, err = run(capsys, "train", "tiny", *options)
+    assert code == 2 and "reward-device: expected a device of this machine" in err
+    assert not (tmp_path / "run").exists()
+    reward = load_reward({"clip": 1.0}, "tiny", load_model("tiny"), "", device="meta")
+    (_, judge), *_ = reward.components.values()
+    assert {p.device.type for p in judge.backbone.model.parameters()} == {"meta"}
 
 
 def test_what_is_one_process_refuses_to_be_several(

@@ -44,6 +44,8 @@ class UnifiedGRPOSettings:
     """Those of pictures of prompts, where images are captioned too; by default `rewards`."""
     backbones: str | None = "tiny"
     """`tiny` for the world's own backbones, None for the published checkpoints."""
+    reward_device: str | None = None
+    """Where backbones judge, such as `cuda:1`; by default where the model is. Changes no result."""
     lora_rank: int = 0
     """Rank of LoRA on all linear layers of the language model (alpha is twice the rank); 0 trains
     it fully."""
@@ -138,7 +140,8 @@ def _fields(settings: UnifiedGRPOSettings) -> dict[str, Any]:
 
 def record(settings: UnifiedGRPOSettings, source: str) -> dict[str, Any]:
     """What a run notes beside its ``TrainConfig``: it is resumed under the same alone."""
-    values = {name: value for name, value in asdict(settings).items() if name != "train"}
+    values = asdict(settings)
+    del values["train"], values["reward_device"]
     if settings.prompts is None:  # as runs that were begun before there were prompts
         del values["prompts"], values["exhaustive_share"]
     if settings.train.text_anchor_coef == 0:

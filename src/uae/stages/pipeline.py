@@ -28,7 +28,11 @@ from uae.utils.processes import is_main, of_main, wait
 
 SETTINGS, FINISHED = "stage.json", "finished.json"
 START = "start"  # the name of the model that the first stage takes
-MAY_CHANGE = ("settings.keep_checkpoints", "settings.train.keep_checkpoints")
+MAY_CHANGE = (
+    "settings.keep_checkpoints",
+    "settings.reward_device",
+    "settings.train.keep_checkpoints",
+)
 NO_LONGER_RECORDED = ("model", "run_dir", "dry_run")  # of a stage's settings
 
 Record = dict[str, Any]

@@ -27,6 +27,7 @@ from uae.stages.base import Assignment, UserData
 from uae.stages.grpo_settings import WORLD, UnifiedGRPOSettings, record
 from uae.stages.sources import Sources, World
 from uae.types import Policy
+from uae.utils.device import check_device
 from uae.utils.files import appear
 from uae.utils.importing import require_library
 from uae.utils.metrics import check_tensorboard
@@ -69,6 +70,8 @@ class UnifiedGRPO:
             check_rewards_of_prompts(settings.rewards_of_prompts, settings.prompts == WORLD)
         for rewards in (settings.rewards, settings.prompt_rewards):
             check_rewards(rewards, settings.backbones)
+        if settings.reward_device is not None:
+            check_device("reward-device", settings.reward_device)
         if settings.train.tensorboard:
             check_tensorboard()
         if settings.train.sampler == "vllm":
@@ -96,7 +99,8 @@ class UnifiedGRPO:
 
         def loaded(weights: RewardWeights) -> WeightedSum:
             question = settings.train.captioning.instruction
-            return load_reward(weights, settings.backbones, model, question, backbones)
+            device = settings.reward_device
+            return load_reward(weights, settings.backbones, model, question, backbones, device)
 
         of_prompts = loaded(settings.prompt_rewards) if settings.prompt_rewards else None
         return Rewards(loaded(settings.rewards), of_prompts)
@@ -141,15 +145,16 @@ def load_reward(
     model: UnifiedModel,
     instruction: str,
     loaded: Mapping[str, Backbone] | None = None,
+    device: str | None = None,
 ) -> WeightedSum:
-    """The rewards with the backbones that they need, where the model is.
+    """The rewards with the backbones that they need, on ``device``, by default the model's.
 
     source: of the backbones that are not ``loaded``. instruction: what the model is asked where it
     judges itself.
     """
-    device, loaded = model.encoder.device, loaded or {}
+    place, loaded = device or model.encoder.device, loaded or {}
     backbones = {
-        name: loaded.get(name) or load_backbone(name, source, device=device)
+        name: loaded.get(name) or load_backbone(name, source, device=place)
         for name in backbones_of(weights)
     }
     return build_reward(weights, backbones, model.encoder, instruction)

@@ -26,6 +26,16 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(option: str, name: str) -> None:
+    """A ValueError unless this machine has the device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{option}: expected a device of this machine, such as cpu or cuda:1, got {name}"
+        ) from error
+
+
 def can_compile() -> bool:
     """Whether ``torch.compile`` finds what it needs on a CPU."""
     return bool(shutil.which("g++") or shutil.which("clang++"))

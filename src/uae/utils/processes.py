@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
@@ -81,11 +82,12 @@ def _as_one_of_several(function: Callable[..., None], arguments: tuple[Any, ...]
 
 @contextmanager
 def speaking_once() -> Iterator[None]:
-    """The main process alone prints."""
+    """The main process alone prints and warns."""
     if is_main():
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 
