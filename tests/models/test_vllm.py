@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.models import vllm_group
 from tests.rl import tiny_run
 from uae.config import CaptionSettings, VLLMSettings
 from uae.models.encoders.qwen_vl import QwenVL
@@ -127,13 +132,14 @@ def test_the_prefix_cache_is_emptied(served: QwenVL, images: list[Tensor]):
 
 
 def test_draws_belong_to_sequences(served: QwenVL, images: list[Tensor]):
-    draws = {"group_size": 3, "seed": 5, "step": 2}
+    draws: dict[str, Any] = {"group_size": 3, "seed": 5, "step": 2}
     whole = served.caption(images, DRAWN, **draws)
     again = served.caption(images, DRAWN, **draws)
     assert again.texts == whole.texts
     part = served.caption([images[4], images[1]], DRAWN, keys=[4, 1], **draws)
     assert part.texts == whole.texts[12:15] + whole.texts[3:6]
-    for other in ({"seed": 6}, {"step": 3}):
+    others: list[dict[str, Any]] = [{"seed": 6}, {"step": 3}]
+    for other in others:
         assert served.caption(images, DRAWN, **(draws | other)).texts != whole.texts
 
 
@@ -203,6 +209,25 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path):
     run(tmp_path / "parts", "vllm", until=2)
     run(tmp_path / "parts", "vllm")
     tiny_run.check_same_weights(tmp_path / "whole", tmp_path / "parts", 5)
+
+
+def said_by(num_processes: int, folder: Path) -> dict[str, list[str]]:
+    """What the processes of a group say of four images, by the image's place."""
+    folder.mkdir()
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    command = [sys.executable, *launched, str(num_processes), vllm_group.__file__, str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    said: dict[str, list[str]] = {}
+    for file in folder.iterdir():
+        size, total, captions = json.loads(file.read_text())
+        assert size == total == num_processes  # they were a group, and are one afterwards
+        said |= captions
+    return said
+
+
+def test_two_processes_say_what_one_says(tmp_path: Path):
+    one, two = (said_by(num, tmp_path / str(num)) for num in (1, 2))
+    assert sorted(one) == ["0", "1", "2", "3"] and one == two
 
 
 def test_a_model_from_nothing_needs_no_files(images: list[Tensor]):

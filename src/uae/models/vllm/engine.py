@@ -9,6 +9,7 @@ Where several processes train, each has an engine of its own, for its share of t
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,15 +65,23 @@ class InProcess:
         return [_answer(output) for output in outputs]
 
     def close(self) -> None:
-        """Free its memory, and what it keeps of processes."""
-        from vllm.distributed import (  # type: ignore[import-not-found]
-            cleanup_dist_env_and_memory,
-            destroy_model_parallel,
-        )
-
-        self._llm.llm_engine.engine_core.shutdown()
+        """Free its memory, and its own process group; a group that was there stays."""
+        engine = self._llm.llm_engine
+        if self._has_own_group:
+            engine.engine_core.shutdown()
+        else:
+            _shut_down_within_a_group(engine)
         del self._llm
-        cleanup_dist_env_and_memory() if self._has_own_group else destroy_model_parallel()
+
+
+def _shut_down_within_a_group(engine: Any) -> None:
+    """Its own shutdown, now or when it is collected, would destroy the group of the trainer."""
+    from vllm.distributed import destroy_model_parallel  # type: ignore[import-not-found]
+
+    engine.engine_core._finalizer.detach()
+    engine.model_executor.shutdown()
+    destroy_model_parallel()
+    gc.unfreeze()  # what the engine froze as it started
 
 
 def _describe(captioner: QwenVL, folder: Path) -> None:

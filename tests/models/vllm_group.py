@@ -1,0 +1,37 @@
+"""Captions by vLLM in a process group, an engine a process: ``torchrun … vllm_group.py FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from uae.config import CaptionSettings, VLLMSettings
+from uae.models.encoders.qwen_vl import QwenVL
+from uae.world.scene import render_batch, scene_at
+
+
+def main(folder: Path) -> None:
+    """Each process captions a share of the images; what it said, and what the group still is."""
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    encoder = Path(__file__).parents[2] / "src/uae/assets/umm1/encoder"
+    captioner = QwenVL.from_pretrained(encoder)
+    places = range(rank, 4, size)
+    images = list(torch.from_numpy(render_batch([scene_at("test", i) for i in places])))
+    with captioner.sampled_by_vllm(VLLMSettings(max_length=1024, cache_gb=0.25)):
+        captions = captioner.caption(images, CaptionSettings(), group_size=2, seed=1, keys=places)
+    total = torch.ones(1)
+    dist.all_reduce(total)  # the group is still there
+    said = {place: captions.texts[2 * i : 2 * i + 2] for i, place in enumerate(places)}
+    (folder / f"{rank}.json").write_text(json.dumps([size, total.item(), said]))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main(Path(sys.argv[1]))
