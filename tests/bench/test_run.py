@@ -42,6 +42,8 @@ class Doubling:
     model = "doubler"
     progress = ("doubling", "batches")
 
+    journal = None
+
     @property
     def record(self) -> Path:
         return self.out / "settings.json"
@@ -57,6 +59,12 @@ class Doubling:
 
     def is_answered(self, item: int) -> bool:
         return (self.out / f"{item}.json").exists()
+
+    def prepare(self) -> None:
+        pass
+
+    def line(self, item: int) -> None:
+        pass
 
     def answer(self, model: Any, items: Sequence[int]) -> Iterator[tuple[int, str | None]]:
         self.asked.append(list(items))

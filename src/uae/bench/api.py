@@ -124,6 +124,12 @@ class Task(Protocol[Item]):
         ...
 
     @property
+    def journal(self) -> Path | None:
+        """The file of lines, one of each item that was answered, if the task keeps one. The main
+        process writes it."""
+        ...
+
+    @property
     def batch_size(self) -> int:
         """Items at a time."""
         ...
@@ -151,14 +157,24 @@ class Task(Protocol[Item]):
         ...
 
     def is_answered(self, item: Item) -> bool:
-        """Its answer is there, whole, and of the item as it is now."""
+        """Its answer is there, whole, and of the item as it is now. The main process is asked."""
+        ...
+
+    def prepare(self) -> None:
+        """What all items need before the first of them is answered; all processes do it
+        together."""
         ...
 
     def answer(
         self, model: UnifiedModel, items: Sequence[Item]
     ) -> Iterator[tuple[Item, str | None]]:
         """Answer some items: each when its files are written, or with the reason why it is left
-        out. An answer does not depend on the other items."""
+        out. An answer does not depend on the other items. Of several processes each answers its
+        share."""
+        ...
+
+    def line(self, item: Item) -> dict[str, Any] | None:
+        """What the journal keeps of an item that was just answered; None without one."""
         ...
 
     def round_trips(self, answers: Answers[Item]) -> dict[str, RoundTrip]:
@@ -198,7 +214,8 @@ class Benchmark(Protocol):
         ...
 
     def score(self, answers: Answers[Any] | None) -> Any:
-        """The ``Result``, read from the files of the answers."""
+        """The ``Result``, read from the files of the answers. All processes score, and share the
+        work where it takes long; the main process writes."""
         ...
 
     def table(self, result: Any) -> RenderableType:

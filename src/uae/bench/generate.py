@@ -76,6 +76,7 @@ class PromptImages:
 
     batch_size = 1
     progress = ("generating", "prompts")
+    journal = None
 
     @property
     def record(self) -> Path:
@@ -112,6 +113,11 @@ class PromptImages:
         files = (*self.images_of(item), *record, self._metadata(item))
         return all(file.exists() for file in files)
 
+    def prepare(self) -> None:
+        """Have all prompts rewritten, if they are to be."""
+        if self.rewriter.is_given:
+            _ = self._rewrites
+
     def answer(
         self, model: UnifiedModel, items: Sequence[PlacedPrompt]
     ) -> Iterator[tuple[PlacedPrompt, str | None]]:
@@ -124,6 +130,9 @@ class PromptImages:
                 continue
             self._paint(model, prompt, rewrite)
             yield prompt, None
+
+    def line(self, item: PlacedPrompt) -> None:
+        """None: a prompt's folder says by itself that it is complete."""
 
     def round_trips(self, answers: Answers[PlacedPrompt]) -> dict[str, RoundTrip]:
         """None: there is no source."""

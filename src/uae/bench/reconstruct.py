@@ -38,8 +38,9 @@ from uae.types import RoundTrip
 from uae.utils.files import atomic_write_text, sha256_of
 from uae.utils.messages import printable
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main
 
-RECORD = ".uae_bench"
+RECORD, JOURNAL = ".uae_bench", "answered.jsonl"
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,17 @@ class ReconstructImages:
     def record(self) -> Path | None:
         return self.out / RECORD / "settings.json" if self.keeps_record else None
 
+    @property
+    def journal(self) -> Path | None:
+        return self.out / RECORD / JOURNAL if self.keeps_record else None
+
     def items(self) -> list[Photo]:
         """All images, each with outputs of its own."""
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}")
         check_out_folder(self.out)
         listing = list_images(self.paths, self.out)
-        for remark in listing.remarks():
+        for remark in listing.remarks() if is_main() else ():
             print(remark, file=sys.stderr)
         outputs = output_names(listing.names)
         photos = [Photo(*row) for row in zip(listing.files, listing.names, outputs, strict=True)]
@@ -122,6 +127,9 @@ class ReconstructImages:
 
     def is_answered(self, item: Photo) -> bool:
         return self.keeps_record and self._recorded.get(str(item.output), []) == self._digests(item)
+
+    def prepare(self) -> None:
+        """Nothing: images have nothing in common."""
 
     def answer(
         self, model: UnifiedModel | Loop, items: Sequence[Photo]
@@ -147,6 +155,9 @@ class ReconstructImages:
             else:
                 self._write(photo, *made)
                 yield photo, None
+
+    def line(self, item: Photo) -> dict[str, Any] | None:
+        return {str(item.output): self._digests(item)} if self.keeps_record else None
 
     def round_trips(self, answers: Answers[Photo]) -> dict[str, RoundTrip]:
         """Read from the files, the sources as the model saw them."""
@@ -182,8 +193,6 @@ class ReconstructImages:
         print(f"{printable(photo.output)}: {caption.text}{_remark(caption)}")
         atomic_write_text(self.out / photo.caption, f"{caption.text}\n")
         save_png(self.out / photo.reconstruction, image)
-        if self.keeps_record:
-            self._note(photo)
 
     # --- the record of what is answered ----------------------------------------------------------
 
@@ -192,7 +201,7 @@ class ReconstructImages:
         """Digests by output, of an earlier run; a line that was not written to its end is none."""
         recorded = {}
         try:
-            lines = self._journal.read_text().splitlines()
+            lines = (self.out / RECORD / JOURNAL).read_text().splitlines()
         except FileNotFoundError:
             return {}
         for line in lines:
@@ -201,16 +210,6 @@ class ReconstructImages:
             except ValueError:
                 continue
         return recorded
-
-    def _note(self, photo: Photo) -> None:
-        is_torn = self._journal.exists() and not self._journal.read_bytes().endswith(b"\n")
-        with open(self._journal, "a") as file:
-            file.write("\n" * is_torn)  # of an earlier run that was killed
-            file.write(f"{json.dumps({str(photo.output): self._digests(photo)})}\n")
-
-    @property
-    def _journal(self) -> Path:
-        return self.out / RECORD / "answered.jsonl"
 
     def _digests(self, photo: Photo) -> list[str] | None:
         """Of the image, its caption and its reconstruction; None where one cannot be read."""

@@ -10,6 +10,7 @@ from uae.bench.run import run_benchmark
 from uae.commands.group import ALL, choose
 from uae.commands.show import load_for_photos, show_round_trips
 from uae.utils.importing import import_named
+from uae.utils.processes import wait
 from uae.utils.quiet import quiet_libraries
 
 COMPARE = "uae.commands.compare:main"  # it needs the embedded world, which no benchmark imports
@@ -26,5 +27,6 @@ def main(arguments: list[str]) -> None:
     result = run_benchmark(benchmark, load_for_photos, show_round_trips)
     Console().print(benchmark.table(result))
     print(f"numbers: {benchmark.out}")
+    wait()  # a process that ends by its code ends the others
     if result.partial:
         raise SystemExit(3)

@@ -35,11 +35,13 @@ from uae.utils.device import default_device
 from uae.utils.files import appear, atomic_write_json, atomic_write_text
 from uae.utils.importing import import_named
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main, of_main
 from uae.utils.quiet import quiet_libraries
 
 WORLD, TINY = "world", "tiny"
 WRITE_PICTURES = "uae.world.data:write_pictures"  # it is there for the tiny models alone
 NUM_SHOWN = 6  # round trips that gained most, and as many that lost most
+Extremes = tuple[list[ComparedTrip], list[ComparedTrip]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class CompareModels:
         if self.images == WORLD:
             images = self.out / "world_images"
             backbones = dict.fromkeys(BACKBONES, TINY) | backbones
-            if not images.exists():
+            if not of_main(images.exists()):
                 write = import_named(WRITE_PICTURES, "writer of pictures")
                 appear(images, lambda folder: write(folder, self.num_images))
         return UnifiedBench(
@@ -178,15 +180,21 @@ def compare_models(settings: CompareModels) -> Comparison:
                 sides.similarity[model] = dict(measures[-1][0].values)
         rows += rows_of(part, measures[0], measures[1], settings.seed)
     comparison = Comparison(*names, rows, notes, files)
-    atomic_write_json(settings.out / "comparison.json", comparison.to_json())
-    atomic_write_text(settings.out / "comparison.md", comparison.to_markdown())
-    best, worst = extremes(sides, names)
-    shown = [row.shown() for row in rows]
-    write_comparison(settings.out / "report.html", names, shown, best, worst, notes)
+    if is_main():
+        write_all(comparison, extremes(sides, names), settings.out)
     return comparison
 
 
-def extremes(sides: Sides, names: tuple[str, str]) -> tuple[list[ComparedTrip], list[ComparedTrip]]:
+def write_all(comparison: Comparison, shown: Extremes, out: Path) -> None:
+    """Numbers, table and page."""
+    atomic_write_json(out / "comparison.json", comparison.to_json())
+    atomic_write_text(out / "comparison.md", comparison.to_markdown())
+    names = (comparison.before, comparison.after)
+    rows = [row.shown() for row in comparison.rows]
+    write_comparison(out / "report.html", names, rows, *shown, comparison.notes)
+
+
+def extremes(sides: Sides, names: tuple[str, str]) -> Extremes:
     """The images whose similarity rose most, and fell most, best and worst first."""
     if not all(name in sides.trips for name in names):
         return [], []

@@ -3,7 +3,7 @@ on: a file that scoring again, or another model on the same images, starts from.
 
 It is an SQLite database, so that a process that is killed leaves it whole and several may share it.
 It only saves time: where it cannot be opened, read or written, that is said once, and the work goes
-on without it.
+on without it. Of several processes that work together the main one alone writes and complains.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from uae.similarity.backbones import Backbone
+from uae.utils.processes import is_main
 
 MOST_KEYS = 500  # of one query
 WAIT_SEC = 30.0  # for another process that writes
@@ -66,11 +67,18 @@ class EmbeddingCache:
                 found |= {key: _read(value) for key, value in rows}
         return found
 
+    def keys(self) -> set[bytes]:
+        """Of all that is there now."""
+        with self._going_on():
+            query = "SELECT key FROM embeddings"
+            return {key for (key,) in (self._database.execute(query) if self._database else ())}
+        return set()
+
     def put(self, embeddings: Mapping[bytes, Tensor]) -> None:
         """Keep them, ``[D]`` each, all or none."""
         rows = [(key, value.float().cpu().numpy().tobytes()) for key, value in embeddings.items()]
         with self._going_on():
-            if self._database is not None and rows:
+            if self._database is not None and rows and is_main():
                 with self._database:
                     self._database.executemany(_INSERT, rows)
 
@@ -86,11 +94,12 @@ class EmbeddingCache:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as error:
-            print(
-                f"{self.file}: expected a file that keeps embeddings, got {error}; the work goes "
-                "on without it (remove it, or name another by --cache)",
-                file=sys.stderr,
-            )
+            if is_main():
+                print(
+                    f"{self.file}: expected a file that keeps embeddings, got {error}; the work "
+                    "goes on without it (remove it, or name another by --cache)",
+                    file=sys.stderr,
+                )
             self._database = None
 
 

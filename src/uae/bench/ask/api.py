@@ -65,3 +65,13 @@ class TokenAsker(Asker, Protocol):
         begins with the form's first token (GenEval 2's Soft-TIFA); or the reason why there is
         none."""
         ...
+
+
+@runtime_checkable
+class BatchAsker(Asker, Protocol):
+    """A model on this machine. Several processes have one each and share the questions; any other
+    asker is asked by the main process alone, many questions at a time."""
+
+    def batches(self, questions: Sequence[Question]) -> list[list[int]]:
+        """Places of the questions that go through the model together."""
+        ...

@@ -40,10 +40,13 @@ class LocalAsker:
     def settings(self) -> dict[str, Any]:
         return {"answerer": "transformers", "model": self.source, "weights": self._weights}
 
+    def batches(self, questions: Sequence[Question]) -> list[list[int]]:
+        return list(batches(questions, self.batch_size))
+
     def ask(
         self, questions: Sequence[Question], max_new_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
-        for batch in batches(questions, self.batch_size):
+        for batch in self.batches(questions):
             prepared = self._prepared(questions, batch)
             yield from ((place, Reply(None, p)) for place, p in prepared.problems)
             if prepared.places:
@@ -53,7 +56,7 @@ class LocalAsker:
     def first_tokens(
         self, questions: Sequence[Question], forms: Sequence[Sequence[str]]
     ) -> Iterator[tuple[int, list[float] | str]]:
-        for batch in batches(questions, self.batch_size):
+        for batch in self.batches(questions):
             prepared = self._prepared(questions, batch)
             yield from prepared.problems
             if prepared.places:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from uae.bench.ask.api import Asker, Question, Reply, TokenAsker
+from uae.bench.ask.api import Asker, BatchAsker, Question, Reply, TokenAsker
 from uae.utils.files import sha256_of
 from uae.utils.json_lines import JsonLines
 from uae.utils.messages import one_line
+from uae.utils.processes import is_main, of_main
 from uae.utils.progress import phase
+from uae.utils.shares import by_main, in_order
 
 Ask = Callable[[list[int]], Iterator[tuple[int, Any]]]
 
@@ -70,7 +72,7 @@ def num_missing(
 ) -> int:
     """How many questions ``ask_all`` would ask now."""
     keys = keys_of(asker, questions, max_new_tokens)
-    known = _read(transcript) if transcript.exists() else {}
+    known = of_main(_read(transcript) if is_main() and transcript.exists() else {})
     return len({key for key in keys if isinstance(key, str) and key not in known})
 
 
@@ -118,28 +120,49 @@ def _ask_missing(
     ask: Ask,
     line_of: Callable[[Any], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """The line of each key; each is asked once, however many questions have it."""
-    with closing(JsonLines(transcript, is_of_transcript)) as lines:
-        known = {line["key"]: line for _, line in lines if is_answered(line)}
+    """The line of each key; each is asked once, however many questions have it. All processes have
+    the lines, and the main one writes them."""
+    with closing(JsonLines(transcript, is_of_transcript)) if is_main() else nullcontext() as lines:
+        of_before = () if lines is None else lines
+        known = of_main({line["key"]: line for _, line in of_before if is_answered(line)})
         missing = {
             key: place
             for place, key in reversed(list(enumerate(keys)))
             if isinstance(key, str) and key not in known
         }
         places = sorted(missing.values())
-        answers = ask(places) if places else iter(())
-        try:
-            with phase("asking", len(places), "questions") as take:
-                for number, answer in answers:
-                    take(1)
-                    key, question = keys[places[number]], questions[places[number]]
-                    assert isinstance(key, str)
-                    known[key] = {"key": key, **_described(asker, question), **line_of(answer)}
+        with (
+            phase("asking", len(places), "questions") as take,
+            closing(_answers(asker, questions, places, ask)) as answers,
+        ):
+            for place, answer in answers:
+                take(1)
+                key, question = keys[place], questions[place]
+                assert isinstance(key, str)
+                known[key] = {"key": key, **_described(asker, question), **line_of(answer)}
+                if lines is not None:
                     lines.append(known[key])
+    return known
+
+
+def _answers(
+    asker: Asker, questions: Sequence[Question], places: Sequence[int], ask: Ask
+) -> Generator[tuple[int, Any], None, None]:
+    """The place of each question that is asked, and the answer."""
+
+    def asked(some: list[int]) -> Generator[tuple[int, Any], None, None]:
+        answers = ask(some)
+        try:
+            yield from ((some[number], answer) for number, answer in answers)
         finally:
             if isinstance(answers, Generator):
                 answers.close()  # requests on their way end here, not when memory is freed
-    return known
+
+    if isinstance(asker, BatchAsker):
+        batches = asker.batches([questions[place] for place in places])
+        yield from in_order([[places[i] for i in batch] for batch in batches], asked)
+    elif places:
+        yield from by_main(lambda: asked(list(places)))
 
 
 def _described(asker: Asker, question: Question) -> dict[str, Any]:

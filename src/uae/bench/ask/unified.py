@@ -32,11 +32,14 @@ class UnifiedAsker:
     def settings(self) -> dict[str, Any]:
         return {"answerer": "uae", **self._provenance}
 
+    def batches(self, questions: Sequence[Question]) -> list[list[int]]:
+        return list(batches(questions, self.batch_size))
+
     def ask(
         self, questions: Sequence[Question], max_new_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
         """The model counts no tokens and does not tell an answer that the limit cut."""
-        for batch in batches(questions, self.batch_size):
+        for batch in self.batches(questions):
             images, problems = self._images(questions, batch)
             yield from ((place, Reply(None, problem)) for place, problem in problems.items())
             if images:
@@ -51,7 +54,7 @@ class UnifiedAsker:
         self, questions: Sequence[Question], forms: Sequence[Sequence[str]]
     ) -> Iterator[tuple[int, list[float] | str]]:
         encoder: Any = self.model.encoder
-        for batch in batches(questions, self.batch_size):
+        for batch in self.batches(questions):
             images, problems = self._images(questions, batch)
             yield from problems.items()
             if not images:

@@ -13,6 +13,7 @@ from uae.bench.choice.pictures import QuestionImages
 from uae.bench.choice.predictions import Predictions
 from uae.bench.choice.table import Index, Row
 from uae.bench.choice.task import Prompt, prompt_of
+from uae.utils.processes import is_main, wait
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class AskedQuestions:
                 questions[row.index] = Question(prompt_of(row, self.prompt), self._files(row))
             except ValueError as error:
                 found.problems.append(str(error))
+        wait()  # for the files of images
         transcript = self.folder / "transcript.jsonl"
         replies = ask_all(asker, list(questions.values()), transcript, self.max_new_tokens)
         for index, reply in zip(questions, replies, strict=True):
@@ -50,7 +52,7 @@ class AskedQuestions:
 
     def _file(self, content: bytes) -> Path:
         file = self.folder / "images" / hashlib.sha256(content).hexdigest()
-        if not file.exists():
+        if is_main() and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(".unfinished")
             unfinished.write_bytes(content)

@@ -38,6 +38,7 @@ from uae.bench.choice.task import AnswerQuestions, Prompt
 from uae.bench.result import Share
 from uae.utils.importing import import_named
 from uae.utils.outputs import check_out_file
+from uae.utils.processes import is_main, wait
 from uae.utils.suggest import did_you_mean
 
 WORLD = "world"
@@ -169,7 +170,9 @@ class ChoiceBench:
         path = Path(self.data)
         if self.data == WORLD:
             path = self._beside("questions.tsv")
-            import_named(WRITE_WORLD, "questions")(path, self.num_scenes)
+            if is_main():
+                import_named(WRITE_WORLD, "questions")(path, self.num_scenes)
+            wait()
         return ChoiceTable(
             path,
             has_open_questions="MMMU" in self.name,

@@ -33,6 +33,7 @@ from uae.models.base import Captioner
 from uae.types import RoundTrip
 from uae.utils.json_lines import JsonLines
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main, of_main
 
 ANSWERS = Path("answers.jsonl")
 Prompt = Literal["options", "question"]
@@ -70,6 +71,10 @@ class AnswerQuestions:
     def record(self) -> Path:
         return self.out / "settings.json"
 
+    @property
+    def journal(self) -> Path:
+        return self.out / ANSWERS
+
     def items(self) -> list[Index]:
         """The questions that can be used."""
         check_out_folder(self.out)
@@ -95,6 +100,9 @@ class AnswerQuestions:
         except ValueError:  # an image cannot be had: answering says so
             return False
 
+    def prepare(self) -> None:
+        """Nothing: questions have nothing in common."""
+
     @torch.no_grad()
     def answer(
         self, model: Captioner, items: Sequence[Index]
@@ -116,15 +124,22 @@ class AnswerQuestions:
         if rows:
             prompts = [prompt_of(row, self.prompt) for row in rows]
             texts = model.answer(tensors, prompts, max_new_tokens=self.max_new_tokens)
-            yield from self._written(rows, texts)
+            for row, text in zip(rows, texts, strict=True):
+                key = self._key(row)
+                self._said[row.index] = {"index": row.index, "key": key, "answer": text}
+                yield row.index, None
+
+    def line(self, item: Index) -> dict[str, Any]:
+        return self._said.pop(item)
 
     def round_trips(self, answers: Answers[Index]) -> dict[str, RoundTrip]:
         """None: nothing is painted."""
         return {}
 
     def texts(self, answers: Answers[Index]) -> dict[Index, str]:
-        """What was answered."""
-        return {index: self._recorded[index][1] for index in answers.in_order()}
+        """What was answered. All processes have it from the main one."""
+        recorded = of_main(self._read() if is_main() else {})
+        return {index: recorded[index][1] for index in answers.in_order()}
 
     def _picture(self, row: Row) -> Tensor:
         files = self.images.files(row)
@@ -145,23 +160,21 @@ class AnswerQuestions:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @cached_property
+    def _said(self) -> dict[Index, dict[str, Any]]:
+        """Lines that were not asked for yet."""
+        return {}
+
+    @cached_property
     def _recorded(self) -> dict[Index, tuple[str, str]]:
+        """Of an earlier run."""
+        return self._read()
+
+    def _read(self) -> dict[Index, tuple[str, str]]:
         """Key and answer of each question; of two lines the later one."""
-        if not (self.out / ANSWERS).exists():
+        if not self.journal.exists():
             return {}
-        with closing(self._journal()) as lines:
+        with closing(JsonLines(self.journal, _is_answer)) as lines:
             return {line["index"]: (line["key"], line["answer"]) for _, line in lines}
-
-    def _written(self, rows: Sequence[Row], texts: Sequence[str]) -> Iterator[tuple[Index, None]]:
-        with closing(self._journal()) as lines:
-            for row, text in zip(rows, texts, strict=True):
-                key = self._key(row)
-                lines.append({"index": row.index, "key": key, "answer": text})
-                self._recorded[row.index] = key, text
-                yield row.index, None
-
-    def _journal(self) -> JsonLines:
-        return JsonLines(self.out / ANSWERS, _is_answer)
 
 
 def _is_answer(value: Any) -> bool:

@@ -32,6 +32,7 @@ from uae.bench.painted.benchmark import PaintedBench
 from uae.bench.painted.pictures import Rows
 from uae.bench.painted.result import PaintedResult, Score, ratio_scores
 from uae.images.read import open_rgb
+from uae.utils.processes import is_main, wait
 
 MAX_NEW_TOKENS = 16
 NUM_CROPS = range(1, 5)
@@ -84,6 +85,7 @@ class DpgBench(PaintedBench):
     def score(self, answers: Answers[PlacedPrompt] | None) -> PaintedResult:
         pictures = self.pictures(answers)
         files = {name: self._cut(name, paths) for name, paths in pictures.files.items()}
+        wait()  # for the crops, which the main process writes
         replies = self._answers(files)
         images: dict[str, ImageScore] = {}
         unscored = dict(pictures.problems)
@@ -118,7 +120,8 @@ class DpgBench(PaintedBench):
             image = open_rgb(path)
             for box in crop_boxes(*image.size, self.crops, self.resolution):
                 files.append(folder / f"{place:05}_{len(files)}.png")
-                image.crop(box).save(files[-1])
+                if is_main():
+                    image.crop(box).save(files[-1])
         return files
 
     def _answers(self, files: Mapping[str, Sequence[Path]]) -> dict[str, Crops]:

@@ -32,6 +32,7 @@ from uae.utils.device import default_device
 from uae.utils.files import atomic_write_text
 from uae.utils.importing import import_named
 from uae.utils.outputs import check_out_file
+from uae.utils.processes import is_main
 
 WORLD = "world"
 WORLD_PROMPTS, WORLD_JUDGE = "uae.world.geneval:WorldPrompts", "uae.world.geneval:WorldJudge"
@@ -126,7 +127,8 @@ class GenEvalBench:
         scores = score_samples(
             tree.samples, self._judge, self._beside("scored.jsonl"), self.batch_size
         )
-        write_rows(self._beside("rows.jsonl"), scores.rows)
+        if is_main():
+            write_rows(self._beside("rows.jsonl"), scores.rows)
         painted_by = {} if answers is None else {**answers.settings}
         painted_by.pop("prompts", None)  # each row has its own
         return GenEvalResult(

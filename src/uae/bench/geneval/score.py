@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from uae.images.read import ImageError
 from uae.utils.files import json_ready, sha256_of
 from uae.utils.json_lines import JsonLines
 from uae.utils.messages import one_line
+from uae.utils.processes import is_main, of_main
 from uae.utils.progress import track
+from uae.utils.shares import in_order
 
 LINE = {"image": str, "metadata": str, "judge": str, "correct": bool, "reason": str}
 Key = tuple[str, str, str]
+Seen = tuple[str, str]  # the hash of an image's file, and its prompt's metadata
 
 
 @dataclass
@@ -41,26 +44,33 @@ class Scores:
 
 
 class Verdicts:
-    """The journal of what was judged, under these settings of the judge."""
+    """The journal of what was judged, under these settings of the judge: the main process's. All
+    processes know the verdicts."""
 
     def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
         text = json.dumps(json_ready(settings), sort_keys=True)
         self._judge = hashlib.sha256(text.encode()).hexdigest()
-        self._lines = JsonLines(file, _is_line)
-        self._known: dict[Key, Judged] = {}
+        self._lines = JsonLines(file, _is_line) if is_main() else None
         try:
-            for _, line in self._lines:
-                key = (line["image"], line["metadata"], line["judge"])
-                self._known[key] = Judged(line["correct"], line["reason"], line["details"])
+            self._known: dict[Key, Judged] = of_main(self._read())
         except ValueError:
-            self._lines.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> Verdicts:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
+
+    def _read(self) -> dict[Key, Judged]:
+        return {
+            (line["image"], line["metadata"], line["judge"]): Judged(
+                line["correct"], line["reason"], line["details"]
+            )
+            for _, line in self._lines or ()
+        }
 
     def of(self, image: str, sample: Sample) -> Judged | None:
         """That of an earlier run, if there is one."""
@@ -70,31 +80,35 @@ class Verdicts:
         """On the disk before anything else happens."""
         key = (image, sample.prompt_key, self._judge)
         names = zip(("image", "metadata", "judge"), key, strict=True)
-        self._lines.append(dict(names) | judged._asdict())
+        if self._lines is not None:
+            self._lines.append(dict(names) | judged._asdict())
         self._known[key] = judged
 
 
 def score_samples(
     samples: Sequence[Sample], judge: Judge, journal: Path, batch_size: int
 ) -> Scores:
-    """Judge what was not judged yet, and gather all rows in the order of the samples."""
-    scores = Scores()
-    seen: dict[tuple[str, str], str] = {}
-    starts = range(0, len(samples), batch_size)
+    """Judge what was not judged yet, and gather all rows in the order of the samples. Several
+    processes share the pictures."""
+    hashes, unread = _hashes(samples)
     with Verdicts(journal, judge.settings()) as verdicts:
-        for start in track(starts, "scoring", "batches"):
-            batch = samples[start : start + batch_size]
-            hashes = _hashes(batch, scores)
-            _judge_new(batch, hashes, judge, verdicts, scores)
-            for sample in batch:
-                if sample.name in scores.unscored:
-                    continue
-                judged = verdicts.of(hashes[sample.name], sample)
-                assert judged is not None, "every image has a verdict or a reason"
-                scores.rows.append(result_row(sample, judged))
-                first = seen.setdefault((hashes[sample.name], sample.prompt_key), sample.name)
-                if first != sample.name:
-                    scores.same_content.append(f"{sample.name}: the same image as {first}")
+        problems = _judge_new(samples, hashes, judge, verdicts, batch_size)
+    scores = Scores()
+    seen: dict[Seen, str] = {}
+    for sample in samples:
+        if sample.name in unread:
+            scores.unscored[sample.name] = unread[sample.name]
+            continue
+        key = (hashes[sample.name], sample.prompt_key)
+        first = seen.setdefault(key, sample.name)
+        is_first, judged = first == sample.name, verdicts.of(hashes[sample.name], sample)
+        if judged is None:
+            again = "" if is_first else f"the same image as {first}: "
+            scores.unscored[sample.name] = f"{again}{problems[key]}"
+            continue
+        scores.rows.append(result_row(sample, judged))
+        if not is_first:
+            scores.same_content.append(f"{sample.name}: the same image as {first}")
     return scores
 
 
@@ -111,40 +125,59 @@ def result_row(sample: Sample, judged: Judged) -> dict[str, Any]:
     }
 
 
-def _hashes(batch: Sequence[Sample], scores: Scores) -> dict[str, str]:
-    hashes = {}
-    for sample in batch:
+def _hashes(samples: Sequence[Sample]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the files by the samples' names, and why there is none."""
+    hashes, unread = {}, {}
+    for sample in track(samples, "reading", "images"):
         try:
             hashes[sample.name] = sha256_of(sample.file).hex()
         except OSError as error:
-            scores.unscored[sample.name] = f"cannot be read: {one_line(error)}"
-    return hashes
+            unread[sample.name] = f"cannot be read: {one_line(error)}"
+    return hashes, unread
 
 
 def _judge_new(
-    batch: Sequence[Sample],
+    samples: Sequence[Sample],
     hashes: Mapping[str, str],
     judge: Judge,
     verdicts: Verdicts,
-    scores: Scores,
-) -> None:
-    """Verdicts of those that have none yet; reasons of those that can have none."""
-    new: list[tuple[Sample, Image.Image]] = []
-    for sample in batch:
-        if sample.name not in hashes or verdicts.of(hashes[sample.name], sample):
-            continue
-        try:
-            new.append((sample, open_picture(sample.file)))
-        except ImageError as error:
-            scores.unscored[sample.name] = str(error)
-    if not new:
-        return
-    answers = judge.judge([picture for _, picture in new], [s.metadata for s, _ in new])
-    for (sample, _), judged in zip(new, answers, strict=True):
+    batch_size: int,
+) -> dict[Seen, str]:
+    """Add the verdicts of pictures that have none yet, each once; why others can have none, by
+    their hash and prompt."""
+    new: dict[Seen, Sample] = {}
+    for sample in samples:
+        if sample.name in hashes and verdicts.of(hashes[sample.name], sample) is None:
+            new.setdefault((hashes[sample.name], sample.prompt_key), sample)
+    keys = list(new)
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    problems: dict[Seen, str] = {}
+
+    def work(batch: Sequence[Seen]) -> Iterator[tuple[Seen, Judged | str]]:
+        return zip(batch, _judged([new[key] for key in batch], judge), strict=True)
+
+    for key, judged in in_order(batches, work, ("scoring", "batches")):
         if isinstance(judged, str):
-            scores.unscored[sample.name] = judged
+            problems[key] = judged
         else:
-            verdicts.add(hashes[sample.name], sample, judged)
+            verdicts.add(key[0], new[key], judged)
+    return problems
+
+
+def _judged(samples: Sequence[Sample], judge: Judge) -> list[Judged | str]:
+    """Of each sample the verdict, or why there can be none."""
+    pictures: dict[int, Image.Image] = {}
+    found: dict[int, Judged | str] = {}
+    for place, sample in enumerate(samples):
+        try:
+            pictures[place] = open_picture(sample.file)
+        except ImageError as error:
+            found[place] = str(error)
+    if pictures:
+        metadata = [samples[place].metadata for place in pictures]
+        answers = judge.judge(list(pictures.values()), metadata)
+        found |= zip(pictures, answers, strict=True)
+    return [found[place] for place in range(len(samples))]
 
 
 def _is_line(value: Any) -> bool:

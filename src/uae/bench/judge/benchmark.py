@@ -23,6 +23,7 @@ from uae.bench.judge.sample import draw_images, find_images, list_text, read_lis
 from uae.bench.judge.table import estimate_table, judge_table
 from uae.utils.files import atomic_write_text
 from uae.utils.outputs import check_out_file
+from uae.utils.processes import is_main
 from uae.utils.progress import phase
 
 
@@ -95,7 +96,8 @@ class JudgeBench:
         contest = self._entries.gather(images)
         if self.dry_run:
             return self._estimate(contest)
-        atomic_write_text(self._beside("images.txt"), list_text(images))
+        if is_main():
+            atomic_write_text(self._beside("images.txt"), list_text(images))
         judged = [self._judged(judge, contest) for judge in self._judges]
         compared = {pair.name: images[pair.name] for pair in contest.pairs}
         left_out, remarks = contest.left_out, contest.remarks

@@ -7,6 +7,7 @@ For CLIP and LongCLIP, ``s = 100 · mean_i cos(t(text_i), t(caption_i))`` by the
 
 so that 0 means "no better than another text's caption". In the embedded world also by exact
 attributes (``world/agreement.py``): precision, recall, and captions that say exactly the same.
+Texts are quick to embed: of several processes each does all of it, and the main one's is kept.
 """
 
 from __future__ import annotations

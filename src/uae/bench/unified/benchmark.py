@@ -21,6 +21,7 @@ from uae.similarity.cache import EmbeddingCache
 from uae.utils.device import default_device
 from uae.utils.files import atomic_write_text
 from uae.utils.outputs import check_out_file
+from uae.utils.processes import is_main, wait
 from uae.utils.suggest import did_you_mean
 
 CACHE = "uae_embeddings.sqlite"
@@ -110,13 +111,18 @@ class UnifiedBench:
             assert self.source is not None and self.recon is not None
             recorded = {"source_dir": str(self.source), "recon_dir": str(self.recon)}
             result = self._score(pair_folders(self.source, self.recon), recorded)
-        rows = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in result.rows())
-        atomic_write_text(self.out.with_suffix(".jsonl"), rows)
-        atomic_write_text(self.out.with_suffix(".md"), markdown(self._label, result, self._others))
+        if is_main():
+            self._write(result)
         return result
 
     def table(self, result: UnifiedResult) -> RenderableType:
         return unified_table(result, self._label, self._others)
+
+    def _write(self, result: UnifiedResult) -> None:
+        """What lies beside the result file."""
+        rows = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in result.rows())
+        atomic_write_text(self.out.with_suffix(".jsonl"), rows)
+        atomic_write_text(self.out.with_suffix(".md"), markdown(self._label, result, self._others))
 
     @property
     def _label(self) -> str:
@@ -146,11 +152,20 @@ class UnifiedBench:
         return check_backbones(self._checkpoints, self.allow_partial)
 
     def _score(self, pairing: Pairing, recorded: dict) -> UnifiedResult:
-        settings = ScoreSettings(device=self.device, allow_partial=self.allow_partial)
-        with closing(EmbeddingCache(self.cache or self.out.with_name(CACHE))) as cache:
+        settings = ScoreSettings(
+            device=self.device, allow_partial=self.allow_partial, is_shared=True
+        )
+        with closing(self._opened_cache()) as cache:
             return score_files(
                 pairing, self._checkpoints, settings, self._unusable, recorded, cache
             )
+
+    def _opened_cache(self) -> EmbeddingCache:
+        """The main process writes it, and makes it if there is none; the others read."""
+        file = self.cache or self.out.with_name(CACHE)
+        cache = EmbeddingCache(file if is_main() else None)
+        wait()
+        return cache if is_main() else EmbeddingCache(file)
 
 
 def _pairing(answers: Answers[Photo], folder: Path) -> Pairing:

@@ -1,17 +1,20 @@
 """The cosine of each pair of images under some backbones, batch by batch.
 
 Files are read and prepared by several threads, once for all backbones, one batch ahead of the one
-that is scored, so memory does not grow with their number. What a cache holds is neither decoded nor
-embedded again.
+that is scored, so memory does not grow with their number. What a cache holds at the start is
+neither decoded nor embedded again.
+
+Several processes share the batches. Each tells its embeddings to the others, so that cosines and
+sums are computed as one process does, in the order of the images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +24,7 @@ from uae.images.read import ImageError, read_image_bytes
 from uae.similarity.backbones import Backbone
 from uae.similarity.cache import EmbeddingCache, key_of
 from uae.similarity.preprocess import Preprocess
-from uae.utils.progress import track
+from uae.utils.shares import in_order, own_batches
 
 # [N 3 h w], or N of [3 h w]; no item type, so that checking types reads no file
 Images = Tensor | Sequence
@@ -71,8 +74,28 @@ class Measurement:
     preprocess: dict[str, Any]
 
 
-Outcome = Measurement | Exception
+Outcome = Measurement | str
 """Of a backbone: what it answered, or why it failed."""
+
+
+class Embedded(NamedTuple):
+    """A batch, as processes tell each other."""
+
+    broken: dict[str, str]
+    """Pairs that cannot be read, and why."""
+    names: list[str]
+    """Of the others."""
+    rows: dict[str, Rows | str]
+    """By backbone, or why it failed."""
+
+
+class Rows(NamedTuple):
+    """One backbone's embeddings of a batch."""
+
+    embeddings: Tensor
+    """Unit vectors ``[n, D]`` of sources and of reconstructions, which take turns."""
+    fresh: dict[bytes, int]
+    """Which of them the cache shall keep, by key."""
 
 
 @torch.no_grad()
@@ -81,9 +104,12 @@ def measure(
     pairs: Pairs,
     batch_size: int,
     cache: EmbeddingCache = NO_CACHE,
+    is_shared: bool = False,
 ) -> dict[str, Outcome]:
     """Of each backbone the cosine of every readable pair, and the mean cosine of mismatched ones;
     a file is read once for all of them.
+
+    is_shared: whether all processes measure together.
 
     Raises:
         NoPairsError: where none is readable.
@@ -92,17 +118,22 @@ def measure(
     broken: dict[str, str] = {}
     starts = range(0, len(pairs.names), batch_size)
     batches = [range(start, min(start + batch_size, len(pairs.names))) for start in starts]
-    reader = Reader(list(backbones.values()), pairs, cache)
-    coming = read_ahead(batches, reader.read_pair)
-    for places in track(batches, f"scoring with {', '.join(backbones)}", "batches"):
-        batch: dict[str, tuple[Picture, Picture]] = {}
-        for name, pair in zip((pairs.names[i] for i in places), next(coming), strict=True):
-            if isinstance(pair, str):
-                broken[name] = pair
-            else:
-                batch[name] = pair
-        for tally in tallies.values():
-            tally.add(batch, cache)
+    reader = Reader(list(backbones.values()), pairs, cache, cache.keys())
+    coming = read_ahead(own_batches(batches, is_shared), reader.read_pair)
+
+    def work(places: range) -> list[Embedded]:
+        read = dict(zip((pairs.names[i] for i in places), next(coming), strict=True))
+        good = {name: pair for name, pair in read.items() if not isinstance(pair, str)}
+        pictures = [picture for pair in good.values() for picture in pair]
+        rows = {name: tally.embed(pictures) for name, tally in tallies.items()}
+        bad = {name: pair for name, pair in read.items() if isinstance(pair, str)}
+        return [Embedded(bad, list(good), rows)]
+
+    progress = (f"scoring with {', '.join(backbones)}", "batches")
+    for batch in in_order(batches, work, progress, is_shared):
+        broken |= batch.broken
+        for name, tally in tallies.items():
+            tally.add(batch.names, batch.rows[name], cache)
     if len(broken) == len(pairs.names):
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:3])
         raise NoPairsError(f"no pair could be read, all {len(pairs.names)} failed ({examples})")
@@ -119,24 +150,34 @@ class Tally:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self.similarities: dict[str, float] = {}
-        self.failure: Exception | None = None
+        self.failure: str | None = None
         self._source_sum = self._recon_sum = torch.zeros((), dtype=torch.float64)
 
-    def add(self, batch: Mapping[str, tuple[Picture, Picture]], cache: EmbeddingCache) -> None:
-        """The pairs of a batch by name; where the backbone fails, it is done."""
-        if self.failure is not None or not batch:
-            return
+    def embed(self, pictures: Sequence[Picture]) -> Rows | str:
+        """What the backbone makes of pictures that none of its own failures came before."""
+        if self.failure is not None or not pictures:
+            return self.failure or Rows(torch.zeros(0, 0), {})
         try:
-            a, b = self._embed([picture for pair in batch.values() for picture in pair], cache)
+            return self._embed(pictures)
         except Exception as error:  # out of memory …: the others go on
-            self.failure = error
+            return reason_of(error)
+
+    def add(self, names: Sequence[str], rows: Rows | str, cache: EmbeddingCache) -> None:
+        """The pairs of a batch, in double precision; where the backbone fails, it is done."""
+        if self.failure is not None or not names:
             return
+        if isinstance(rows, str):
+            self.failure = rows
+            return
+        cache.put({key: rows.embeddings[place] for key, place in rows.fresh.items()})
+        embeddings = rows.embeddings.double()
+        a, b = embeddings[0::2], embeddings[1::2]
         cosines = (a * b).sum(dim=-1)
         if not cosines.isfinite().all():
-            bad = list(batch)[int((~cosines.isfinite()).nonzero()[0])]
-            self.failure = ValueError(f"the embedding of {bad} is not finite")
+            bad = names[int((~cosines.isfinite()).nonzero()[0])]
+            self.failure = reason_of(ValueError(f"the embedding of {bad} is not finite"))
             return
-        self.similarities |= dict(zip(batch, cosines.tolist(), strict=True))
+        self.similarities |= dict(zip(names, cosines.tolist(), strict=True))
         self._source_sum = self._source_sum + a.sum(dim=0)
         self._recon_sum = self._recon_sum + b.sum(dim=0)
 
@@ -154,9 +195,7 @@ class Tally:
             preprocess=asdict(self.backbone.preprocess),
         )
 
-    def _embed(self, pictures: Sequence[Picture], cache: EmbeddingCache) -> tuple[Tensor, Tensor]:
-        """Unit embeddings ``[n, D]`` of sources and of reconstructions, which take turns, in double
-        precision."""
+    def _embed(self, pictures: Sequence[Picture]) -> Rows:
         name, preprocess = self.backbone.name, self.backbone.preprocess
         fresh = [i for i, picture in enumerate(pictures) if name not in picture.embeddings]
         new: dict[int, Tensor] = {}
@@ -164,16 +203,14 @@ class Tally:
             pixels = torch.cat([pictures[i].pixels[preprocess] for i in fresh])
             embedded = self.backbone.embed_pixels(pixels).cpu()
             new = dict(zip(fresh, embedded, strict=True))
-        cache.put(
-            {
-                pictures[i].keys[name]: row
-                for i, row in new.items()
-                if name in pictures[i].keys and row.isfinite().all()
-            }
-        )
         rows = [new[i] if i in new else p.embeddings[name] for i, p in enumerate(pictures)]
-        embeddings = torch.stack(rows).double()
-        return embeddings[0::2], embeddings[1::2]
+        are_kept = (i for i in new if name in pictures[i].keys and new[i].isfinite().all())
+        return Rows(torch.stack(rows), {pictures[i].keys[name]: i for i in are_kept})
+
+
+def reason_of(error: Exception) -> str:
+    """As a result says it."""
+    return f"{type(error).__name__}: {error}"
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -198,6 +235,9 @@ class Reader:
     backbones: Sequence[Backbone]
     pairs: Pairs
     cache: EmbeddingCache
+    known: Collection[bytes]
+    """Keys that the cache had at the start: what is added meanwhile is not looked up, so that
+    numbers do not depend on what was read first."""
 
     def read_pair(self, place: int) -> tuple[Picture, Picture] | str:
         """Both sides, or the reason why one cannot be read."""
@@ -214,7 +254,7 @@ class Reader:
             return Picture({}, {}, self._prepared(images[place], self.backbones))
         content = images.content(place)
         keys = {backbone.name: key_of(backbone, content) for backbone in self.backbones}
-        found = self.cache.get(list(keys.values()))
+        found = self.cache.get([key for key in keys.values() if key in self.known])
         embeddings = {name: found[key] for name, key in keys.items() if key in found}
         others = [backbone for backbone in self.backbones if backbone.name not in embeddings]
         if not others:

@@ -32,6 +32,7 @@ from uae.bench.unified.measure import (
     Outcome,
     Pairs,
     measure,
+    reason_of,
 )
 from uae.bench.unified.pairing import LazyImages, Pairing
 from uae.bench.unified.result import BACKBONES, BackboneScore, UnifiedResult
@@ -39,6 +40,7 @@ from uae.similarity.backbones import Backbone, load_backbone
 from uae.similarity.cache import EmbeddingCache
 from uae.similarity.checkpoints import BackboneError, architecture_of, check_backbone_source
 from uae.utils.device import free_memory
+from uae.utils.processes import gather, is_main
 
 CONFIDENCE = 0.95
 ROOM = 3  # times a backbone's weights, for another beside it
@@ -59,6 +61,8 @@ class ScoreSettings:
     """Where backbones that are loaded by name run."""
     allow_partial: bool = False
     """Go on without a backbone whose source can't be used, as long as there are others."""
+    is_shared: bool = False
+    """Several processes score together, each a share of the pairs."""
 
     def recorded(self) -> dict[str, Any]:
         """What the numbers depend on."""
@@ -127,7 +131,7 @@ def score_files(
     unusable: backbones to do without, with the reason. recorded: what else the numbers depend on.
     cache: of embeddings.
     """
-    for remark in pairing.remarks:
+    for remark in pairing.remarks if is_main() else ():
         print(remark, file=sys.stderr)
     loaders = {
         name: lambda name=name, source=source: load_backbone(name, source, device=settings.device)
@@ -177,7 +181,7 @@ def score_with(
         if isinstance(outcome, Measurement):
             measured[name] = outcome
         else:  # out of memory, NaN …: the result says so and is partial
-            failures[name] = f"{type(outcome).__name__}: {outcome}"
+            failures[name] = outcome
     if not measured:
         raise ValueError(
             "no backbone could score: " + "; ".join(f"{n} - {r}" for n, r in failures.items())
@@ -198,20 +202,35 @@ def score_with(
 def _measured(
     loaders: Loaders, pairs: Pairs, settings: ScoreSettings, cache: EmbeddingCache
 ) -> Iterator[tuple[str, Outcome]]:
-    """Of each backbone, as many at a time as there is memory for."""
+    """Of each backbone, as many at a time as there is memory for; several processes do as the one
+    that has least, or that could not load."""
     group: dict[str, Backbone] = {}
+    from_all: Callable[[Any], list[Any]] = gather if settings.is_shared else lambda value: [value]
+
+    def measured() -> Iterator[tuple[str, Outcome]]:
+        yield from measure(group, pairs, settings.batch_size, cache, settings.is_shared).items()
+        group.clear()
+
     for name in (name for name in BACKBONES if name in loaders):
-        try:
-            group[name] = loaders[name]()
-        except Exception as error:
-            yield name, error
+        backbone = _loaded(loaders[name])
+        problem = next(filter(None, from_all(backbone if isinstance(backbone, str) else "")), "")
+        if problem or isinstance(backbone, str):
+            yield name, problem
             continue
-        size = sum(p.numel() * p.element_size() for p in group[name].parameters())
-        if free_memory(settings.device) < ROOM * size:
-            yield from measure(group, pairs, settings.batch_size, cache).items()
-            group.clear()
+        group[name] = backbone
+        size = sum(p.numel() * p.element_size() for p in backbone.parameters())
+        if min(from_all(free_memory(settings.device))) < ROOM * size:
+            yield from measured()
     if group:
-        yield from measure(group, pairs, settings.batch_size, cache).items()
+        yield from measured()
+
+
+def _loaded(load: Callable[[], Backbone]) -> Backbone | str:
+    """The backbone, or why there is none."""
+    try:
+        return load()
+    except Exception as error:
+        return reason_of(error)
 
 
 # --- statistics ----------------------------------------------------------------------------------
