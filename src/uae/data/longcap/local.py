@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from uae.data.answers import THOUGHT_TAG, Answer, NoAnswer
-from uae.data.longcap.annotators import Annotator
+from uae.data.longcap.filters import Filters, why_rejected
 from uae.images.read import ImageError, open_rgb
+from uae.utils.files import sha256_of
 from uae.utils.messages import one_line
+from uae.utils.shares import in_order
 from uae.utils.weights import CONFIG, check_finite, naming_files
 
+AT_A_TIME = 4  # images of a process, before it tells the others; they take unequally long
+Annotate = Callable[[Path, int], Answer]  # as an ``Annotator``, but that it is waited for
 DRAWN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
-def local_annotator(source: str, prompt: str, max_tokens: int) -> Annotator:
+def local_annotator(source: str, prompt: str, max_tokens: int) -> Annotate:
     """A model that sees, of ``transformers``, by hub id or folder; one image at a time, on the GPU
     if there is one.
 
-    The first attempt decodes as the checkpoint's generation settings say, later ones draw.
+    The first attempt decodes as the checkpoint's generation settings say, later ones draw; draws
+    are those of the image's bytes and the attempt.
     """
+    import torch
+
     model, processor = load_local(source)
     check_prompt(prompt, processor)
-    in_use = threading.Lock()
 
     def annotate(file: Path, attempt: int) -> Answer:
         try:
             image = open_rgb(file)
         except (ImageError, OSError) as error:
             raise NoAnswer(one_line(error)) from error
-        with in_use:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(file, attempt))
             return answer_about(model, processor, image, prompt, max_tokens, is_drawn=attempt > 0)
 
-    async def in_thread(file: Path, attempt: int) -> Answer:
-        return await asyncio.to_thread(annotate, file, attempt)
+    return annotate
 
-    return in_thread
+
+def seed_of(file: Path, attempt: int) -> int:
+    """Of an answer's draws."""
+    named = f"{attempt} ".encode() + sha256_of(file)
+    return int.from_bytes(hashlib.sha256(named).digest()[:7])
+
+
+class Open(NamedTuple):
+    """An image without a caption."""
+
+    file: Path
+    attempt: int
+    """How often it was asked about before."""
+
+
+def answers_in_order(
+    annotate: Annotate, images: Sequence[Open], filters: Filters, attempts: int
+) -> Iterator[Answer | NoAnswer]:
+    """About each image in turn until one is a caption or no attempt is left. Several processes
+    share the images, and all of them get all answers."""
+
+    def work(several: Sequence[Open]) -> Iterator[Answer | NoAnswer]:
+        for file, first in several:
+            for attempt in range(first, attempts):
+                try:
+                    answer = annotate(file, attempt)
+                except NoAnswer as error:
+                    yield error
+                    break
+                yield answer
+                if not why_rejected(answer, filters):
+                    break
+
+    starts = range(0, len(images), AT_A_TIME)
+    return in_order([images[start : start + AT_A_TIME] for start in starts], work)
 
 
 def load_local(source: str) -> tuple[Any, Any]:

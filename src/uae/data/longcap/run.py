@@ -1,9 +1,15 @@
-"""A run of LongCap: look through folders, ask for the captions that are missing, write shards."""
+"""A run of LongCap: look through folders, ask for the captions that are missing, write shards.
+
+Several processes share the images that a local model captions. An endpoint answers many questions
+at a time anyhow, so the main process asks it alone. Reading the folders and writing journal and
+shards are the main process's work too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +17,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from uae.data.answers import Answer, NoAnswer
 from uae.data.chat import is_url
 from uae.data.folders import list_images
 from uae.data.longcap.annotators import Annotator
@@ -18,14 +25,16 @@ from uae.data.longcap.ask import Asking
 from uae.data.longcap.endpoint import endpoint_annotator
 from uae.data.longcap.filters import Filters
 from uae.data.longcap.journal import Journal
-from uae.data.longcap.local import local_annotator
+from uae.data.longcap.local import Open, answers_in_order, local_annotator
 from uae.data.longcap.outcome import outcome_of, outcome_table, write_left_out
 from uae.data.longcap.pictures import Picture, find_duplicates, survey
 from uae.data.longcap.shards import write_shards
 from uae.utils.importing import require_library
 from uae.utils.metrics import TrainProgress
 from uae.utils.outputs import check_out_folder
+from uae.utils.processes import is_main, of_main
 from uae.utils.quiet import quiet_libraries
+from uae.utils.shares import Telling, told_by_main
 
 PROMPT = (
     "Describe this image in at least 350 words, so that someone who has never seen it could "
@@ -90,11 +99,18 @@ def caption_folders(config: LongCapConfig) -> int:
             captioned.
     """
     check(config)
+    if not is_main():
+        help_captioning(config)
+    return of_main(caption_and_write(config) if is_main() else 0)
+
+
+def caption_and_write(config: LongCapConfig) -> int:
+    """What the main process does, or the only one."""
     model = config.model or config.local or ""
     listing = list_images(config.folders)
     for remark in listing.remarks():
         print(remark)
-    filters = Filters(config.min_words, config.max_repeated)
+    filters = filters_of(config)
     shard_folder, left_out = config.out / "shards", config.out / "left_out.jsonl"
     with Journal(config.out, model, config.prompt, filters, config.attempts) as journal:
         images = survey(listing.files, config.out)
@@ -141,10 +157,11 @@ def ask_for_missing(
 ) -> dict[str, str]:
     """Caption what the journal lacks; the images that got no answer, with reasons."""
     missing = [picture for picture in pictures if journal.should_ask(picture.sha256)]
+    images = of_main([Open(each.file, journal.num_answers(each.sha256)) for each in missing])
     if not missing:
         return {}
     num_done, num_before = len(pictures) - len(missing), journal.num_captions
-    start = time.monotonic()
+    start, telling = time.monotonic(), Telling()
     with TrainProgress("captioning", len(pictures), start=num_done) as progress:
 
         def on_done() -> None:
@@ -152,10 +169,26 @@ def ask_for_missing(
             num_done += 1
             speed = (journal.num_captions - num_before) / max(time.monotonic() - start, 1e-3)
             progress.update(num_done, **{"captions/s": speed}, **spending(journal, config))
+            if config.endpoint:
+                telling.add()
 
-        asking = Asking(annotator_of(config), journal, on_done)
+        asking = Asking(annotator_of(config, images), journal, on_done)
         asyncio.run(asking.run(missing, config.concurrency if config.endpoint else 1))
+    if config.endpoint:
+        telling.end()
     return asking.unanswered
+
+
+def help_captioning(config: LongCapConfig) -> None:
+    """What the other processes do."""
+    images = of_main([])
+    if images:
+        for _ in local_answers(config, images) if config.local else told_by_main():
+            pass
+
+
+def filters_of(config: LongCapConfig) -> Filters:
+    return Filters(config.min_words, config.max_repeated)
 
 
 def spending(journal: Journal, config: LongCapConfig) -> dict[str, float]:
@@ -166,8 +199,9 @@ def spending(journal: Journal, config: LongCapConfig) -> dict[str, float]:
     return tokens | ({"cost": cost} if cost else {})
 
 
-def annotator_of(config: LongCapConfig) -> Annotator:
-    """The endpoint or the local model that the settings name."""
+def annotator_of(config: LongCapConfig, images: Sequence[Open]) -> Annotator:
+    """The endpoint or the local model that the settings name; the latter is asked about the images
+    in their order."""
     if config.endpoint and config.model:
         return endpoint_annotator(
             config.endpoint,
@@ -176,6 +210,20 @@ def annotator_of(config: LongCapConfig) -> Annotator:
             config.max_tokens,
             config.requests_per_minute,
         )
+    answers = local_answers(config, images)
+
+    async def annotate(file: Path, attempt: int) -> Answer:
+        answer = next(answers)
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
+
+    return annotate
+
+
+def local_answers(config: LongCapConfig, images: Sequence[Open]) -> Iterator[Answer | NoAnswer]:
+    """Of the local model, by all processes."""
     assert config.local
     quiet_libraries()
-    return local_annotator(config.local, config.prompt, config.max_tokens)
+    annotate = local_annotator(config.local, config.prompt, config.max_tokens)
+    return answers_in_order(annotate, images, filters_of(config), config.attempts)
