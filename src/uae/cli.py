@@ -46,7 +46,7 @@ start here:
   uae train --data my_images/ --run-dir runs/mine  train on your own images
   uae bench unified --source DIR --recon DIR       score reconstructions made elsewhere
 """
-OF_SEVERAL_PROCESSES = ("train",)
+OF_SEVERAL_PROCESSES = ("train", "reconstruct", "generate", "bench", "data")
 AFTER_A_STOP = (
     "what is finished stays, and a run resumes when started again (a quickstart by --resume)"
 )
