@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import psutil
 import pytest
 import torch
 
+from tests.torchrun import printed_by, torchrun
 from uae.utils.checkpoint import load_latest
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6
 
 
@@ -43,18 +42,8 @@ def start(folder: Path, *options: str, steps: int = STEPS) -> subprocess.Popen[s
         "save-every": 2,
         "probe-every": 1000,
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", "-m", "uae", "train", "tiny", "--run-dir", str(folder)]
-    command += [f"--train.{name}={value}" for name, value in settings.items()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*command, *options],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    given = [f"--train.{name}={value}" for name, value in settings.items()]
+    return torchrun("uae", "train", "tiny", "--run-dir", str(folder), *given, *options)
 
 
 def process_of(launcher: subprocess.Popen[str], rank: int) -> psutil.Process:
@@ -80,8 +69,7 @@ def finished(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_either_process_at_any_moment(tmp_path: Path):
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
+    printed_by(start(tmp_path / "whole"))
     draws = random.Random(0)
     for number in range(int(os.environ.get("UAE_KILLS", "2"))):
         folder = tmp_path / str(number)
@@ -100,8 +88,7 @@ def test_kill_either_process_at_any_moment(tmp_path: Path):
             assert told == [
                 f"error: process {number % 2} of 2 died: it was killed, or its machine was lost"
             ]
-        again = start(folder)
-        assert again.wait() == 0
+        printed_by(start(folder))
         expected = finished(tmp_path / "whole")
         for name, value in finished(folder).items():
             assert torch.equal(value, expected[name]), name

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.rl.kinds import KINDS, run
+from tests.torchrun import printed_by, torchrun
 from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import read_metrics
 
-ROOT = Path(__file__).parents[2]
-STEPS = 3
-
-
-def started(launcher: list[str], *arguments: str) -> subprocess.Popen[str]:
-    """``kinds.py`` by ``torchrun``."""
-    command = [sys.executable, "-m", "torch.distributed.run", *launcher]
-    return subprocess.Popen(
-        [*command, "-m", "tests.rl.kinds", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def ended(run: subprocess.Popen[str]) -> str:
-    """What it printed."""
-    printed = run.communicate(timeout=800)[0]
-    assert run.returncode == 0, printed
-    return printed
-
-
-def by_two_processes(*arguments: str) -> str:
-    return ended(started(["--standalone", "--nproc_per_node", "2"], *arguments))
+SCRIPT, STEPS = "tests.rl.kinds", 3
 
 
 def check_same(one: Path, two: Path) -> None:
@@ -68,7 +41,7 @@ def last(folder: Path) -> Checkpoint:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_take_the_steps_of_one(tmp_path: Path):
-    printed = by_two_processes(str(tmp_path / "two"), str(STEPS), *KINDS)
+    printed = printed_by(torchrun(SCRIPT, str(tmp_path / "two"), str(STEPS), *KINDS))
     assert printed.count("processes 2") == 2
     torch.set_num_threads(1)
     for kind in KINDS:
@@ -79,7 +52,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path):
 def test_two_processes_resume_what_one_began(tmp_path: Path):
     kind = "captions"
     run(kind, "cpu", tmp_path / "one" / kind, 2)
-    by_two_processes(str(tmp_path / "one"), str(STEPS), kind)
+    printed_by(torchrun(SCRIPT, str(tmp_path / "one"), str(STEPS), kind))
     run(kind, "cpu", tmp_path / "whole" / kind, STEPS)
     check_same(tmp_path / "whole" / kind, tmp_path / "one" / kind)
 
@@ -89,9 +62,10 @@ def test_two_machines_are_two_processes(tmp_path: Path):
     kind = "captions"
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    launcher = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d"]
-    launcher += ["--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "two"]
-    both = [started(launcher, str(tmp_path / "two"), str(STEPS), kind) for _ in range(2)]
-    assert all("processes 2" in ended(each) for each in both)
+    meeting = ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "2")
+    launcher = ("--nnodes", "2", "--nproc_per_node", "1", *meeting)
+    arguments = SCRIPT, str(tmp_path / "two"), str(STEPS), kind
+    both = [torchrun(*arguments, launcher=launcher) for _ in range(2)]
+    assert all("processes 2" in printed_by(each) for each in both)
     run(kind, "cpu", tmp_path / "one" / kind, STEPS)
     check_same(tmp_path / "one" / kind, tmp_path / "two" / kind)

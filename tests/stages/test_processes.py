@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.stages.learn_together import STEPS, learn
+from tests.torchrun import printed_by, torchrun
 from uae.utils.checkpoint import load_latest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", "-m", "tests.stages.learn_together", str(tmp_path / "2")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=500)
+    printed_by(torchrun("tests.stages.learn_together", str(tmp_path / "2")))
     torch.set_num_threads(1)
     learn(tmp_path / "1")
     for name in ("long_captions", "cold_start"):
