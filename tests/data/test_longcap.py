@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.bench import several
 from tests.http_server import JsonServer, Response
 from uae import cli
 from uae.data.answers import Answer
@@ -759,6 +761,37 @@ def test_a_local_model(capsys: pytest.CaptureFixture[str], photos: Path, tmp_pat
     assert all(
         answer["prompt_tokens"] > 16 and answer["finish_reason"] == "length" for answer in answers
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_caption_as_one(
+    server: Server, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tests.models.real_layouts import write_janus
+
+    (photos / "broken.png").write_bytes(b"\x89PNG")
+    model = str(write_janus(tmp_path / "janus"))
+    local = ["--local", model, "--max-tokens", "6", "--prompt", "describe"]
+    endpoint = ["--endpoint", server.url, "--model", "m", "--concurrency", "1"]
+    commands = [
+        ["data", "longcap", "../photos", *local, "--out", "local"],
+        ["data", "longcap", "../photos", *local, "--out", "resumed"],
+        ["data", "longcap", "../photos", *endpoint, "--shard-size", "2", "--out", "asked"],
+    ]
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    several.run(commands)
+    journal = Path("resumed/journal.jsonl").read_text().splitlines(keepends=True)
+    assert len(journal) == 1 + 2 * 3  # each answer was cut, so that a second was drawn
+    assert len(set(journal)) == len(journal)
+    shutil.copytree("resumed", tmp_path / "two/resumed")
+    (tmp_path / "two/resumed/journal.jsonl").write_text("".join(journal[:4]))
+    out, _ = several.run_by_two(tmp_path / "two", commands)
+    several.check_same(tmp_path / "one", tmp_path / "two")
+    assert server.asked.total() == 2 * 3
+    assert len(list((tmp_path / "two/asked/shards").iterdir())) == 2
+    assert out.count("shards: ") == 3
 
 
 def test_a_local_model_that_cannot_be_read_is_named(

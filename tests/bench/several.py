@@ -1,0 +1,70 @@
+"""Commands of uae in one group of processes: ``torchrun -m tests.bench.several COMMANDS``, a JSON
+list of lists of arguments. ``torchrun`` takes long to start, so that one start runs many."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from uae.utils.processes import join, leave, num_processes, speaking_once
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(commands: list[list[str]]) -> None:
+    """One after the other; what a command ends with is printed."""
+    for command, *options in commands:
+        print(f"== {command} {' '.join(options)}", flush=True)
+        try:
+            import_module(f"uae.commands.{command}").main(options)
+        except SystemExit as exit:
+            print(f"exit {exit.code}", flush=True)
+
+
+def torchrun(folder: Path, number: int, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """So many processes of the module, which work in the folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(number), "-m", module, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def check_same(one: Path, two: Path) -> None:
+    """All files, byte for byte."""
+    first, second = files_below(one), files_below(two)
+    assert first.keys() == second.keys() and first
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def run_by_two(folder: Path, commands: list[list[str]]) -> tuple[str, str]:
+    """Output and errors."""
+    out, err = torchrun(folder, 2, "tests.bench.several", json.dumps(commands)).communicate(
+        timeout=800
+    )
+    assert out.count("processes 2") == 1, out + err
+    assert out.count("== ") == len(commands), out + err
+    return out, err
+
+
+if __name__ == "__main__":
+    join()
+    with speaking_once():
+        print(f"processes {num_processes()}", flush=True)
+        run(json.loads(sys.argv[1]))
+    leave()
