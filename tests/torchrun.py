@@ -12,17 +12,22 @@ TWO_HERE = ("--standalone", "--nproc_per_node", "2")
 
 
 def torchrun(
-    module: str, *arguments: str, launcher: tuple[str, ...] = TWO_HERE
+    module: str,
+    *arguments: str,
+    launcher: tuple[str, ...] = TWO_HERE,
+    folder: Path = ROOT,
+    stderr: int = subprocess.STDOUT,
 ) -> subprocess.Popen[str]:
-    """``python -m module arguments`` in each process, a thread in each; started, not awaited."""
+    """``python -m module arguments`` in each process, a thread in each, which works in the folder;
+    started, not awaited."""
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", module]
     return subprocess.Popen(
         [*command, *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
     )
 
 

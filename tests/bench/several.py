@@ -4,15 +4,13 @@ list of lists of arguments. ``torchrun`` takes long to start, so that one start 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from tests.torchrun import torchrun
 from uae.utils.processes import join, leave, num_processes, speaking_once
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(commands: list[list[str]]) -> None:
@@ -25,19 +23,10 @@ def run(commands: list[list[str]]) -> None:
             print(f"exit {exit.code}", flush=True)
 
 
-def torchrun(folder: Path, number: int, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """So many processes of the module, which work in the folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(number), "-m", module, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def by_two(folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Two processes of the module, which work in the folder; what they say on stderr stands
+    apart."""
+    return torchrun(module, *arguments, folder=folder, stderr=subprocess.PIPE)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -54,9 +43,8 @@ def check_same(one: Path, two: Path) -> None:
 
 def run_by_two(folder: Path, commands: list[list[str]]) -> tuple[str, str]:
     """Output and errors."""
-    out, err = torchrun(folder, 2, "tests.bench.several", json.dumps(commands)).communicate(
-        timeout=800
-    )
+    started = by_two(folder, "tests.bench.several", json.dumps(commands))
+    out, err = started.communicate(timeout=800)
     assert out.count("processes 2") == 1, out + err
     assert out.count("== ") == len(commands), out + err
     return out, err

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.bench.ask.server import Server, said, text_of
-from tests.bench.several import check_same, files_below, run, run_by_two, torchrun
+from tests.bench.several import by_two, check_same, files_below, run, run_by_two
 from uae.utils.processes import is_main
 from uae.utils.shares import by_main, in_order
 from uae.world.data import write_pictures
@@ -163,7 +163,7 @@ def test_what_is_made_stays_when_a_process_is_killed(
 ):
     painting = ["../prompts.txt", "--images-per-prompt", "2", "--decoding.num-steps", "40"]
     (folder / "prompts.txt").write_text("a red circle\n" * NUM_PROMPTS)
-    started = torchrun(folder / "two", 2, "uae", "generate", *painting, "--out", "painted")
+    started = by_two(folder / "two", "uae", "generate", *painting, "--out", "painted")
     while started.poll() is None and not (folder / "two/painted/00001/metadata.jsonl").exists():
         time.sleep(0.02)
     for each in children(started.pid, rank):
@@ -193,15 +193,13 @@ def test_a_partial_result_is_written_and_a_refusal_is_one_line(
     broken.write_bytes(b"\x89PNG")
     images = ["--images", str(folder / "one/geneval_images"), "--detector", "world"]
     run([["bench", "geneval", *images, "--out", "judged.json"]])
-    started = torchrun(
-        folder / "two", 2, "uae", "bench", "geneval", *images, "--out", "judged.json"
-    )
+    started = by_two(folder / "two", "uae", "bench", "geneval", *images, "--out", "judged.json")
     out, err = started.communicate()
     assert started.returncode != 0 and "Traceback" not in err.split("torch/distributed")[0]
     assert "partial" in out
     for name in ("judged.json", "judged_rows.jsonl", "judged_scored.jsonl"):
         assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes()
-    _, err = torchrun(folder / "two", 2, "uae", "reconstruct", "nowhere").communicate()
+    _, err = by_two(folder / "two", "uae", "reconstruct", "nowhere").communicate()
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
         "error: nowhere: expected an image file or a folder of images, found nothing there"
     ]
