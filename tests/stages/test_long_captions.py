@@ -171,7 +171,8 @@ def test_the_cache_changes_no_loss_and_a_second_pass_computes_nothing(
 def test_captions_are_dropped_by_their_share(data: str):
     task = make(data, caption_dropout=0.25)
     encoded = [task._encode(sample) for sample in task.data.next_batch()] * 400
-    dropped = [task._drop_captions(encoded, step) for step in (3, 3, 4)]
+    places = range(len(encoded))
+    dropped = [task._drop_captions(encoded, step, places) for step in (3, 3, 4)]
     is_dropped = [[each.states is task._dropped for each in group] for group in dropped]
     assert is_dropped[0] == is_dropped[1] != is_dropped[2]
     assert sum(is_dropped[0]) / 800 == pytest.approx(0.25, abs=0.05)
