@@ -113,14 +113,14 @@ def test_interrupted_equals_uninterrupted(data: str, tmp_path: Path, lora_rank: 
     whole = make(data, lora_rank=lora_rank)
     fit(whole, tmp_path / "whole", save_every=2, eval_every=6)
     broken = make(data, lora_rank=lora_rank)
-    normal_loss = broken.loss
+    normal_loss = broken.loss_of
 
-    def stops(step: int):
+    def stops(step: int, places: range):
         if step == 5:
             raise KeyboardInterrupt
-        return normal_loss(step)
+        return normal_loss(step, places)
 
-    broken.loss = stops  # type: ignore[method-assign]
+    broken.loss_of = stops  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         fit(broken, tmp_path / "parts", save_every=2, eval_every=6)
     resumed = make(data, lora_rank=lora_rank)

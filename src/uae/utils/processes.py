@@ -11,12 +11,13 @@ One that was killed says nothing: it is the one that does not answer.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -77,7 +78,8 @@ def _as_one_of_several(function: Callable[..., None], arguments: tuple[Any, ...]
     join()
     with speaking_once():
         function(*arguments)
-    leave()
+    wait()
+    dist.destroy_process_group()
 
 
 @contextmanager
@@ -91,11 +93,16 @@ def speaking_once() -> Iterator[None]:
         yield
 
 
-def leave() -> None:
-    """Part, all together."""
-    if dist.is_initialized():
-        wait()
-        dist.destroy_process_group()
+def leave() -> NoReturn:
+    """Part, all together, and end this process.
+
+    At once: now and then a thread of the group outlives it as the interpreter ends, which aborts a
+    process that has done all its work.
+    """
+    wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def process_rank() -> int:
