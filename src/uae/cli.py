@@ -129,8 +129,8 @@ def _told(error: BaseException, command: str, processes: Any) -> BaseException:
     """What this process raises for the error, which the others have been told of: of all of them
     one prints it."""
     if isinstance(error, Terminated):  # a launcher does that where another process died
-        loss = processes.find_loss()
-        error = processes.PeerLost(loss) if loss else error
+        outage = processes.find_outage()
+        error = processes.PeerLost(outage) if outage else error
     if isinstance(error, SystemExit):  # --help, or options that all read alike
         return error
     speaker = 0

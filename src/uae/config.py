@@ -16,7 +16,6 @@ Conditioning = Literal["text", "hidden"]
 TextEncoder = Literal["policy", "reference"]
 Sampler = Literal["ode", "sde", "cps"]
 KLForm = Literal["published", "exact"]
-CaptionSampler = Literal["builtin", "vllm"]
 
 CAPTION_RANGES: dict[str, Range] = {"temperature": AT_LEAST_0, "max_new_tokens": AT_LEAST_1}
 DECODE_RANGES: dict[str, Range] = {

@@ -183,7 +183,7 @@ def test_autocast_of_the_trainer_is_not_the_engines(served: QwenVL, images: list
 
 def run(folder: Path, sampler: str, until: int | None = None) -> list[dict[str, float]]:
     model = tiny_run.build_model()
-    changes = {"sampler": sampler, "vllm": SMALL, "use_bf16": False, "save_every": 1}
+    changes = {"caption_sampler": sampler, "vllm": SMALL, "use_bf16": False, "save_every": 1}
     config = tiny_run.config(5, **changes)
     train(model, tiny_run.reward(), SceneImages(), config, folder, {"model": "test"}, until)
     return read_metrics(folder / "metrics.jsonl")

@@ -183,14 +183,14 @@ def test_a_prompt_that_was_read_otherwise_is_refused(captioner: QwenVL):
 
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match=r"any but Qwen2\.5-VL, got vllm and Janus \(umm2\)"):
-        check_sampler(build_janus(), TrainConfig(sampler="vllm"))
+        check_sampler(build_janus(), TrainConfig(caption_sampler="vllm"))
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_extra_is_named(tmp_path: Path):
     Image.new("RGB", (48, 48)).save(tmp_path / "image.png")
     wanted = r"needs the library 'vllm': pip install 'unified-autoencoder\[vllm\]'"
-    run = TrainConfig(sampler="vllm")
+    run = TrainConfig(caption_sampler="vllm")
     with pytest.raises(ValueError, match=wanted):
         check_sampler(tiny_run.build_model(), run)
     with pytest.raises(ValueError, match=wanted):  # before a model is loaded

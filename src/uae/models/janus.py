@@ -27,7 +27,8 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 from uae.config import IN_DETAIL, CaptionSettings, DecodeSettings, settings_in
 from uae.images.resize import resize_like_pil
 from uae.models.decoders.tokens import ImageTokenPolicy, PaintContext
-from uae.models.encoders.causal import CausalCaptioner, question_about_image
+from uae.models.encoders.causal import CausalCaptioner
+from uae.models.encoders.prompts import question_about_image
 from uae.models.lora import ADAPTER
 from uae.models.origin import Origin, describe
 from uae.types import Captions, Reconstructions, Rollout

@@ -14,7 +14,7 @@ from uae.rl.config import TrainConfig
 from uae.rl.learning import Learning
 from uae.types import PairSource, PromptSource, QuestionSource, Ratio
 from uae.utils.device import autocast
-from uae.utils.processes import add_up, own_share
+from uae.utils.processes import add_up, own_share, slice_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Auxiliary:
         assert isinstance(model, Matching) and self.pairs is not None, "check"
         images, texts = self.pairs.batch(step, config.pairs_per_step)
         places = own_share(len(texts))
-        own, draws = _part(places), {"seed": config.seed, "step": step, "keys": places}
+        own, draws = slice_of(places), {"seed": config.seed, "step": step, "keys": places}
         with autocast(model.encoder.device, config.use_bf16):
             loss = model.matching_loss(images[own], texts[own], **draws)
             return _added(Ratio(len(places) * loss, len(places)), config.matching_coef)
@@ -86,7 +86,7 @@ class Auxiliary:
         encoder = model.encoder
         assert isinstance(encoder, Anchored) and self.questions is not None, "check"
         images, texts = self.questions.batch(step, config.questions_per_step)
-        own = _part(own_share(len(texts)))
+        own = slice_of(own_share(len(texts)))
         with autocast(encoder.device, config.use_bf16):
             return _added(encoder.answer_drift(images[own], texts[own]), config.anchor_coef)
 
@@ -94,7 +94,7 @@ class Auxiliary:
         """How far what some texts tell the decoder is from what they told it before training."""
         assert isinstance(model, TextAnchored) and self.texts is not None, "check"
         texts = [prompt.text for prompt in self.texts.batch(step, config.texts_per_step)]
-        own = _part(own_share(len(texts)))
+        own = slice_of(own_share(len(texts)))
         with autocast(model.encoder.device, config.use_bf16):
             return _added(model.text_drift(texts[own]), config.text_anchor_coef)
 
@@ -102,10 +102,6 @@ class Auxiliary:
 def holds_answers(model: UnifiedModel, config: TrainConfig) -> bool:
     """Whether questions are asked: only of what learns."""
     return config.anchor_coef > 0 and bool(model.encoder.named_trainable_parameters())
-
-
-def _part(places: range) -> slice:
-    return slice(places.start, places.stop)
 
 
 def _added(own: Ratio, coef: float) -> float:

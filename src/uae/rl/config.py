@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from uae.config import CaptionSampler, CaptionSettings, DecodeSettings, VLLMSettings
+from uae.config import CaptionSettings, DecodeSettings, VLLMSettings
 from uae.diffusion.forward import AWM, NFT
 from uae.rl.losses import Objective
 from uae.utils.optim import Schedule
@@ -62,7 +62,7 @@ class TrainConfig:
     """K, of a prompt's pictures too; a caption's reward is their mean."""
     captioning: CaptionSettings = field(default_factory=CaptionSettings)
     """How captions are sampled."""
-    sampler: CaptionSampler = "builtin"
+    caption_sampler: Literal["builtin", "vllm"] = "builtin"
     """What samples captions: the model's own class, or `vllm`, which gets the weights before each
     rollout (Qwen2.5-VL; `pip install 'unified-autoencoder[vllm]'`)."""
     vllm: VLLMSettings = field(default_factory=VLLMSettings)

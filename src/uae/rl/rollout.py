@@ -17,7 +17,7 @@ from uae.autoencode import autoencode
 from uae.models.base import UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.types import Batch, Captions, ImageSource, Prompt, PromptSource, Reconstructions
-from uae.utils.processes import num_processes, own_share
+from uae.utils.processes import num_processes, own_share, slice_of
 from uae.utils.ranges import refuse_if
 
 OF_PROMPTS = "prompts/"
@@ -67,7 +67,7 @@ def sub_batches(batch: Batch, config: TrainConfig) -> list[SubBatch]:
     if prompts:
         check_prompts(config, with_images=bool(images))
     places = own_share(len(images) or len(prompts))
-    own = slice(places.start, places.stop)
+    own = slice_of(places)
     if not images or not prompts:
         return [SubBatch(images[own], prompts[own], places, config)]
     return [

@@ -21,7 +21,7 @@ from uae.rl.advantages import caption_advantages, reconstruction_advantages
 from uae.rl.config import TrainConfig
 from uae.rl.losses import BatchCounts, Objective
 from uae.types import Captions, Policy, Reconstructions, Rollout
-from uae.utils.processes import gather
+from uae.utils.processes import gather, slice_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def trained_segments(
     text = captions.rollout if captions and config.caption_weight else None
     image = reconstructions.rollout if config.image_weight else None
     places = places or range(len(rewards_PGK))
-    own = slice(places.start, places.stop)
+    own = slice_of(places)
     text_lengths = _lengths(text, rewards_PGK[own, :, 0])
     image_lengths = _lengths(image, rewards_PGK[own])
     max_length = config.captioning.max_new_tokens if text is not None else 0

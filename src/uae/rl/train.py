@@ -37,7 +37,7 @@ from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
 from uae.rl.rollout import OF_PROMPTS, JointSource, check_shares, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
-from uae.rl.sampler import caption_sampler, check_sampler
+from uae.rl.sampler import check_sampler, sampler_of
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PromptSource
@@ -77,7 +77,7 @@ def train(
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
-    with decoder_code(model, config), caption_sampler(model, config), opened as run:
+    with decoder_code(model, config), sampler_of(model, config), opened as run:
         probe = Probe(run_dir, model, reward, source, config)
         judged = {"": reward}
         if isinstance(source, JointSource):
@@ -96,7 +96,7 @@ def train(
                     run.finish_step(metrics)
                 run.save_if_due()
                 for alarm in alarms:
-                    alarm.observe(metrics)  # the same for all processes; one is heard
+                    alarm.observe(metrics)
                 live = {name: metrics[key] for name, key in LIVE.items() if key in metrics}
                 progress.update(step + 1, **live)
 

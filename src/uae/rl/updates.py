@@ -147,6 +147,10 @@ class ForwardProcess(ABC):
         assert isinstance(self.segment.policy, VelocityPolicy), "check_update"
         return self.segment.policy
 
+    def _keys(self, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Of draws: the places of these pictures among those of all processes."""
+        return rows + self.segment.first
+
     def _times(self, rows: Tensor) -> tuple[FlowContext, Tensor, list[tuple[Tensor, Tensor]]]:
         """These pictures, and for each time that they are noised, noise and level."""
         rollout = self.segment.rollout.select(rows)
@@ -154,7 +158,7 @@ class ForwardProcess(ABC):
         steps_bN = self._steps(rows, len(context.sigmas) - 1)
         sigmas_bN = context.sigmas[steps_bN].to(latents)
         shape = sigmas_bN.shape[1], *latents.shape[1:]
-        keys = rows + self.segment.first
+        keys = self._keys(rows)
         noise = normals(self.config.seed, self.step, keys, "forward", shape).to(latents)
         return context, latents, [(noise[:, n], sigmas_bN[:, n]) for n in range(shape[0])]
 
@@ -187,7 +191,7 @@ class DiffusionNFT(ForwardProcess):
         return self.segment.rollout.log_probs[rows]  # of no actions
 
     def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
-        keys = rows + self.segment.first
+        keys = self._keys(rows)
         draws = uniforms(self.config.seed, self.step, keys, "times", num_steps)
         return nft_steps(draws, self.config.nft.num_times)
 
@@ -215,7 +219,7 @@ class AdvantageWeightedMatching(ForwardProcess):
 
     def _steps(self, rows: Tensor, num_steps: int) -> Tensor:
         awm = self.config.awm
-        keys = rows + self.segment.first
+        keys = self._keys(rows)
         draws = uniforms(self.config.seed, self.step, keys, "times", awm.num_times)
         return awm_steps(draws, num_steps, awm.time_fraction)
 

@@ -45,6 +45,7 @@ from uae.stages.unified_grpo import load_reward
 from uae.types import ImageSource
 from uae.utils.device import autocast
 from uae.utils.files import json_ready
+from uae.utils.processes import slice_of
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.seed import normals
 
@@ -174,7 +175,7 @@ class ColdStartTask:
 
     def loss_of(self, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
         images = self.images.batch(step, self.config.images_per_step)
-        own = images[places.start : places.stop]
+        own = images[slice_of(places)]
         return self._loss(own, self.config.captioning, step, places), {}
 
     def _loss(
@@ -190,10 +191,8 @@ class ColdStartTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss of unseen images' captions, from fixed noise."""
-        greedy, images = (
-            replace(self.config.captioning, temperature=0.0),
-            self.images.probe(NUM_EVALUATED),
-        )
+        greedy = replace(self.config.captioning, temperature=0.0)
+        images = self.images.probe(NUM_EVALUATED)
         loss = self._loss(images, greedy, step=0, keys=range(len(images)))
         return {"semantic_loss": loss.item()}
 

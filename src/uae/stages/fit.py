@@ -120,6 +120,7 @@ def fit(
     Raises:
         ValueError: when ``run_dir`` was begun with other settings, or is in use.
     """
+    check_processes(task)
     run, num_steps = TaskRun(task, run_dir, save_every), task.fit_settings.num_steps
     run.keep_checkpoints = keep_checkpoints
     results: dict[str, float] = {}
@@ -138,6 +139,21 @@ def fit(
             run.save_if_due()
             progress.update(step + 1, loss=metrics["loss"])
     return results
+
+
+def num_shared(task: Fittable) -> int:
+    """What processes share of a step: its samples, or else its micro-batches."""
+    settings = task.fit_settings
+    return settings.batch_size if isinstance(task, Divisible) else settings.num_parallel
+
+
+def check_processes(task: Fittable) -> None:
+    """A ValueError where a process would have nothing of a step."""
+    if num_shared(task) < num_processes():
+        raise ValueError(
+            f"{task.name}: expected at most {num_shared(task)} processes, got {num_processes()}: "
+            "a step has no more to share"
+        )
 
 
 class TaskRun(Run):
@@ -217,14 +233,8 @@ def _backward(task: Fittable, step: int) -> dict[str, float]:
 
 def _losses(task: Fittable, step: int) -> Iterator[tuple[float, tuple[Tensor, dict[str, float]]]]:
     """Of this process's share of the step, with the weight of each in the step's mean."""
-    settings = task.fit_settings
-    num = settings.batch_size if isinstance(task, Divisible) else settings.num_parallel
+    num = num_shared(task)
     places = own_share(num)
-    if num < num_processes():
-        raise ValueError(
-            f"{task.name}: expected at most {num} processes, got {num_processes()}: a step has no "
-            "more to share"
-        )
     if isinstance(task, Divisible):
         yield len(places) / num, task.loss_of(step, places)
         return

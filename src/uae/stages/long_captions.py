@@ -38,6 +38,7 @@ from uae.stages.supervised import (
     load_decoder_model,
 )
 from uae.utils.device import autocast
+from uae.utils.processes import slice_of
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.seed import normals, uniforms
 
@@ -161,7 +162,7 @@ class LongCaptionTask:
 
     def loss_of(self, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
         """Every process reads the whole batch, so that they agree on the place in the stream."""
-        samples = self.data.next_batch()[places.start : places.stop]
+        samples = self.data.next_batch()[slice_of(places)]
         encoded = self._drop_captions([self._encode(each) for each in samples], step, places)
         latents = torch.stack([each.latents for each in encoded])
         noise = normals(self.config.seed, step, places, "noise", latents.shape[1:])

@@ -74,7 +74,7 @@ class UnifiedGRPO:
             check_device("reward-device", settings.reward_device)
         if settings.train.tensorboard:
             check_tensorboard()
-        if settings.train.sampler == "vllm":
+        if settings.train.caption_sampler == "vllm":
             require_library("vllm", "vllm")
 
     def run(self, work: Assignment) -> None:

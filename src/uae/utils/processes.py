@@ -24,14 +24,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
-TIMEOUT = timedelta(hours=2)  # that others may measure or save for; a loss is seen at once
+TIMEOUT = timedelta(hours=2)  # that others may measure or save for; an outage is seen at once
 SECONDS_TO_ANSWER = 5.0
 FAILED, ALIVE = "uae/failed", "uae/alive"  # in the store
 BUCKET = 2**25  # gradients that are sent at once
 
 
-class Loss(NamedTuple):
-    """Of the group."""
+class Outage(NamedTuple):
+    """Why the group cannot go on."""
 
     message: str
     """Which process failed or died, and why if it said."""
@@ -42,9 +42,9 @@ class Loss(NamedTuple):
 class PeerLost(RuntimeError):
     """Another process of the group failed or died."""
 
-    def __init__(self, loss: Loss) -> None:
-        super().__init__(loss.message)
-        self.speaker = loss.speaker
+    def __init__(self, outage: Outage) -> None:
+        super().__init__(outage.message)
+        self.speaker = outage.speaker
 
 
 # --- the group -----------------------------------------------------------------------------------
@@ -125,6 +125,11 @@ def own_share(num: int) -> range:
     return range(rank * num // size, (rank + 1) * num // size)
 
 
+def slice_of(places: range) -> slice:
+    """Those places of a sequence."""
+    return slice(places.start, places.stop)
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 
@@ -133,7 +138,7 @@ def gather(value: Value) -> list[Value]:
     if num_processes() == 1:
         return [value]
     values: list[Any] = [None] * num_processes()
-    with _noticing_losses():
+    with _noticing_outages():
         dist.all_gather_object(values, value)
     return values
 
@@ -153,6 +158,16 @@ def gather_rows(rows: Tensor) -> Tensor:
 def wait() -> None:
     """Until all have come so far."""
     gather(None)
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """What is done in this context is done by the main process, and then by the others."""
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
 
 
 def add_up(numbers: Mapping[str, int | float]) -> dict[str, float]:
@@ -176,7 +191,7 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if num_processes() == 1:
         return
     is_there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    with _noticing_losses():
+    with _noticing_outages():
         dist.all_reduce(is_there, dist.ReduceOp.MAX)
         wanted = [p for p, there in zip(parameters, is_there.tolist(), strict=True) if there]
         for bucket in _buckets(wanted):
@@ -216,9 +231,8 @@ def tell_failure(message: str) -> None:
             return
 
 
-def find_loss() -> Loss | None:
-    """Why the group cannot go on, by what the others said or did not say; None if all are
-    there."""
+def find_outage() -> Outage | None:
+    """By what the others said or did not say; None if all are there."""
     own, size = process_rank(), num_processes()
     if size == 1:
         return None
@@ -229,24 +243,24 @@ def find_loss() -> Loss | None:
         while time.monotonic() < deadline:
             if store.check([FAILED]):
                 rank, message = store.get(FAILED).decode().split(":", 1)
-                return Loss(f"process {rank} of {size} failed: {message}", 0)
+                return Outage(f"process {rank} of {size} failed: {message}", 0)
             time.sleep(0.1)
         there = [rank for rank in range(size) if store.check([f"{ALIVE}/{rank}"])]
     except RuntimeError:  # the main process kept the store
         there = list(range(1, size))
     missing = ", ".join(str(rank) for rank in range(size) if rank not in there)
     died = f"process {missing} of {size} died: it was killed, or its machine was lost"
-    return Loss(died, there[0]) if missing else None
+    return Outage(died, there[0]) if missing else None
 
 
 @contextmanager
-def _noticing_losses() -> Iterator[None]:
+def _noticing_outages() -> Iterator[None]:
     """A ``PeerLost`` where the group's own error only says that a connection closed."""
     try:
         yield
     except RuntimeError as error:
-        unknown = Loss(f"the processes cannot reach each other: {error}", 0)
-        raise PeerLost(find_loss() or unknown) from error
+        unknown = Outage(f"the processes cannot reach each other: {error}", 0)
+        raise PeerLost(find_outage() or unknown) from error
 
 
 def _store() -> Any:

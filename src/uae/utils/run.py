@@ -24,7 +24,7 @@ from uae.utils.checkpoint import Checkpoint, check_same_config, load_latest, sav
 from uae.utils.lock import locked
 from uae.utils.metrics import MetricsLogger
 from uae.utils.optim import Average, Schedule
-from uae.utils.processes import is_main, wait
+from uae.utils.processes import is_main, main_first
 from uae.utils.snapshot import Snapshot
 
 
@@ -88,10 +88,8 @@ class Run(ABC):
                 only damaged checkpoints.
         """
         with locked(self.folder):
-            for is_ready in (is_main(), not is_main()):  # the others read what that one has mended
-                if is_ready:
-                    self.resume()
-                wait()
+            with main_first():  # the others read what it has mended
+                self.resume()
             if is_main():
                 self.logger = MetricsLogger(
                     self.folder, last_step=self.step - 1, use_tensorboard=self.use_tensorboard

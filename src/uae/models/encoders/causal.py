@@ -3,13 +3,13 @@
 One forward serves sampling and scoring. An image's vision features and its prompt are computed
 once, whatever the number of captions: the prompt (all but its last token) is run into a key-value
 cache, the cache is repeated for the captions, and gradients flow back through it when captions are
-scored. A family says how it sees an image, how it writes a prompt, and what positions its tokens
-have.
+scored. A family says how it sees an image, how it writes a prompt (``prompts.py``), and what
+positions its tokens have.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,22 +23,14 @@ from transformers.cache_utils import DynamicCache
 
 from uae.config import CaptionSettings
 from uae.models.encoders.cache import repeat_rows, reserve
+from uae.models.encoders.prompts import PromptWriter
 from uae.models.encoders.tokens import draw, log_softmax, pad, token_evaluation
-from uae.models.learner import Learner
 from uae.types import Captions, Evaluation, Ratio, Rollout
 from uae.utils.finite import require_finite
 from uae.utils.progress import track
 from uae.utils.seed import sequence_keys, uniforms
-from uae.utils.user_text import UserText
-from uae.utils.weights import TEMPLATE_FILES, naming_files
 
 MAX_DRIFT_TOKENS = 16  # of an answer
-PROBE = "a red circle"  # a question that a template is tried with
-
-
-def question_about_image(question: str) -> dict:
-    """The message of somebody who shows an image."""
-    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Prefix:
         return Prefix(self.cache, self.mask[row], self.next_position[row], self.last_token[row])
 
 
-class Sampler(Protocol):
+class CaptionSampler(Protocol):
     """What samples captions in the place of the class itself."""
 
     def push(self) -> None:
@@ -97,16 +89,13 @@ class Sampler(Protocol):
         ...
 
 
-class CausalCaptioner(Learner, ABC):
+class CausalCaptioner(PromptWriter):
     """Captioner and token policy."""
-
-    image_pad_id: int
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(model, tokenizer)
-        self.user_text = UserText(tokenizer)
         self.end_ids = _end_ids(model, tokenizer)
-        self.sampler: Sampler | None = None
+        self.sampler: CaptionSampler | None = None
         """Of captions, in the place of ``sample``."""
 
     # --- what a family says of itself ------------------------------------------------------------
@@ -117,11 +106,6 @@ class CausalCaptioner(Learner, ABC):
     ) -> tuple[list[Tensor], Int[Tensor, "_ 3"]]:
         """Vision features of each image, ``[n, D]``, and the patch grids; differentiable unless the
         tower is frozen."""
-
-    @abstractmethod
-    def prompt(self, question: str, num_image_tokens: int) -> tuple[int, ...]:
-        """Token ids of a question about an image, the image pad repeated as often as there are
-        features."""
 
     @abstractmethod
     def prompt_positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
@@ -164,59 +148,6 @@ class CausalCaptioner(Learner, ABC):
         return replace(
             context, prompts=tuple(p[:end] for p, end in zip(context.prompts, ends, strict=True))
         )
-
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of text of ours, in which names of control tokens stand for these."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids  # type: ignore
-
-    def tokenize_answer(self, text: str) -> list[int]:
-        """Token ids of an answer that somebody wrote, and its end."""
-        return [*self.user_text.encode(self.user_text.hide(text)), self.tokenizer.eos_token_id]
-
-    def chat(self, messages: list[dict]) -> list[int]:
-        """Token ids of messages and what opens the answer to them; texts in them are text, see
-        ``user_text``."""
-        return self.user_text.encode(self.fill_template(messages))
-
-    def fill_template(self, messages: list[dict]) -> str:
-        """The messages as the model's template writes them, texts hidden."""
-        hidden = [message | {"content": self._hide(message["content"])} for message in messages]
-        return self.templates.apply_chat_template(
-            hidden, tokenize=False, add_generation_prompt=True
-        )
-
-    def _hide(self, content: str | list[dict]) -> str | list[dict]:
-        if isinstance(content, str):
-            return self.user_text.hide(content)
-        return [
-            part | {"text": self.user_text.hide(part["text"])} if "text" in part else part
-            for part in content
-        ]
-
-    @property
-    def templates(self) -> Any:
-        """What fills in the chat template."""
-        return self.tokenizer
-
-    def check_prompts(self, folder: Path) -> None:
-        """Refuse a folder whose tokenizer or template can't write a prompt: as good as any, but
-        without the image.
-
-        Raises:
-            ModelFileError: naming the files.
-        """
-        with naming_files(folder, "a chat template and a tokenizer", *TEMPLATE_FILES):
-            missing = [
-                name for name in ("pad_token", "eos_token") if getattr(self.tokenizer, name) is None
-            ]
-            if missing:
-                raise ValueError(f"no {' and no '.join(missing)}")
-            prompt = self.fill_template([question_about_image(PROBE)])
-            if PROBE not in prompt or self.prompt(PROBE, 3).count(self.image_pad_id) != 3:
-                raise ValueError(
-                    "expected a prompt of the image and the question, the template writes "
-                    f"{prompt!r:.80}"
-                )
 
     # --- sampling --------------------------------------------------------------------------------
 

@@ -30,8 +30,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 
 from uae.config import VLLMSettings
 from uae.images.resize import resize_like_pil
-from uae.models.encoders.causal import question_about_image
 from uae.models.encoders.conditioning import ConditioningCaptioner
+from uae.models.encoders.prompts import question_about_image
 from uae.models.lora import ADAPTER
 from uae.utils.files import atomic_write_json
 from uae.utils.weights import load_part, load_pretrained, load_tokenizer, naming_files
