@@ -1,5 +1,5 @@
 """Short runs of every kind of step, in fp32 on the shipped models: on a GPU, and by several
-processes (``python kinds.py FOLDER STEPS KIND …``, started by ``torchrun``)."""
+processes (``python kinds.py FOLDER STEPS SHARD KIND …``, started by ``torchrun``)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, int, dict[str, float], dict[str, Any]]] = {
     "captions": ("tiny", 0, {"clip": 1.0, "image_text": 0.5}, CAPTIONS | {"anchor_coef": 1.0}),
     "captions by LoRA": ("tiny", 4, {"objects": 1.0}, CAPTIONS | {"text_anchor_coef": 1.0}),
     "a window": ("tiny", 4, JUDGES, PROMPTS | {"pull_coef": 0.1}),
+    "a window, fully": ("tiny", 0, {"judge": 1.0}, PROMPTS | {"num_updates": 2}),
     "nft": (
         "tiny",
         4,
@@ -78,7 +79,9 @@ KINDS: dict[str, tuple[str, int, dict[str, float], dict[str, Any]]] = {
 }
 
 
-def run(kind: str, device: str, folder: Path, num_steps: int) -> list[dict[str, Any]]:
+def run(
+    kind: str, device: str, folder: Path, num_steps: int, shard: Any = "nothing"
+) -> list[dict[str, Any]]:
     """The metrics of a short run in fp32."""
     name, rank, rewards, settings = KINDS[kind]
     config = TrainConfig(
@@ -87,6 +90,7 @@ def run(kind: str, device: str, folder: Path, num_steps: int) -> list[dict[str, 
         probe_every=1,
         objective=Objective(kl_coef=0.01, scale_rewards="batch"),
         use_bf16=False,
+        shard=shard,
         **{"learning_rate": 1e-4} | settings,
     )
     model: Any = load_model(name).to(device)
@@ -112,6 +116,6 @@ if __name__ == "__main__":
     join()
     print("processes", num_processes(), flush=True)
     with speaking_once():
-        for each in sys.argv[3:]:
-            run(each, "cpu", Path(sys.argv[1]) / each, int(sys.argv[2]))
+        for each in sys.argv[4:]:
+            run(each, "cpu", Path(sys.argv[1]) / each, int(sys.argv[2]), sys.argv[3])
     leave()

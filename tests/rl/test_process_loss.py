@@ -68,12 +68,14 @@ def finished(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_either_process_at_any_moment(tmp_path: Path):
-    printed_by(start(tmp_path / "whole"))
+@pytest.mark.parametrize("shard", ["nothing", "all"])
+def test_kill_either_process_at_any_moment(tmp_path: Path, shard: str):
+    spread = f"--train.shard={shard}"
+    printed_by(start(tmp_path / "whole", spread))
     draws = random.Random(0)
     for number in range(int(os.environ.get("UAE_KILLS", "2"))):
         folder = tmp_path / str(number)
-        run = start(folder)
+        run = start(folder, spread)
         victim = process_of(run, number % 2)
         log = folder / "metrics.jsonl"
         while not log.exists() and run.poll() is None:
@@ -88,7 +90,7 @@ def test_kill_either_process_at_any_moment(tmp_path: Path):
             assert told == [
                 f"error: process {number % 2} of 2 died: it was killed, or its machine was lost"
             ]
-        printed_by(start(folder))
+        printed_by(start(folder, spread))
         expected = finished(tmp_path / "whole")
         for name, value in finished(folder).items():
             assert torch.equal(value, expected[name]), name

@@ -14,6 +14,7 @@ from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import read_metrics
 
 SCRIPT, STEPS = "tests.rl.kinds", 3
+SPREAD = ("captions", "a window, fully", "captions and image tokens", "both at once")
 
 
 def check_same(one: Path, two: Path) -> None:
@@ -41,7 +42,7 @@ def last(folder: Path) -> Checkpoint:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_take_the_steps_of_one(tmp_path: Path):
-    printed = printed_by(torchrun(SCRIPT, str(tmp_path / "two"), str(STEPS), *KINDS))
+    printed = printed_by(torchrun(SCRIPT, str(tmp_path / "two"), str(STEPS), "nothing", *KINDS))
     assert printed.count("processes 2") == 2
     torch.set_num_threads(1)
     for kind in KINDS:
@@ -49,12 +50,32 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path):
         check_same(tmp_path / "one" / kind, tmp_path / "two" / kind)
 
 
-def test_two_processes_resume_what_one_began(tmp_path: Path):
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_model_that_is_spread_takes_the_steps_of_one_that_is_not(tmp_path: Path):
+    for shard in ("nothing", "all"):
+        printed_by(torchrun(SCRIPT, str(tmp_path / shard), str(STEPS), shard, *SPREAD))
+    for kind in SPREAD:
+        check_same(tmp_path / "nothing" / kind, tmp_path / "all" / kind)
+        checkpoint = last(tmp_path / "all" / kind).path
+        assert len(list((checkpoint / "parts").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("shard", ["nothing", "learning"])
+def test_two_processes_resume_what_one_began(tmp_path: Path, shard: str):
     kind = "captions"
     run(kind, "cpu", tmp_path / "one" / kind, 2)
-    printed_by(torchrun(SCRIPT, str(tmp_path / "one"), str(STEPS), kind))
+    printed_by(torchrun(SCRIPT, str(tmp_path / "one"), str(STEPS), shard, kind))
     run(kind, "cpu", tmp_path / "whole" / kind, STEPS)
     check_same(tmp_path / "whole" / kind, tmp_path / "one" / kind)
+
+
+def test_one_process_resumes_what_was_spread_over_two(tmp_path: Path):
+    kind = "captions"
+    printed_by(torchrun(SCRIPT, str(tmp_path / "two"), "2", "learning", kind))
+    run(kind, "cpu", tmp_path / "two" / kind, STEPS)
+    run(kind, "cpu", tmp_path / "whole" / kind, STEPS)
+    check_same(tmp_path / "whole" / kind, tmp_path / "two" / kind)
 
 
 @pytest.mark.slow
@@ -64,7 +85,7 @@ def test_two_machines_are_two_processes(tmp_path: Path):
         port = free.getsockname()[1]
     meeting = ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "2")
     launcher = ("--nnodes", "2", "--nproc_per_node", "1", *meeting)
-    arguments = SCRIPT, str(tmp_path / "two"), str(STEPS), kind
+    arguments = SCRIPT, str(tmp_path / "two"), str(STEPS), "nothing", kind
     both = [torchrun(*arguments, launcher=launcher) for _ in range(2)]
     assert all("processes 2" in printed_by(each) for each in both)
     run(kind, "cpu", tmp_path / "one" / kind, STEPS)

@@ -1,10 +1,11 @@
 """The stages in which a decoder learns from a loss with a gradient, a few steps of each:
-``python learn_together.py FOLDER``, started by ``torchrun``."""
+``python learn_together.py FOLDER SHARD``, started by ``torchrun``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from uae.config import CaptionSettings, DecodeSettings
 from uae.stages.base import Assignment, Stage
@@ -18,7 +19,7 @@ from uae.world.pairs import write_captioned_scenes
 STEPS = 3
 
 
-def learn(folder: Path) -> None:
+def learn(folder: Path, shard: Any = "nothing") -> None:
     """From the shipped model, on three samples a step."""
     pairs = folder / "pairs"
     if not of_main(pairs.exists()):
@@ -34,6 +35,7 @@ def learn(folder: Path) -> None:
                 num_held_out=2,
                 lora_rank=2,
                 caption_dropout=0.5,
+                shard=shard,
             )
         ),
         "cold_start": ColdStart(
@@ -43,6 +45,7 @@ def learn(folder: Path) -> None:
                 captioning=CaptionSettings(max_new_tokens=8),
                 decoding=DecodeSettings(num_steps=2),
                 use_bf16=False,
+                shard=shard,
             ),
             SceneImages,
         ),
@@ -54,5 +57,5 @@ def learn(folder: Path) -> None:
 if __name__ == "__main__":
     join()
     with speaking_once():
-        learn(Path(sys.argv[1]))
+        learn(Path(sys.argv[1]), sys.argv[2])
     leave()

@@ -232,4 +232,6 @@ def test_two_processes_give_what_one_gives(tmp_path: Path):
     one, two = (load_latest(tmp_path / name / "checkpoints") for name in ("one", "two"))
     assert one is not None and two is not None and one.step == two.step == 20
     assert torch.equal(one.weights["model"]["weight"], two.weights["model"]["weight"])
-    assert torch.equal(one.state["average"]["model.weight"], two.state["average"]["model.weight"])
+    assert torch.equal(
+        one.weights["average"]["model.weight"], two.weights["average"]["model.weight"]
+    )

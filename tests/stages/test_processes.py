@@ -13,8 +13,9 @@ from uae.utils.checkpoint import load_latest
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path: Path):
-    printed_by(torchrun("tests.stages.learn_together", str(tmp_path / "2")))
+@pytest.mark.parametrize("shard", ["nothing", "learning"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, shard: str):
+    printed_by(torchrun("tests.stages.learn_together", str(tmp_path / "2"), shard))
     torch.set_num_threads(1)
     learn(tmp_path / "1")
     for name in ("long_captions", "cold_start"):

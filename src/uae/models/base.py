@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from uae.config import CaptionSettings, DecodeSettings, VLLMSettings
 from uae.types import Captions, Policy, Ratio, Reconstructions
@@ -105,6 +105,19 @@ class Compilable(Protocol):
 
     def compiled(self) -> AbstractContextManager[None]:
         """A context in which compiled code runs, compiled where it is first run."""
+        ...
+
+
+@runtime_checkable
+class Shardable(Protocol):
+    """A half whose networks can be spread over processes; the others need no such methods."""
+
+    def networks(self) -> Sequence[nn.Module]:
+        """What has blocks: what learns, and the frozen copy that it is compared with."""
+        ...
+
+    def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """As ``Policy`` has it."""
         ...
 
 

@@ -47,6 +47,10 @@ class Learner(nn.Module):
     def named_trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def networks(self) -> list[nn.Module]:
+        """What has blocks."""
+        return [self.model, *([] if self._frozen_copy is None else [self._frozen_copy])]
+
     def learn(self, lora_rank: int) -> None:
         """From now on, by LoRA, or fully at rank 0."""
         self.add_lora(lora_rank) if lora_rank else self.train_language_model()

@@ -67,6 +67,9 @@ class TrainConfig:
     rollout (Qwen2.5-VL; `pip install 'unified-autoencoder[vllm]'`)."""
     vllm: VLLMSettings = field(default_factory=VLLMSettings)
     """Of that engine."""
+    shard: Literal["nothing", "learning", "all"] = "nothing"
+    """What several processes keep a part each of, block by block (FSDP2), and gather for each phase
+    of a step: the half that learns, with its moments; or also the one that is frozen."""
     instructions: tuple[str, ...] = ()
     """If given, cycled one per step in place of `captioning.instruction`: painting is then learnt
     from captions of any length."""
@@ -200,6 +203,10 @@ class TrainConfig:
             (
                 not learns_captions and self.image_weight == 0,
                 "caption-weight and image-weight: nothing is learnt where both are 0; raise one",
+            ),
+            (
+                self.compile_decoder and self.shard != "nothing",
+                f"compile-decoder: expected shard nothing beside it, got {self.shard}",
             ),
             (
                 self.group_size == self.reconstructions_per_caption == 1,

@@ -12,14 +12,17 @@ import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from uae.rewards.base import WeightedSum
 from uae.types import Captions, Reconstructions
-from uae.utils.processes import add_up, gather_rows, mean_over_processes
+from uae.utils.metrics import read_metrics
+from uae.utils.processes import add_up, gather_rows, is_main, mean_over_processes
 
 NGRAM = 3
 TRANSCRIBED = re.compile(r"[\"“][^\"”]+[\"”]|\bwords? \w+")
@@ -120,6 +123,12 @@ def time_metrics(
     if made["tokens"]:
         metrics["time/tokens_per_sec"] = made["tokens"] / step_sec
     return metrics | {"time/images_per_sec": made["images"] / step_sec}
+
+
+def held_out_alarms(rewards: Mapping[str, WeightedSum], log: Path) -> list[HeldOutAlarm]:
+    """One for each reward, by the prefix of its metrics; ``log``: the run's so far."""
+    past = read_metrics(log) if is_main() else []
+    return [HeldOutAlarm(each.held_out, past, prefix) for prefix, each in rewards.items()]
 
 
 class HeldOutAlarm:

@@ -21,7 +21,7 @@ from torch import Tensor
 from uae.models.base import UnifiedModel
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
-from uae.rl.learning import Learning, trainable_parameters
+from uae.rl.learning import Learning, shards_of, trainable_parameters
 from uae.rl.rollout import JointSource, images_and_prompts
 from uae.types import ImageSource, PromptSource
 from uae.utils.checkpoint import Checkpoint, capture_rng, defaults_of, restore_rng
@@ -30,6 +30,7 @@ from uae.utils.files import atomic_write_json, json_ready
 from uae.utils.optim import Average, assign
 from uae.utils.processes import is_main, of_main
 from uae.utils.run import Run
+from uae.utils.sharding import WHOLE, Shards
 
 
 class PolicyRun(Run):
@@ -41,6 +42,7 @@ class PolicyRun(Run):
         "train.keep_checkpoints",
         "train.micro_batch",
         "train.decoding.micro_batch",
+        "train.shard",
         "train.tensorboard",
         "train.vllm.cache_gb",
         "train.vllm.max_length",
@@ -48,12 +50,18 @@ class PolicyRun(Run):
     takes_back = True
 
     def __init__(
-        self, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]
+        self,
+        folder: Path,
+        model: UnifiedModel,
+        config: TrainConfig,
+        recorded: dict[str, Any],
     ) -> None:
         """recorded: what must be the same on resume, beside ``config``."""
-        encoder, decoder = trainable_parameters(model)
-        parameters = encoder | decoder
-        self.learning = Learning.of(model, config)
+        shards = shards_of(model, config)
+        with shards.whole():
+            encoder, decoder = trainable_parameters(model)
+            self.learning = Learning.of(model, config, shards)
+        parameters = {name: shards.own(p) for name, p in (encoder | decoder).items()}
         self.old = self.learning.old
         super().__init__(
             folder,
@@ -62,6 +70,7 @@ class PolicyRun(Run):
             config.schedule,
             Average(parameters if config.ema_decay else {}, config.ema_decay),
             others=list(self.old.values.values()),
+            shards=shards,
         )
         self.config = config
         self.settings = json_ready({"train": asdict(config), **recorded})
@@ -108,9 +117,10 @@ class PolicyRun(Run):
         self.old.update(self.step)
 
     def close(self) -> None:
-        """End here; the model is left with the average, if there is one."""
+        """End here; the model is left with the average, if there is one, and whole."""
         super().close()
         assign(self.parameters, self.averaged())
+        self.shards.end()
 
     def averaged(self) -> dict[str, Tensor]:
         """The average with the last weights in it, which are its next update where the last step
@@ -137,11 +147,13 @@ class Probe:
         reward: WeightedSum,
         source: ImageSource | PromptSource | JointSource,
         config: TrainConfig,
+        shards: Shards = WHOLE,
         num_images: int = 16,
     ) -> None:
-        self.model, self.reward, self.config = model, reward, config
+        self.model, self.reward, self.config, self.shards = model, reward, config, shards
         self.images, self.prompts = images_and_prompts(source.probe(num_images))
-        self.texts: Sequence[str] = of_main(self._texts(folder / "probe.json"))
+        with shards.whole():
+            self.texts: Sequence[str] = of_main(self._texts(folder / "probe.json"))
 
     def _texts(self, path: Path) -> list[str]:
         """As they were at the start; the main process keeps them."""
@@ -158,10 +170,11 @@ class Probe:
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """``reward/fixed_captions``: their mean reward now; the main process knows it for all."""
-        if not is_main():
-            return {}
         decoding = replace(self.config.decoding, sampler="ode")
-        with autocast(self.model.encoder.device, self.config.use_bf16):
-            images = self.model.generate(self.texts, decoding, seed=self.config.seed).images
-        rewards = self.reward(self.images, list(self.texts), images, self.prompts)
+        with self.shards.whole():
+            if not is_main():
+                return {}
+            with autocast(self.model.encoder.device, self.config.use_bf16):
+                images = self.model.generate(self.texts, decoding, seed=self.config.seed).images
+            rewards = self.reward(self.images, list(self.texts), images, self.prompts)
         return {"reward/fixed_captions": rewards.mean().item()}

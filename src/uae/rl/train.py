@@ -27,7 +27,7 @@ from uae.rewards.base import WeightedSum
 from uae.rl.auxiliary import Auxiliary
 from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import (
-    HeldOutAlarm,
+    held_out_alarms,
     of_all_processes,
     reward_metrics,
     rollout_metrics,
@@ -42,8 +42,8 @@ from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PromptSource
 from uae.utils.device import attention_to_train, autocast
-from uae.utils.metrics import PhaseTimer, TrainProgress, read_metrics
-from uae.utils.processes import gather, is_main
+from uae.utils.metrics import PhaseTimer, TrainProgress
+from uae.utils.processes import gather
 from uae.utils.progress import track
 
 NO_AUXILIARY = Auxiliary()
@@ -78,12 +78,11 @@ def train(
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
     with decoder_code(model, config), sampler_of(model, config), opened as run:
-        probe = Probe(run_dir, model, reward, source, config)
+        probe = Probe(run_dir, model, reward, source, config, run.shards)
         judged = {"": reward}
         if isinstance(source, JointSource):
             judged[OF_PROMPTS] = rewards["prompts"]
-        past = read_metrics(run_dir / "metrics.jsonl") if is_main() else []
-        alarms = [HeldOutAlarm(each.held_out, past, prefix) for prefix, each in judged.items()]
+        alarms = held_out_alarms(judged, run_dir / "metrics.jsonl")
         with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
             for step in range(run.step, until):
                 with run.whole_step():
@@ -117,12 +116,13 @@ def train_step(
     for sub_batch in sub_batches(batch, config):
         settings = sub_batch.config
         weights = learning.rollout_weights(settings)
-        with timer("rollout"), autocast(device, config.use_bf16), weights:
-            captions, reconstructions = roll_out(model, sub_batch, step)
-        with timer("reward"), torch.no_grad():
-            reward, texts = rewards[sub_batch.kind], sub_batch.texts(captions)
-            values = reward(sub_batch.images, texts, reconstructions.images, sub_batch.prompts)
-            values, breakdown = of_all_processes(values, reward.breakdown)
+        with learning.shards.whole():
+            with timer("rollout"), autocast(device, config.use_bf16), weights:
+                captions, reconstructions = roll_out(model, sub_batch, step)
+            with timer("reward"), torch.no_grad():
+                reward, texts = rewards[sub_batch.kind], sub_batch.texts(captions)
+                values = reward(sub_batch.images, texts, reconstructions.images, sub_batch.prompts)
+                values, breakdown = of_all_processes(values, reward.breakdown)
             G, K = settings.group_size, settings.reconstructions_per_caption
             rewards_PGK = rearrange(values, "(p g k) -> p g k", g=G, k=K)
         segments += trained_segments(
@@ -148,13 +148,15 @@ def update(
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
     micro-batches, and by the gradient that ``beside`` adds."""
     history: list[dict[str, float]] = []
-    old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
+    with learning.shards.whole_to_learn() if config.num_updates > 1 else nullcontext():
+        old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
-        for each, old_log_probs in zip(updates, old, strict=True):
-            with learning.painting_gradients() if each.segment.is_painting else nullcontext():
-                metrics |= _backward(each, old_log_probs, config)
-        metrics |= beside()
+        with learning.shards.whole_to_learn():
+            for each, old_log_probs in zip(updates, old, strict=True):
+                with learning.painting_gradients() if each.segment.is_painting else nullcontext():
+                    metrics |= _backward(each, old_log_probs, config)
+            metrics |= beside()
         metrics["rl/lr"] = learning.optimizer.param_groups[0]["lr"]
         metrics["rl/grad_norm"] = learning.update(config.max_grad_norm)
         history.append(metrics)

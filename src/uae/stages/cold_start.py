@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from uae.config import CaptionSettings, DecodeSettings, RewardWeights, check_reward_weights
@@ -36,6 +36,7 @@ from uae.stages.base import Assignment, UserData
 from uae.stages.fit import FitSettings
 from uae.stages.sources import Endless, check_images, image_source
 from uae.stages.supervised import (
+    SupervisedShard,
     check_paints_by_diffusion,
     decoder_learning,
     fit_to_model,
@@ -50,7 +51,7 @@ from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_ranges
 from uae.utils.seed import normals
 
 NUM_EVALUATED = 16  # images
-KEEP = "keep_checkpoints"  # a setting on which the result does not depend
+FREE = ("keep_checkpoints", "shard")  # settings on which the result does not depend
 RANGES = {
     **dict.fromkeys(("num_steps", "images_per_step", "keep_checkpoints"), AT_LEAST_1),
     **dict.fromkeys(("warmup_steps", "lora_rank"), AT_LEAST_0),
@@ -87,6 +88,9 @@ class ColdStartConfig:
     """How they are painted: gradients flow through all these steps."""
     keep_checkpoints: int = 2
     """How many of the last checkpoints stay."""
+    shard: SupervisedShard = "nothing"
+    """What several processes keep a part each of, block by block (FSDP2): nothing, or the
+    transformer that learns, with its moments and its average."""
     use_bf16: bool = True
     """Compute in bf16 where that is safe."""
     seed: int = 0
@@ -166,9 +170,9 @@ class ColdStartTask:
             warmup_steps=config.warmup_steps,
             ema_decay=0.98,
             seed=config.seed,
-            settings=json_ready({n: v for n, v in asdict(config).items() if n != KEEP}),
+            settings=json_ready({n: v for n, v in asdict(config).items() if n not in FREE}),
         )
-        self.modules: dict[str, nn.Module] = decoder_learning(model, config.lora_rank)
+        self.modules, self.shards = decoder_learning(model, config.lora_rank, config.shard)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         return self.loss_of(step, range(self.config.images_per_step))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 from uae.utils.checkpoint import Checkpoint
 from uae.utils.device import attention_to_train
 from uae.utils.metrics import TrainProgress
-from uae.utils.optim import Average, Schedule, clipped_update
-from uae.utils.processes import add_gradients, add_up, is_main, num_processes, own_share
+from uae.utils.optim import Average, Schedule, assign, clipped_update
+from uae.utils.processes import add_up, is_main, num_processes, own_share
 from uae.utils.progress import phase, track
 from uae.utils.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_ranges
 from uae.utils.run import Run
 from uae.utils.seed import seed_everything
+from uae.utils.sharding import WHOLE
 
 LOG_EVERY = 20  # steps; measured ones are logged as well
+AVERAGE = "average"  # in a checkpoint, beside the modules
 RANGES = {
     **dict.fromkeys(("num_steps", "batch_size"), AT_LEAST_1),
     **dict.fromkeys(("learning_rate", "max_grad_norm"), ABOVE_0),
@@ -71,7 +74,8 @@ class Fittable(Protocol):
     """What is trained: modules, a loss for each step, a measurement, and a way to save the result.
 
     A task that reads a stream keeps it as ``data``, with ``state_dict`` and ``load_state_dict``;
-    checkpoints hold it.
+    checkpoints hold it. One whose network is spread over processes has ``shards``; its modules then
+    hold rows.
     """
 
     name: str
@@ -176,6 +180,7 @@ class TaskRun(Run):
             _optimizer(parameters, settings),
             Schedule(settings.num_steps, settings.warmup_steps, "cosine"),
             Average(parameters, settings.ema_decay),
+            shards=getattr(task, "shards", WHOLE),
         )
         self.task, self.settings, self.save_every = task, asdict(settings), save_every
 
@@ -183,11 +188,8 @@ class TaskRun(Run):
         weights: dict[str, Mapping[str, Tensor]] = {
             name: module.state_dict() for name, module in self.task.modules.items()
         }
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.values,
-            "recipe": self.settings,
-        }
+        weights[AVERAGE] = self.average.values
+        state = {"optimizer": self.optimizer.state_dict(), "recipe": self.settings}
         if (data := getattr(self.task, "data", None)) is not None:
             state["data"] = data.state_dict()
         return weights, state
@@ -196,25 +198,42 @@ class TaskRun(Run):
         for name, module in self.task.modules.items():
             module.load_state_dict(checkpoint.weights[name])
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        self.average.restore(checkpoint.state["average"])
+        # runs that were begun before 2026-11-26 have it in their state
+        self.average.restore(checkpoint.weights.get(AVERAGE) or checkpoint.state[AVERAGE])
         if (data := getattr(self.task, "data", None)) is not None:
             data.load_state_dict(checkpoint.state["data"])
         print(f"{self.task.name}: resumed from step {checkpoint.step}", flush=True)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights stand in the model as long as the context lasts, whole."""
+        if not self.shards:
+            with self.average.in_place():
+                yield
+            return
+        current = {name: p.detach().clone() for name, p in self.parameters.items()}
+        assign(self.parameters, self.average.values)
+        try:
+            with self.shards.whole():
+                yield
+        finally:
+            assign(self.parameters, current)
 
 
 def fit_step(run: TaskRun, step: int) -> dict[str, float]:
     """One update of the weights and of their average; the metrics of the step."""
     task, settings, parameters = run.task, run.task.fit_settings, list(run.parameters.values())
     seed_everything(settings.seed * 1_000_003 + step)
-    with attention_to_train(parameters[0].device):
+    with attention_to_train(parameters[0].device), run.shards.whole():
         metrics = _backward(task, step)
-    add_gradients(parameters)
+    run.shards.add_gradients(parameters)
     metrics["grad_norm"] = clipped_update(
         run.optimizer,
         parameters,
         settings.max_grad_norm,
         f"It was step {step} of {task.name}, of loss {metrics['loss']}; begin another run with a "
         "lower learning rate",
+        run.shards.clip,
     )
     run.average.update(step)
     task.after_step(step)
@@ -244,11 +263,12 @@ def _losses(task: Fittable, step: int) -> Iterator[tuple[float, tuple[Tensor, di
 
 def _measure(run: TaskRun, num_done: int) -> dict[str, float]:
     """The averaged weights, measured and exported by the main process."""
-    if not is_main():
-        return {}
-    with run.average.in_place(), phase("measuring"):
-        results = run.task.evaluate()
-        run.task.export(run.folder / "export")
+    with run.averaged():
+        if not is_main():
+            return {}
+        with phase("measuring"):
+            results = run.task.evaluate()
+            run.task.export(run.folder / "export")
     shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
     print(f"{run.task.name} step {num_done}: {shown}", flush=True)
     return results

@@ -32,6 +32,7 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.stages.base import Assignment, UserData
 from uae.stages.fit import FitSettings
 from uae.stages.supervised import (
+    SupervisedShard,
     check_paints_by_diffusion,
     decoder_learning,
     fit_to_model,
@@ -82,6 +83,9 @@ class LongCaptionConfig:
     computes them anew."""
     keep_checkpoints: int = 2
     """How many of the last checkpoints stay."""
+    shard: SupervisedShard = "nothing"
+    """What several processes keep a part each of, block by block (FSDP2): nothing, or the
+    transformer that learns, with its moments and its average."""
     num_held_out: int = 64
     """Pairs kept out of training to measure the loss on."""
     seed: int = 0
@@ -154,7 +158,7 @@ class LongCaptionTask:
             seed=config.seed,
         )
         self.cache = LatentCache(config.cache, _fingerprint(model)) if config.cache else None
-        self.modules = decoder_learning(model, config.lora_rank)
+        self.modules, self.shards = decoder_learning(model, config.lora_rank, config.shard)
         self._dropped = self._text_states(model.negative_prompt)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -10,7 +10,11 @@ from uae.models.llm_diffusion import LLMDiffusion
 from uae.models.load import load_to_train
 from uae.stages.base import Assignment
 from uae.stages.fit import Fittable, fit
-from uae.utils.processes import is_main, wait
+from uae.utils.processes import is_main, num_processes, wait
+from uae.utils.sharding import WHOLE, Shards
+
+SupervisedShard = Literal["nothing", "learning"]
+"""What several processes keep a part each of: nothing, or the transformer that learns."""
 
 
 def load_decoder_model(work: Assignment, lora_rank: int) -> Any:
@@ -39,9 +43,11 @@ def check_paints_by_diffusion(model: object, stage: str) -> None:
         )
 
 
-def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module]:
+def decoder_learning(
+    model: LLMDiffusion, lora_rank: int, shard: SupervisedShard
+) -> tuple[dict[str, nn.Module], Shards]:
     """Freeze all but projector and transformer, or its LoRA, whose weights are made fp32: bf16
-    loses small updates."""
+    loses small updates. These, and what of them this process keeps."""
     model.requires_grad_(False)
     model.eval()
     decoder = model.decoder
@@ -51,7 +57,11 @@ def decoder_learning(model: LLMDiffusion, lora_rank: int) -> dict[str, nn.Module
     else:
         decoder.transformer.float()
         decoder.train_transformer(with_reference=False)
-    learning = {
-        name.replace(".", "/"): p for name, p in decoder.named_trainable_parameters().items()
-    }
-    return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}
+    is_spread = shard == "learning" and num_processes() > 1
+    shards = Shards(decoder.networks()) if is_spread else WHOLE
+    with shards.whole():
+        learning = {
+            name.replace(".", "/"): shards.own(p)
+            for name, p in decoder.named_trainable_parameters().items()
+        }
+    return {"transformer": nn.ParameterDict(learning), "projector": decoder.projector}, shards

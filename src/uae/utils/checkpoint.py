@@ -2,9 +2,10 @@
 
 A checkpoint is a folder ``step_00000040/`` with one safetensors file per module, ``state.pt``
 (optimiser, schedule, generators, sampler position: plain data, loaded with ``weights_only=True``)
-and ``manifest.json`` (size and sha256 of each file). It is written under a temporary name, flushed
-to disk and renamed; then ``latest`` is pointed at it. So at every moment the folder holds the
-previous complete checkpoint, the new one, or both.
+and ``manifest.json`` (size and sha256 of each file). Of a model that is spread over processes
+weights and moments are in ``parts/``, a file of each process. It is written under a temporary name,
+flushed to disk and renamed; then ``latest`` is pointed at it. So at every moment the folder holds
+the previous complete checkpoint, the new one, or both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import shutil
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from torch import Tensor
 
 from uae.utils.files import disk_error, fsync, replace_text, sha256_of
 from uae.utils.progress import phase
+from uae.utils.sharded_files import read_whole
 
+PARTS, MOMENTS = "parts", "moments"
 LATEST, MANIFEST, STATE = "latest", "manifest.json", "state.pt"
 _UNFINISHED, _REPLACED = ".tmp_", ".old_"
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -52,23 +55,27 @@ def save_checkpoint(
     weights: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     keep_last: int = 2,
+    write_parts: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write the checkpoint of ``step`` and drop all but the last ``keep_last``; on failure the
     others are untouched.
 
     weights: state dicts by module name, e.g. ``{"encoder_lora": ...}``. state: all else that
-    resuming needs.
+    resuming needs. write_parts: what else to write, into the folder that it is given.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last must be at least 1, got {keep_last}")
     _check_plain(state, "state")
     directory = Path(directory)
     target = directory / f"step_{step:08d}"
-    unfinished = directory / f"{_UNFINISHED}{target.name}"
+    unfinished = target.with_name(f"{_UNFINISHED}{target.name}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _clean(directory)
         unfinished.mkdir()
+        if write_parts is not None:
+            (unfinished / PARTS).mkdir()
+            write_parts(unfinished / PARTS)
         _write_files(unfinished, step, weights, state)
         _publish(unfinished, target)
         replace_text(directory / LATEST, f"{target.name}\n")
@@ -79,6 +86,11 @@ def save_checkpoint(
         ) from error
     _prune(directory, step, keep_last)
     return target
+
+
+def unfinished_parts(directory: Path, step: int) -> Path:
+    """Where the parts of a checkpoint are written."""
+    return directory / f"{_UNFINISHED}step_{step:08d}" / PARTS
 
 
 def load_latest(directory: Path | str) -> Checkpoint | None:
@@ -207,9 +219,10 @@ def _write_files(
         save_file(copies, folder / f"{name}.safetensors")
     _save_state(folder / STATE, state)
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         fsync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path).hex()}
+        name = str(path.relative_to(folder))
+        files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path).hex()}
     replace_text(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=2))
 
 
@@ -279,11 +292,25 @@ def _read(path: Path) -> Checkpoint:
     names = [
         name.removesuffix(".safetensors")
         for name in manifest["files"]
-        if name.endswith(".safetensors")
+        if name.endswith(".safetensors") and not name.startswith(PARTS)
     ]
     weights = {name: load_file(path / f"{name}.safetensors") for name in names}
     state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    if (path / PARTS).is_dir():
+        weights = _of_parts(path / PARTS, state)
     return Checkpoint(manifest["step"], path, weights, state)
+
+
+def _of_parts(folder: Path, state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Weights, by module; moments are put into the optimiser's state."""
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_whole(folder).items():
+        module, name = key.split("/", 1)
+        weights.setdefault(module, {})[name] = tensor
+    for key, tensor in weights.pop(MOMENTS, {}).items():
+        number, name = key.split(".", 1)
+        state["optimizer"]["state"][int(number)][name] = tensor
+    return weights
 
 
 def _untouched(directory: Path) -> str:

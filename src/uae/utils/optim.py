@@ -3,7 +3,7 @@ clipped, and an average of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -119,13 +119,14 @@ def clipped_update(
     parameters: Sequence[nn.Parameter],
     max_grad_norm: float,
     advice: str,
+    clip: Callable[[Sequence[nn.Parameter], float], Tensor] = nn.utils.clip_grad_norm_,
 ) -> float:
     """Clip the gradients to a norm, update, and drop them; the norm before clipping.
 
     Raises:
         ValueError: the gradient is not finite; ``advice`` ends its message. Nothing was updated.
     """
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    norm = clip(parameters, max_grad_norm)
     if not torch.isfinite(norm):
         raise ValueError(
             f"expected a finite gradient, got norm {norm.item()}; nothing was updated. {advice}"

@@ -138,7 +138,7 @@ def gather(value: Value) -> list[Value]:
     if num_processes() == 1:
         return [value]
     values: list[Any] = [None] * num_processes()
-    with _noticing_outages():
+    with noticing_outages():
         dist.all_gather_object(values, value)
     return values
 
@@ -190,10 +190,8 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Sum gradients over processes, in place. One that a process has none of counts as 0 there."""
     if num_processes() == 1:
         return
-    is_there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    with _noticing_outages():
-        dist.all_reduce(is_there, dist.ReduceOp.MAX)
-        wanted = [p for p, there in zip(parameters, is_there.tolist(), strict=True) if there]
+    wanted = gradients_somewhere(parameters)
+    with noticing_outages():
         for bucket in _buckets(wanted):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
             flat = torch.cat([grad.flatten() for grad in grads])
@@ -201,6 +199,16 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
             parts = flat.split([grad.numel() for grad in grads])
             for parameter, part in zip(bucket, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
+
+
+def gradients_somewhere(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of which at least one process has a gradient."""
+    if not parameters:
+        return []
+    is_there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    with noticing_outages():
+        dist.all_reduce(is_there, dist.ReduceOp.MAX)
+    return [p for p, there in zip(parameters, is_there.tolist(), strict=True) if there]
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
@@ -254,7 +262,7 @@ def find_outage() -> Outage | None:
 
 
 @contextmanager
-def _noticing_outages() -> Iterator[None]:
+def noticing_outages() -> Iterator[None]:
     """A ``PeerLost`` where the group's own error only says that a connection closed."""
     try:
         yield

@@ -25,6 +25,8 @@ from uae.utils.lock import locked
 from uae.utils.metrics import MetricsLogger
 from uae.utils.optim import Average, Schedule
 from uae.utils.processes import is_main, main_first
+from uae.utils.sharded_checkpoint import cut_to_rows, labelled, save_together
+from uae.utils.sharding import WHOLE, Shards
 from uae.utils.snapshot import Snapshot
 
 
@@ -58,10 +60,12 @@ class Run(ABC):
         schedule: Schedule,
         average: Average,
         others: Sequence[Tensor] = (),
+        shards: Shards = WHOLE,
     ) -> None:
-        """others: what else a step changes."""
+        """parameters: what the optimiser changes, in its order but for twins. others: what else a
+        step changes. shards: what this process keeps of them."""
         self.folder, self.parameters, self.optimizer = folder, parameters, optimizer
-        self.schedule, self.average = schedule, average
+        self.schedule, self.average, self.shards = schedule, average, shards
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process
         self.step = self._saved_step = 0
         self.logger: MetricsLogger | None = None  # the main process has one
@@ -81,7 +85,8 @@ class Run(ABC):
     @contextmanager
     def opened(self) -> Iterator[Self]:
         """New, or as its last checkpoint left it, and locked for others. Whatever ends the run,
-        Ctrl-C too, the steps that are finished are saved.
+        Ctrl-C too, the steps that are finished are saved; of a model that is spread those up to the
+        last regular checkpoint, as the other processes may be anywhere then.
 
         Raises:
             ValueError: the folder is in use; or it holds a run with other settings, naming each; or
@@ -111,6 +116,8 @@ class Run(ABC):
             return
         saved = checkpoint.state[self.settings_key]
         check_same_config(saved, self.settings, self.may_change, self.defaults)
+        if self.shards:
+            cut_to_rows(checkpoint, self.parameters, self.optimizer, self.shards)
         self.restore(checkpoint)
         self.step = self._saved_step = checkpoint.step
 
@@ -146,11 +153,16 @@ class Run(ABC):
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, atomically; the log is on disk first."""
+        """Write a checkpoint, atomically; the log is on disk first. Where the model is spread, all
+        processes write a part."""
         if self.logger is not None:
             self.logger.sync()
-            folder = self.folder / "checkpoints"
-            save_checkpoint(folder, self.step, *self.contents(), self.keep_checkpoints)
+        folder, contents = self.folder / "checkpoints", self.contents
+        if self.shards:
+            weights, state = labelled(*contents(), self.parameters, self.optimizer, self.shards)
+            save_together(folder, self.step, weights, state, self.keep_checkpoints)
+        elif self.logger is not None:
+            save_checkpoint(folder, self.step, *contents(), self.keep_checkpoints)
         self._saved_step = self.step
 
     def close(self) -> None:
@@ -161,7 +173,7 @@ class Run(ABC):
             self.logger.close()
 
     def _save_finished(self) -> None:
-        if not self._is_between_steps or self.step == self._saved_step:
+        if not self._is_between_steps or self.step == self._saved_step or self.shards:
             return
         try:
             self.save()

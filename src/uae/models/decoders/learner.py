@@ -45,6 +45,10 @@ class TransformerLearner(nn.Module):
         """The transformer's, or its LoRA's; none while it is frozen."""
         return {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
 
+    def networks(self) -> list[nn.Module]:
+        """What has blocks."""
+        return [self.transformer, *([] if self._frozen_copy is None else [self._frozen_copy])]
+
     def learn(self, lora_rank: int) -> None:
         """From now on, by LoRA, or fully at rank 0."""
         self.add_lora(lora_rank) if lora_rank else self.train_transformer()
