@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.rl import tiny_run
 from uae.config import CaptionSettings, VLLMSettings
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.models.vllm.sampler import Answer, Request, Sampling, VLLMSampler

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard
 
 from uae.utils.processes import (
@@ -34,6 +35,46 @@ OF_ADAPTERS = ".lora_"
 """In names of parameters that are whole everywhere."""
 
 
+@dataclass
+class Unit:
+    """One block, spread: a module of FSDP2, but while it is whole as it was before."""
+
+    block: Any
+    plain: type
+    spread: type
+    added: dict[str, Any]
+    """What FSDP2 keeps in the module."""
+
+    @classmethod
+    def of(cls, block: Any) -> Unit:
+        plain, before = type(block), set(vars(block))
+        adapters = {p for name, p in block.named_parameters() if OF_ADAPTERS in name}
+        device = next(block.parameters()).device
+        mesh = init_device_mesh(device.type, (num_processes(),))
+        fully_shard(block, mesh=mesh, ignored_params=adapters)
+        state = block._get_fsdp_state()
+        for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
+            handle.remove()  # a pass neither gathers nor sends
+        added = {name: value for name, value in vars(block).items() if name not in before}
+        return cls(block, plain, type(block), added)
+
+    def gather(self) -> None:
+        with noticing_outages():
+            self.block.unshard()
+        for name in self.added:
+            del vars(self.block)[name]
+        self.block.__class__ = self.plain
+        for module in self.block.modules():  # a state dict, too, has it as it is
+            for key, hook in list(module._state_dict_pre_hooks.items()):
+                if hook.__name__ == "to_sharded_hook":
+                    del module._state_dict_pre_hooks[key]
+
+    def release(self) -> None:
+        vars(self.block).update(self.added)
+        self.block.__class__ = self.spread
+        self.block.reshard()
+
+
 class Shards:
     """The blocks of some networks. Without networks nothing is spread, and all of this does
     nothing."""
@@ -46,13 +87,11 @@ class Shards:
         self._rows: dict[int, nn.Parameter] = {}  # by the identity of a whole parameter
         self._wholes: dict[int, nn.Parameter] = {}  # by that of its rows
         self._layouts: dict[int, DTensor] = {}  # as well
-        kept = [_trainable(block) for block in self._learning]
+        kept = [_trainable(unit.block) for unit in self._learning]
         with self.whole():
-            for block, spread in zip(self._learning, kept, strict=True):
-                for name, parameter in _trainable(block).items():
+            for unit, spread in zip(self._learning, kept, strict=True):
+                for name, parameter in _trainable(unit.block).items():
                     self._pair(parameter, spread[name])
-            for block in (*self._learning, *self._frozen):
-                _read_as_it_is(block)
 
     def __bool__(self) -> bool:
         return bool(self._learning or self._frozen)
@@ -89,16 +128,20 @@ class Shards:
 
     def end(self) -> None:
         """All blocks are whole from now on."""
-        _unshard([*self._learning, *self._frozen])
+        for unit in (*self._learning, *self._frozen):
+            unit.gather()
 
     @contextmanager
-    def _gathered(self, blocks: Sequence[FSDPModule]) -> Iterator[None]:
+    def _gathered(self, units: Sequence[Unit]) -> Iterator[None]:
+        gathered: list[Unit] = []
         try:
-            _unshard(blocks)
+            for unit in units:
+                unit.gather()
+                gathered.append(unit)
             yield
         finally:
-            for block in blocks:
-                block.reshard()
+            for unit in gathered:
+                unit.release()
 
     @torch.no_grad()
     def add_gradients(self, own: Sequence[nn.Parameter]) -> None:
@@ -167,7 +210,7 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
         for module in network.modules()
         for name in (getattr(module, "_no_split_modules", None) or ())
     }
-    blocks = [each for each in network.modules() if _class_name(each) in names]
+    blocks = [each for each in network.modules() if type(each).__name__ in names]
     if not blocks:
         raise ValueError(
             "train.shard: expected a network whose class names its blocks in _no_split_modules, "
@@ -176,47 +219,8 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def _class_name(module: nn.Module) -> str:
-    """Also of a block that is spread, which has a class of its own."""
-    return type(module).__name__.removeprefix("FSDP")
-
-
-def _spread(networks: Sequence[nn.Module]) -> list[FSDPModule]:
-    """Each block a unit of its own, whose passes neither gather nor send."""
-    blocks = [block for network in networks for block in blocks_of(network)]
-    return [_as_unit(block, _mesh_of(block)) for block in blocks]
-
-
-def _as_unit(block: nn.Module, mesh: DeviceMesh) -> FSDPModule:
-    if isinstance(block, FSDPModule):  # of an earlier run in this process
-        block.reshard()
-        return block
-    adapters = {p for name, p in block.named_parameters() if OF_ADAPTERS in name}
-    unit: Any = fully_shard(block, mesh=mesh, reshard_after_forward=False, ignored_params=adapters)
-    unit.set_reshard_after_backward(False)
-    unit.set_requires_gradient_sync(False)
-    return unit
-
-
-def _mesh_of(block: nn.Module) -> DeviceMesh:
-    """All processes in a row."""
-    device = next(block.parameters()).device
-    return init_device_mesh(device.type, (num_processes(),))
-
-
-def _unshard(blocks: Sequence[FSDPModule]) -> None:
-    with noticing_outages():
-        for block in blocks:
-            block.unshard()
-
-
-def _read_as_it_is(block: Any) -> None:
-    """FSDP2 gives the whole away whenever a state dict is asked for; here a phase does that, and a
-    model is saved in one."""
-    for module in block.modules():
-        for key, hook in list(module._state_dict_pre_hooks.items()):
-            if hook.__name__ == "to_sharded_hook":
-                del module._state_dict_pre_hooks[key]
+def _spread(networks: Sequence[nn.Module]) -> list[Unit]:
+    return [Unit.of(block) for network in networks for block in blocks_of(network)]
 
 
 def _trainable(block: Any) -> dict[str, nn.Parameter]:
