@@ -17,25 +17,25 @@ SCRIPT, STEPS = "tests.rl.kinds", 3
 SPREAD = ("captions", "a window, fully", "captions and image tokens", "both at once")
 
 
-def check_same(one: Path, two: Path) -> None:
+def check_same(one: Path, two: Path, num_steps: int = STEPS) -> None:
     """Metrics and weights of two runs."""
     lines, others = (read_metrics(folder / "metrics.jsonl") for folder in (one, two))
-    assert len(lines) == len(others) == STEPS
+    assert len(lines) == len(others) == num_steps
     for line, other in zip(lines, others, strict=True):
         assert line.keys() == other.keys()
         for name in line:
             if not name.startswith("time/"):
                 assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-5), name
-    first, second = (last(folder).weights for folder in (one, two))
+    first, second = (last(folder, num_steps).weights for folder in (one, two))
     for part, weights in first.items():
         apart = torch.cat([(v - second[part][n]).abs().flatten() for n, v in weights.items()])
         # where a gradient is nothing but rounding, AdamW makes steps of it as of any other
         assert apart.mean() < 1e-6 and (apart > 1e-5).float().mean() < 1e-3, part
 
 
-def last(folder: Path) -> Checkpoint:
+def last(folder: Path, num_steps: int = STEPS) -> Checkpoint:
     checkpoint = load_latest(folder / "checkpoints")
-    assert checkpoint is not None and checkpoint.step == STEPS
+    assert checkpoint is not None and checkpoint.step == num_steps
     return checkpoint
 
 
@@ -61,21 +61,14 @@ def test_a_model_that_is_spread_takes_the_steps_of_one_that_is_not(tmp_path: Pat
         assert len(list((checkpoint / "parts").glob("*.safetensors"))) == 2
 
 
-@pytest.mark.parametrize("shard", ["nothing", "learning"])
-def test_two_processes_resume_what_one_began(tmp_path: Path, shard: str):
-    kind = "captions"
-    run(kind, "cpu", tmp_path / "one" / kind, 2)
-    printed_by(torchrun(SCRIPT, str(tmp_path / "one"), str(STEPS), shard, kind))
-    run(kind, "cpu", tmp_path / "whole" / kind, STEPS)
-    check_same(tmp_path / "whole" / kind, tmp_path / "one" / kind)
-
-
-def test_one_process_resumes_what_was_spread_over_two(tmp_path: Path):
-    kind = "captions"
-    printed_by(torchrun(SCRIPT, str(tmp_path / "two"), "2", "learning", kind))
-    run(kind, "cpu", tmp_path / "two" / kind, STEPS)
-    run(kind, "cpu", tmp_path / "whole" / kind, STEPS)
-    check_same(tmp_path / "whole" / kind, tmp_path / "two" / kind)
+def test_each_kind_of_run_goes_on_with_what_another_began(tmp_path: Path):
+    kind, folder = "captions", tmp_path / "in turn"
+    run(kind, "cpu", folder / kind, 1)
+    printed_by(torchrun(SCRIPT, str(folder), "2", "nothing", kind))
+    printed_by(torchrun(SCRIPT, str(folder), "3", "learning", kind))
+    run(kind, "cpu", folder / kind, 4)
+    run(kind, "cpu", tmp_path / "whole" / kind, 4)
+    check_same(tmp_path / "whole" / kind, folder / kind, 4)
 
 
 @pytest.mark.slow
