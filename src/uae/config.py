@@ -160,6 +160,12 @@ class VLLMSettings:
     """The most tokens of an image, its question and its caption together."""
     cache_gb: float = 4.0
     """Memory for keys and values, in GiB, beside a copy of the language model."""
+    server: str = ""
+    """A vLLM server of its own, such as `http://host:8000`, which gets the weights before each
+    rollout; by default the engine is in the process that trains."""
+    folder: str = ""
+    """Where weights are handed to that server, which must see it too; by default in this machine's
+    memory (`/dev/shm`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"max_length": AT_LEAST_1, "cache_gb": ABOVE_0})

@@ -211,11 +211,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path):
     tiny_run.check_same_weights(tmp_path / "whole", tmp_path / "parts", 5)
 
 
-def said_by(num_processes: int, folder: Path) -> dict[str, list[str]]:
+def said_by(num_processes: int, folder: Path, server: str = "") -> dict[str, list[str]]:
     """What the processes of a group say of four images, by the image's place."""
     folder.mkdir()
     launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    command = [sys.executable, *launched, str(num_processes), vllm_group.__file__, str(folder)]
+    program = [vllm_group.__file__, str(folder), server]
+    command = [sys.executable, *launched, str(num_processes), *program]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     said: dict[str, list[str]] = {}
     for file in folder.iterdir():

@@ -1,4 +1,5 @@
-"""Captions by vLLM in a process group, an engine a process: ``torchrun … vllm_group.py FOLDER``."""
+"""Captions by vLLM in a process group, by an engine a process or by a server: ``torchrun …
+vllm_group.py FOLDER SERVER``."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from uae.models.encoders.qwen_vl import QwenVL
 from uae.world.scene import render_batch, scene_at
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, server: str) -> None:
     """Each process captions a share of the images; what it said, and what the group still is."""
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -23,7 +24,8 @@ def main(folder: Path) -> None:
     captioner = QwenVL.from_pretrained(encoder)
     places = range(rank, 4, size)
     images = list(torch.from_numpy(render_batch([scene_at("test", i) for i in places])))
-    with captioner.sampled_by_vllm(VLLMSettings(max_length=1024, cache_gb=0.25)):
+    settings = VLLMSettings(max_length=1024, cache_gb=0.25, server=server)
+    with captioner.sampled_by_vllm(settings):
         captions = captioner.caption(images, CaptionSettings(), group_size=2, seed=1, keys=places)
     total = torch.ones(1)
     dist.all_reduce(total)  # the group is still there
@@ -34,4 +36,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -45,7 +45,9 @@ class PolicyRun(Run):
         "train.shard",
         "train.tensorboard",
         "train.vllm.cache_gb",
+        "train.vllm.folder",
         "train.vllm.max_length",
+        "train.vllm.server",
     )
     takes_back = True
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+from uae.config import VLLMSettings
 from uae.models.base import Served, UnifiedModel
 from uae.rl.config import TrainConfig
+from uae.utils.importing import require_library
 
 
 def check_sampler(model: UnifiedModel, config: TrainConfig) -> None:
@@ -18,6 +20,16 @@ def check_sampler(model: UnifiedModel, config: TrainConfig) -> None:
             f"that is any but Qwen2.5-VL, got {config.caption_sampler} and "
             f"{type(model).__name__} ({model.family})"
         )
+
+
+def check_vllm(settings: VLLMSettings) -> None:
+    """A ValueError where there is no engine; before a model is loaded."""
+    from uae.models.vllm.connection import check_server
+
+    if settings.server:
+        check_server(settings.server)
+    else:
+        require_library("vllm", "vllm")
 
 
 def sampler_of(model: UnifiedModel, config: TrainConfig) -> AbstractContextManager[None]:

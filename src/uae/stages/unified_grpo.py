@@ -21,6 +21,7 @@ from uae.rewards.build import (
     check_rewards,
     check_rewards_of_prompts,
 )
+from uae.rl.sampler import check_vllm
 from uae.rl.train import train
 from uae.similarity.backbones import Backbone, load_backbone
 from uae.stages.base import Assignment, UserData
@@ -29,7 +30,6 @@ from uae.stages.sources import Sources, World
 from uae.types import Policy
 from uae.utils.device import check_device
 from uae.utils.files import appear
-from uae.utils.importing import require_library
 from uae.utils.metrics import check_tensorboard
 
 
@@ -75,7 +75,7 @@ class UnifiedGRPO:
         if settings.train.tensorboard:
             check_tensorboard()
         if settings.train.caption_sampler == "vllm":
-            require_library("vllm", "vllm")
+            check_vllm(settings.train.vllm)
 
     def run(self, work: Assignment) -> None:
         settings = self.settings

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from uae.config import VLLMSettings
 from uae.models.encoders.qwen_vl import IMAGE_CONFIG, QwenVL
 from uae.models.vllm.sampler import Answer, Request, Sampling
 from uae.utils.checkpoint import capture_rng, restore_rng
@@ -39,7 +40,7 @@ MIN_BATCHED_TOKENS = 4096
 class InProcess:
     """An engine with a copy of the language model, in the dtype of the trainer's weights."""
 
-    def __init__(self, captioner: QwenVL, max_length: int, cache_gb: float) -> None:
+    def __init__(self, captioner: QwenVL, settings: VLLMSettings) -> None:
         require_library("vllm", "vllm")
         self._device = captioner.device
         self._has_own_group = not dist.is_initialized()
@@ -47,7 +48,7 @@ class InProcess:
             os.environ.setdefault(name, value)
         with _process_as_it_is(), tempfile.TemporaryDirectory() as folder:
             _describe(captioner, Path(folder))
-            self._llm = _engine(folder, captioner, max_length, cache_gb)
+            self._llm = _engine(folder, captioner, settings)
 
     def push(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
@@ -92,9 +93,10 @@ def _describe(captioner: QwenVL, folder: Path) -> None:
     atomic_write_json(folder / IMAGE_CONFIG, captioner.image_settings.to_config(config))
 
 
-def _engine(folder: str, captioner: QwenVL, max_length: int, cache_gb: float) -> Any:
+def _engine(folder: str, captioner: QwenVL, settings: VLLMSettings) -> Any:
     from vllm import LLM  # type: ignore[import-not-found]
 
+    max_length = settings.max_length
     is_one_of_several = dist.is_initialized() and dist.get_world_size() > 1
     return LLM(
         model=folder,
@@ -104,7 +106,7 @@ def _engine(folder: str, captioner: QwenVL, max_length: int, cache_gb: float) ->
         max_model_len=max_length,
         max_num_batched_tokens=max(max_length, MIN_BATCHED_TOKENS),
         enable_chunked_prefill=False,  # which takes draws back, and on a CPU cannot
-        kv_cache_memory_bytes=int(cache_gb * 2**30),
+        kv_cache_memory_bytes=int(settings.cache_gb * 2**30),
         gpu_memory_utilization=0.01,  # not counted, as the cache has its size
         limit_mm_per_prompt={"image": 0, "video": 0},  # no vision tower: features are given
         enable_mm_embeds=True,

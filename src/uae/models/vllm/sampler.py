@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -152,12 +153,13 @@ class VLLMSampler:
 def opened(captioner: QwenVL, settings: VLLMSettings) -> Iterator[VLLMSampler]:
     """A sampler for this captioner, and its engine as long as the context lasts."""
     from uae.models.vllm.engine import InProcess
+    from uae.models.vllm.server import Server
 
     positions = captioner.model.config.text_config.max_position_embeddings
-    max_length = min(settings.max_length, positions)
-    engine = InProcess(captioner, max_length, settings.cache_gb)
+    settings = replace(settings, max_length=min(settings.max_length, positions))
+    engine = (Server if settings.server else InProcess)(captioner, settings)
     try:
-        yield VLLMSampler(captioner, engine, max_length)
+        yield VLLMSampler(captioner, engine, settings.max_length)
     finally:
         engine.close()
 
