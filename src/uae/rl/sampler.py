@@ -20,6 +20,7 @@ def check_sampler(model: UnifiedModel, config: TrainConfig) -> None:
             f"that is any but Qwen2.5-VL, got {config.caption_sampler} and "
             f"{type(model).__name__} ({model.family})"
         )
+    check_vllm(config.vllm)
 
 
 def check_vllm(settings: VLLMSettings) -> None:
