@@ -3,11 +3,14 @@
     python benchmarks/samplers.py                    # the tiny model
     python benchmarks/samplers.py --size 300M        # 24 layers of width 1024, 196 image tokens
     python benchmarks/samplers.py --size 300M --dtype bfloat16
+    python benchmarks/samplers.py --save FOLDER      # then vllm serve FOLDER as in the docs, and
+    python benchmarks/samplers.py --server http://localhost:8000
 
 Weights are random and no caption ends early, so both sample equal numbers of tokens. A push is what
 each rollout costs beside its tokens: adapters of rank 8 are merged, and all weights of the language
-model handed over. The gap is the mean difference of vLLM's log-probabilities to those computed
-again.
+model handed over. Where LoRA is served, the adapter is written to a folder and loaded from it, and
+vLLM adds it to each layer as it answers. The gap is the mean difference of vLLM's log-probabilities
+to those computed again.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -50,14 +57,21 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--server", default="", help="in place of an engine in the process")
+    parser.add_argument("--save", type=Path, help="write the model for a server, and end")
     args = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     shape = SHAPES[args.size]
     captioner = build(args.size).to(getattr(torch, args.dtype)).eval()
+    if args.save:
+        captioner.save_pretrained(args.save)
+        return
     captioner.end_ids = []  # every caption to its cap
     captioner.learn(LORA_RANK)
+    for parameter in captioner.named_trainable_parameters().values():
+        parameter.data += 0.01 * torch.randn_like(parameter)  # so that they count
     captioner.requires_grad_(False)
     num_parameters = sum(p.numel() for p in captioner.language_model.parameters())
     print(
@@ -101,15 +115,57 @@ def measured(captioner: QwenVL, shape: Shape, args: Any) -> dict[str, float]:
 
     num_tokens = shape.num_images * shape.group_size * shape.num_tokens
     numbers = {"built in, tokens/s": num_tokens / seconds(sample, args.repeats)}
-    with captioner.sampled_by_vllm(VLLMSettings(max_length=1024, cache_gb=1.0)):
+    served = VLLMSettings(max_length=1024, cache_gb=1.0, server=args.server)
+    with captioner.sampled_by_vllm(served):
         captions = sample()  # nothing learns: the only push of its own
         numbers["vLLM, tokens/s"] = num_tokens / seconds(sample, args.repeats)
-        sampler: Any = captioner.sampler
+        engine: Any = captioner.sampler._engine  # type: ignore[union-attr]
         weights = captioner.adapters.merged_tensors
-        numbers["push, s"] = seconds(lambda: sampler._engine.push(weights()), args.repeats)
-    scored = captioner.evaluate(captions.rollout, with_kl=False).log_probs
-    numbers["gap"] = (scored - captions.rollout.log_probs).abs().mean().item()
+        numbers["push, s"] = seconds(lambda: engine.push(weights()), args.repeats)
+    numbers["gap"] = gap(captioner, captions)
+    if args.server:
+        return numbers
+    with serving_lora(), captioner.sampled_by_vllm(served):
+        engine = captioner.sampler._engine  # type: ignore[union-attr]
+        with captioner.adapters.only(()):
+            captioner.sampler.push()  # type: ignore[union-attr]  # the base, once
+        captioner.requires_grad_(False)  # which the context has undone
+        with tempfile.TemporaryDirectory() as folder:
+            push = partial(push_lora, captioner, engine._llm, Path(folder) / "adapter")
+            numbers["LoRA: push, s"] = seconds(push, args.repeats)
+            captions = sample()
+            numbers["LoRA: tokens/s"] = num_tokens / seconds(sample, args.repeats)
+    numbers["LoRA: gap"] = gap(captioner, captions)
     return numbers
+
+
+@contextmanager
+def serving_lora() -> Iterator[None]:
+    """Engines that are made in this context can have an adapter."""
+    import vllm
+
+    plain = vllm.LLM
+    vllm.LLM = partial(plain, enable_lora=True, max_lora_rank=LORA_RANK, max_loras=1)
+    try:
+        yield
+    finally:
+        vllm.LLM = plain
+
+
+def push_lora(captioner: QwenVL, llm: Any, folder: Path) -> None:
+    """What counts, written and loaded, and from now on asked for."""
+    from vllm.lora.request import LoRARequest
+
+    captioner.adapters.save(folder, folder)
+    lora = LoRARequest("policy", 1, str(folder), load_inplace=True)
+    assert llm.llm_engine.add_lora(lora) and llm.reset_prefix_cache()
+    lora = LoRARequest("policy", 1, str(folder))
+    llm.generate = partial(type(llm).generate, llm, lora_request=lora)
+
+
+def gap(captioner: QwenVL, captions: Any) -> float:
+    scored = captioner.evaluate(captions.rollout, with_kl=False).log_probs
+    return (scored - captions.rollout.log_probs).abs().mean().item()
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from uae.config import VLLMSettings
+from uae.data.vllm_server import check_server
 from uae.models.base import Served, UnifiedModel
 from uae.rl.config import TrainConfig
 from uae.utils.importing import require_library
@@ -25,8 +26,6 @@ def check_sampler(model: UnifiedModel, config: TrainConfig) -> None:
 
 def check_vllm(settings: VLLMSettings) -> None:
     """A ValueError where there is no engine; before a model is loaded."""
-    from uae.models.vllm.connection import check_server
-
     if settings.server:
         check_server(settings.server)
     else:

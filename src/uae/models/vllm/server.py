@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from uae.config import VLLMSettings
+from uae.data.vllm_server import Refused, check_server
 from uae.models.encoders.qwen_vl import QwenVL
-from uae.models.vllm.connection import Refused, check_server
 from uae.models.vllm.sampler import Answer, Request, Sampling
 from uae.utils.messages import one_line
 from uae.utils.processes import is_main, of_main

@@ -1,4 +1,4 @@
-"""Requests to the vLLM server of ``models/vllm/server.py``, and what their failures mean."""
+"""Requests to a vLLM server that samples for a run, and what their failures mean."""
 
 from __future__ import annotations
 
