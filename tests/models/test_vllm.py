@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models import vllm_group
 from tests.rl import tiny_run
 from uae.config import CaptionSettings, VLLMSettings
 from uae.models.encoders.qwen_vl import QwenVL
@@ -29,7 +28,8 @@ reason = "vLLM is not installed: pip install 'unified-autoencoder[vllm]'"
 pytest.importorskip("vllm", reason=reason)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
-SHIPPED = Path(__file__).parents[2] / "src/uae/assets/umm1/encoder"
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "src/uae/assets/umm1/encoder"
 SMALL = VLLMSettings(max_length=1024, cache_gb=0.25)
 GREEDY, DRAWN = CaptionSettings(temperature=0.0), CaptionSettings(temperature=0.8)
 # longer than a block of the prefix cache, so that it is kept and found again
@@ -215,9 +215,10 @@ def said_by(num_processes: int, folder: Path, server: str = "") -> dict[str, lis
     """What the processes of a group say of four images, by the image's place."""
     folder.mkdir()
     launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    program = [vllm_group.__file__, str(folder), server]
+    program = ["--module", "tests.models.vllm_group", str(folder), server]
     command = [sys.executable, *launched, str(num_processes), *program]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, list[str]] = {}
     for file in folder.iterdir():
         size, total, captions = json.loads(file.read_text())

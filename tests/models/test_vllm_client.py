@@ -189,6 +189,11 @@ REFUSALS = {
         Response(500, {"error": {"message": "Cannot find any model weights"}}),
         "expected it to take the weights in /.*; start it again, with the model.*any model weights",
     ),
+    "answers of another form": (
+        "/inference/v1/generate",
+        Response(200, {"choices": [{"token_ids": [1]}], "prompt_token_ids": [1]}),
+        "expected the answer of vLLM 0.32 or later to /inference/v1/generate",
+    ),
     "not idle": (
         "/reset_prefix_cache",
         Response(200, {"success": False}),

@@ -120,9 +120,14 @@ def run(folder: Path, settings: VLLMSettings, after_step: Callable[[int], None] 
     train(model, tiny_run.reward(), Watched(), config, folder, {"model": "test"})
 
 
-def test_two_processes_say_what_one_says(server: VLLMServer, tmp_path: Path):
+def test_two_processes_say_and_learn_what_one_does(server: VLLMServer, tmp_path: Path):
     one, two = (said_by(num, tmp_path / str(num), server.url) for num in (1, 2))
     assert sorted(one) == ["0", "1", "2", "3"] and one == two
+    one, two = (read_metrics(tmp_path / f"{num}-run/metrics.jsonl") for num in (1, 2))
+    assert len(one) == len(two) == 2
+    for alone, together in zip(one, two, strict=True):
+        for name in ("reward/total", "rl/loss", "rl/grad_norm", "caption/tokens"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5)
 
 
 def test_a_server_that_dies_stops_the_run_which_goes_on(tmp_path: Path):

@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.rl import tiny_run
 from uae.config import CaptionSettings, VLLMSettings
 from uae.models.encoders.qwen_vl import QwenVL
+from uae.rl.train import train
+from uae.world.data import SceneImages
 from uae.world.scene import render_batch, scene_at
 
 
@@ -31,7 +34,16 @@ def main(folder: Path, server: str) -> None:
     dist.all_reduce(total)  # the group is still there
     said = {place: captions.texts[2 * i : 2 * i + 2] for i, place in enumerate(places)}
     (folder / f"{rank}.json").write_text(json.dumps([size, total.item(), said]))
+    if server:
+        learn(folder.with_name(f"{folder.name}-run"), settings)
     dist.destroy_process_group()
+
+
+def learn(folder: Path, settings: VLLMSettings) -> None:
+    """Two steps of a run, together."""
+    changes = {"caption_sampler": "vllm", "vllm": settings, "use_bf16": False}
+    config = tiny_run.config(2, **changes)
+    train(tiny_run.build_model(), tiny_run.reward(), SceneImages(), config, folder, {})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ def check_sampler(model: UnifiedModel, config: TrainConfig) -> None:
             f"that is any but Qwen2.5-VL, got {config.caption_sampler} and "
             f"{type(model).__name__} ({model.family})"
         )
-    check_vllm(config.vllm)
 
 
 def check_vllm(settings: VLLMSettings) -> None:
@@ -33,7 +32,7 @@ def check_vllm(settings: VLLMSettings) -> None:
 
 
 def sampler_of(model: UnifiedModel, config: TrainConfig) -> AbstractContextManager[None]:
-    """A context in which captions are sampled as the settings say."""
+    """A context in which captions are sampled as the settings say, by all processes together."""
     if config.caption_sampler == "builtin":
         return nullcontext()
     assert isinstance(model.encoder, Served), "check_sampler"

@@ -77,13 +77,14 @@ def train(
     until = min(until or config.num_steps, config.num_steps)
     rewards = {"images": reward, "prompts": prompt_reward or reward}
     opened = PolicyRun(run_dir, model, config, recorded).opened()
-    with decoder_code(model, config), sampler_of(model, config), opened as run:
+    with decoder_code(model, config), opened as run:
         probe = Probe(run_dir, model, reward, source, config, run.shards)
         judged = {"": reward}
         if isinstance(source, JointSource):
             judged[OF_PROMPTS] = rewards["prompts"]
         alarms = held_out_alarms(judged, run_dir / "metrics.jsonl")
-        with TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
+        progress = TrainProgress("Unified-GRPO", config.num_steps, run.step)
+        with sampler_of(model, config), progress:
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)

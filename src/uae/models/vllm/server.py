@@ -5,7 +5,8 @@ transfers over process groups want GPUs. An image's features are rendered by the
 the form that its token endpoint takes, so nothing of vLLM is needed here. Each answer says by which
 weights it was made.
 
-Where several processes train, the main one hands the weights over, and all ask.
+Where several processes train, the main one hands the weights over, and all ask, together: what one
+samples alone would wait for the others.
 """
 
 from __future__ import annotations
@@ -107,15 +108,21 @@ class Server:
             "return_token_ids": True,
         }
         answer = self._server.post("/inference/v1/generate", body)
-        drawn = answer["choices"][0]
-        versions = {each["version"] for each in drawn["weight_versions"]}
+        try:
+            drawn = answer["choices"][0]
+            tokens, prompt = drawn["token_ids"], answer["prompt_token_ids"]
+            log_probs = [each["logprob"] for each in drawn["logprobs"]["content"]]
+            versions = {each["version"] for each in drawn["weight_versions"]}
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._server.error(
+                "expected the answer of vLLM 0.32 or later to /inference/v1/generate"
+            ) from error
         if versions != {self._version}:
             raise self._server.error(
                 "expected answers by the weights that were pushed, got others: it was started "
                 "again, or another run pushes to it; give each run a server of its own"
             )
-        log_probs = [each["logprob"] for each in drawn["logprobs"]["content"]]
-        return Answer(answer["prompt_token_ids"], drawn["token_ids"], log_probs)
+        return Answer(prompt, tokens, log_probs)
 
     def _check_prompt(self, captioner: QwenVL) -> None:
         """It has this tokenizer and chat template, and takes features of images."""
