@@ -32,8 +32,13 @@ def check_vllm(settings: VLLMSettings) -> None:
 
 
 def sampler_of(model: UnifiedModel, config: TrainConfig) -> AbstractContextManager[None]:
-    """A context in which captions are sampled as the settings say, by all processes together."""
+    """A context in which captions are sampled as the settings say, by all processes together.
+
+    Raises:
+        ValueError: as ``check_sampler``.
+    """
+    check_sampler(model, config)
     if config.caption_sampler == "builtin":
         return nullcontext()
-    assert isinstance(model.encoder, Served), "check_sampler"
+    assert isinstance(model.encoder, Served), "checked"
     return model.encoder.sampled_by_vllm(config.vllm)

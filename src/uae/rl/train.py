@@ -37,7 +37,7 @@ from uae.rl.learning import Learning
 from uae.rl.losses import combine_metrics
 from uae.rl.rollout import OF_PROMPTS, JointSource, check_shares, roll_out, sub_batches
 from uae.rl.run import PolicyRun, Probe
-from uae.rl.sampler import check_sampler, sampler_of
+from uae.rl.sampler import sampler_of
 from uae.rl.segments import trained_segments
 from uae.rl.updates import Update, check_update, decoder_code, update_of
 from uae.types import Batch, ImageSource, PromptSource
@@ -71,7 +71,7 @@ def train(
     """
     check_settings(model, config.captioning, config.decoding)
     check_update(model, config)
-    check_sampler(model, config)
+    sampler = sampler_of(model, config)
     check_shares(config)
     auxiliary.check(model, config)
     until = min(until or config.num_steps, config.num_steps)
@@ -83,8 +83,7 @@ def train(
         if isinstance(source, JointSource):
             judged[OF_PROMPTS] = rewards["prompts"]
         alarms = held_out_alarms(judged, run_dir / "metrics.jsonl")
-        progress = TrainProgress("Unified-GRPO", config.num_steps, run.step)
-        with sampler_of(model, config), progress:
+        with sampler, TrainProgress("Unified-GRPO", config.num_steps, run.step) as progress:
             for step in range(run.step, until):
                 with run.whole_step():
                     batch = source.batch(step, config.images_per_step)
