@@ -265,6 +265,20 @@ def test_how_many_checkpoints_stay_may_change(tmp_path: Path):
         )
 
 
+def test_how_work_is_shared_may_change_and_how_much_there_is_not(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    settings: Any = world.RECIPES["v3-tiny"].stages["generation_for_understanding"].settings
+
+    def record(**train: Any) -> None:
+        given = replace(settings, train=replace(settings.train, **train))
+        pipelines.record_settings({"settings": asdict(given)}, tmp_path, {})
+
+    record()
+    record(shard="all", micro_batch=7, save_every=3)
+    with pytest.raises(ValueError, match=r"settings\.train\.num_steps: was 80, now 81"):
+        record(num_steps=81)
+
+
 def test_settings_of_stages_are_options(monkeypatch):
     ran = []
     monkeypatch.setattr(

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from uae.rl.run import PolicyRun
 from uae.stages.base import Assignment, Stage, UserData
 from uae.stages.recipes import Measure, Recipe
 from uae.utils.checkpoint import check_same_config, defaults_of
@@ -31,7 +32,8 @@ START = "start"  # the name of the model that the first stage takes
 MAY_CHANGE = (
     "settings.keep_checkpoints",
     "settings.reward_device",
-    "settings.train.keep_checkpoints",
+    "settings.shard",
+    *(f"settings.{path}" for path in PolicyRun.may_change if path != "train.num_steps"),
 )
 NO_LONGER_RECORDED = ("model", "run_dir", "dry_run")  # of a stage's settings
 
