@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,32 +10,34 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models import vllm_captions
+from tests.models.vllm_captions import (
+    DRAWN,
+    GREEDY,
+    LONG,
+    REASON,
+    built_in,
+    change,
+    check_same,
+    gap,
+    said_by,
+)
 from tests.rl import tiny_run
 from uae.config import CaptionSettings, VLLMSettings
 from uae.models.encoders.qwen_vl import QwenVL
 from uae.rl.train import train
-from uae.types import Captions
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages
 from uae.world.models import build_captioner
-from uae.world.scene import render_batch, scene_at
 
-reason = "vLLM is not installed: pip install 'unified-autoencoder[vllm]'"
-pytest.importorskip("vllm", reason=reason)
+pytest.importorskip("vllm", reason=REASON)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+images = vllm_captions.images
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "src/uae/assets/umm1/encoder"
 SMALL = VLLMSettings(max_length=1024, cache_gb=0.25)
-GREEDY, DRAWN = CaptionSettings(temperature=0.0), CaptionSettings(temperature=0.8)
-# longer than a block of the prefix cache, so that it is kept and found again
-LONG = CaptionSettings("is there a red ring on the left of a blue square ? " * 20, temperature=0.0)
-
-
-@pytest.fixture(scope="module")
-def images() -> list[Tensor]:
-    return list(torch.from_numpy(render_batch([scene_at("test", i) for i in range(6)])))
 
 
 @pytest.fixture
@@ -51,40 +50,6 @@ def captioner() -> QwenVL:
 def served(captioner: QwenVL) -> Iterator[QwenVL]:
     with captioner.sampled_by_vllm(SMALL):
         yield captioner
-
-
-def built_in(captioner: QwenVL, images: list[Tensor], settings: CaptionSettings) -> Captions:
-    sampler, captioner.sampler = captioner.sampler, None
-    try:
-        return captioner.caption(images, settings)
-    finally:
-        captioner.sampler = sampler
-
-
-def change(captioner: QwenVL, lora_rank: int) -> None:
-    """Other weights, that answer otherwise."""
-    captioner.learn(lora_rank)
-    draws = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in captioner.named_trainable_parameters().values():
-            noise = torch.randn(parameter.shape, generator=draws)
-            parameter += noise * (0.1 if lora_rank else 0.1 * parameter.std())
-
-
-def check_same(captions: Captions, expected: Captions) -> None:
-    assert captions.texts == expected.texts
-    assert torch.equal(captions.rollout.actions, expected.rollout.actions)
-    assert torch.equal(captions.rollout.mask, expected.rollout.mask)
-    assert torch.equal(captions.truncated, expected.truncated)
-    near = {"rtol": 0, "atol": 1e-4}
-    torch.testing.assert_close(captions.rollout.log_probs, expected.rollout.log_probs, **near)
-
-
-def gap(captioner: QwenVL, captions: Captions) -> float:
-    """The largest difference of the engine's log-probabilities to ours."""
-    with torch.no_grad():
-        ours = captioner.evaluate(captions.rollout, with_kl=False).log_probs
-    return (ours - captions.rollout.log_probs).abs()[captions.rollout.mask].max().item()
 
 
 def test_greedy_captions_are_the_built_in_ones(served: QwenVL, images: list[Tensor]):
@@ -209,22 +174,6 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path):
     run(tmp_path / "parts", "vllm", until=2)
     run(tmp_path / "parts", "vllm")
     tiny_run.check_same_weights(tmp_path / "whole", tmp_path / "parts", 5)
-
-
-def said_by(num_processes: int, folder: Path, server: str = "") -> dict[str, list[str]]:
-    """What the processes of a group say of four images, by the image's place."""
-    folder.mkdir()
-    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    program = ["--module", "tests.models.vllm_group", str(folder), server]
-    command = [sys.executable, *launched, str(num_processes), *program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, list[str]] = {}
-    for file in folder.iterdir():
-        size, total, captions = json.loads(file.read_text())
-        assert size == total == num_processes  # they were a group, and are one afterwards
-        said |= captions
-    return said
 
 
 def test_two_processes_say_what_one_says(tmp_path: Path):

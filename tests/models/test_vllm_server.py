@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.models import test_vllm
-from tests.models.test_vllm import DRAWN, GREEDY, LONG, built_in, change, check_same, gap, said_by
+from tests.models import vllm_captions
+from tests.models.vllm_captions import (
+    DRAWN,
+    GREEDY,
+    LONG,
+    REASON,
+    built_in,
+    change,
+    check_same,
+    gap,
+    said_by,
+)
 from tests.models.vllm_serve import SHIPPED, VLLMServer
 from tests.rl import tiny_run
 from uae.config import VLLMSettings
@@ -20,8 +30,9 @@ from uae.rl.train import train
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages
 
+pytest.importorskip("vllm", reason=REASON)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
-images = test_vllm.images
+images = vllm_captions.images
 
 
 @pytest.fixture(scope="module")
