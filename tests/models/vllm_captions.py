@@ -76,3 +76,15 @@ def said_by(num_processes: int, folder: Path, server: str = "") -> dict[str, lis
         assert size == total == num_processes  # they were a group, and are one afterwards
         said |= captions
     return said
+
+
+def check_it_follows(served: QwenVL, images: list[Tensor], lora_rank: int) -> None:
+    """Captions are those of the weights as they are, also after these have changed."""
+    before = served.caption(images, GREEDY)
+    change(served, lora_rank)
+    after = served.caption(images, GREEDY)
+    assert after.texts != before.texts
+    check_same(after, built_in(served, images, GREEDY))
+    drawn = served.caption(images, DRAWN, group_size=4)
+    assert len(set(drawn.texts)) > 6  # they are drawn
+    assert gap(served, drawn) < 1e-3

@@ -14,7 +14,7 @@ from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import read_metrics
 
 SCRIPT, STEPS = "tests.rl.kinds", 3
-SPREAD = ("captions", "a window, fully", "captions and image tokens", "both at once")
+SPREAD = ("captions", "a window, fully", "awm", "captions and image tokens", "both at once")
 
 
 def check_same(one: Path, two: Path, num_steps: int = STEPS) -> None:

@@ -13,7 +13,7 @@ from uae.data.chat import api_key, is_url
 from uae.utils.messages import one_line
 
 SECONDS_TO_ANSWER = 1800.0  # a caption, or a reload
-GUIDE = "docs/real_checkpoints.md has the command"
+GUIDE = "docs/scaling.md has the command"
 
 
 class Refused(ValueError):

@@ -116,10 +116,14 @@ def shards_of(model: UnifiedModel, config: TrainConfig) -> Shards:
         return Shards()
     _check_old_weights(model, config)
     halves = [half for half in (model.encoder, model.decoder) if isinstance(half, Shardable)]
-    learning, frozen = [], []
+    run_by_updates, frozen = [], []
     for half in halves:
-        (learning if half.named_trainable_parameters() else frozen).extend(half.networks())
-    return Shards(learning, frozen if config.shard == "all" else ())
+        learns = bool(half.named_trainable_parameters())
+        if learns or config.shard == "all":
+            # pairs that are matched beside have texts, which a frozen half reads
+            is_run = learns or config.matching_coef > 0
+            (run_by_updates if is_run else frozen).extend(half.networks())
+    return Shards(run_by_updates, frozen)
 
 
 def _check_old_weights(model: UnifiedModel, config: TrainConfig) -> None:

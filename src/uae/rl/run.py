@@ -52,11 +52,7 @@ class PolicyRun(Run):
     takes_back = True
 
     def __init__(
-        self,
-        folder: Path,
-        model: UnifiedModel,
-        config: TrainConfig,
-        recorded: dict[str, Any],
+        self, folder: Path, model: UnifiedModel, config: TrainConfig, recorded: dict[str, Any]
     ) -> None:
         """recorded: what must be the same on resume, beside ``config``."""
         shards = shards_of(model, config)

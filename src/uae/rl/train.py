@@ -148,11 +148,11 @@ def update(
     """``num_updates`` steps of the optimiser on one rollout, each over all its segments and
     micro-batches, and by the gradient that ``beside`` adds."""
     history: list[dict[str, float]] = []
-    with learning.shards.whole_to_learn() if config.num_updates > 1 else nullcontext():
+    with learning.shards.whole_for_updates() if config.num_updates > 1 else nullcontext():
         old = [_score(each, config) if config.num_updates > 1 else None for each in updates]
     for _ in range(config.num_updates):
         metrics: dict[str, float] = {}
-        with learning.shards.whole_to_learn():
+        with learning.shards.whole_for_updates():
             for each, old_log_probs in zip(updates, old, strict=True):
                 with learning.painting_gradients() if each.segment.is_painting else nullcontext():
                     metrics |= _backward(each, old_log_probs, config)

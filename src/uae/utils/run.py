@@ -62,8 +62,8 @@ class Run(ABC):
         others: Sequence[Tensor] = (),
         shards: Shards = WHOLE,
     ) -> None:
-        """parameters: what the optimiser changes, in its order but for twins. others: what else a
-        step changes. shards: what this process keeps of them."""
+        """parameters, others: what a step changes. shards: of a model that is spread over
+        processes, whose rows they are."""
         self.folder, self.parameters, self.optimizer = folder, parameters, optimizer
         self.schedule, self.average, self.shards = schedule, average, shards
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed in this process

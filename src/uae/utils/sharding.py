@@ -80,21 +80,21 @@ class Shards:
     nothing."""
 
     def __init__(
-        self, learning: Sequence[nn.Module] = (), frozen: Sequence[nn.Module] = ()
+        self, run_by_updates: Sequence[nn.Module] = (), others: Sequence[nn.Module] = ()
     ) -> None:
-        """Both are spread; ``learning`` are those that an update runs."""
-        self._learning, self._frozen = _spread(learning), _spread(frozen)
+        """Both are spread; whatever learns is among the first."""
+        self._run_by_updates, self._others = _spread(run_by_updates), _spread(others)
         self._rows: dict[int, nn.Parameter] = {}  # by the identity of a whole parameter
         self._wholes: dict[int, nn.Parameter] = {}  # by that of its rows
         self._layouts: dict[int, DTensor] = {}  # as well
-        kept = [_trainable(unit.block) for unit in self._learning]
+        kept = [_trainable(unit.block) for unit in self._run_by_updates]
         with self.whole():
-            for unit, spread in zip(self._learning, kept, strict=True):
+            for unit, spread in zip(self._run_by_updates, kept, strict=True):
                 for name, parameter in _trainable(unit.block).items():
                     self._pair(parameter, spread[name])
 
     def __bool__(self) -> bool:
-        return bool(self._learning or self._frozen)
+        return bool(self._run_by_updates or self._others)
 
     def _pair(self, whole: nn.Parameter, spread: nn.Parameter) -> None:
         if isinstance(spread, DTensor):
@@ -117,18 +117,18 @@ class Shards:
     @contextmanager
     def whole(self) -> Iterator[None]:
         """In this context all blocks are whole. All processes enter it."""
-        with self._gathered([*self._learning, *self._frozen]):
+        with self._gathered([*self._run_by_updates, *self._others]):
             yield
 
     @contextmanager
-    def whole_to_learn(self) -> Iterator[None]:
+    def whole_for_updates(self) -> Iterator[None]:
         """In this context those are that an update runs."""
-        with self._gathered(self._learning):
+        with self._gathered(self._run_by_updates):
             yield
 
     def end(self) -> None:
         """All blocks are whole from now on."""
-        for unit in (*self._learning, *self._frozen):
+        for unit in (*self._run_by_updates, *self._others):
             unit.gather()
 
     @contextmanager
@@ -213,7 +213,7 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     blocks = [each for each in network.modules() if type(each).__name__ in names]
     if not blocks:
         raise ValueError(
-            "train.shard: expected a network whose class names its blocks in _no_split_modules, "
+            "shard: expected a network whose class names its blocks in _no_split_modules, "
             f"got {type(network).__name__}; leave it at nothing"
         )
     return blocks
