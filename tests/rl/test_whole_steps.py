@@ -3,9 +3,8 @@ were finished, and the run that goes on from there has the bits of one that was 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import torch
 
 import uae.rl.train
 import uae.utils.run
-from tests.models.real_layouts import JANUS_SIDE, write_janus
-from tests.rl.tiny_run import build_model, config, likeness
+from tests.rl.tiny_run import SMALL_IMAGES, build_model, build_small_janus, config, likeness
 from uae.config import CaptionSettings, DecodeSettings
-from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.diagnostics import HeldOutAlarm
@@ -70,16 +67,8 @@ def umm1() -> Any:
     return model
 
 
-@cache
-def small_janus() -> Path:
-    """Of 16 image tokens, where the shipped one has 144."""
-    torch.manual_seed(0)
-    return write_janus(Path(tempfile.mkdtemp()))
-
-
 def umm2() -> Any:
-    model: Any = load_model(str(small_janus()))
-    torch.manual_seed(0)
+    model = build_small_janus()
     model.begin_training(2, captions=True, decoding=DecodeSettings())
     return model
 
@@ -150,7 +139,7 @@ def test_wherever_it_fails(
     """One attempt for each point: it finishes one step and fails in the next, or right after the
     one."""
     monkeypatch.setattr(uae.rl.train, "Probe", partial(Probe, num_images=2))
-    decoding = NOISY if build is umm1 else DecodeSettings(height=JANUS_SIDE, width=JANUS_SIDE)
+    decoding = NOISY if build is umm1 else SMALL_IMAGES
     settings = config(
         len(IN_A_STEP | AFTER_IT) + 1, **SMALL, decoding=decoding, num_updates=num_updates
     )

@@ -4,12 +4,17 @@ STEPS``."""
 from __future__ import annotations
 
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tests.models.real_layouts import JANUS_SIDE, write_janus
 from uae.config import CaptionSettings, DecodeSettings
 from uae.models.llm_diffusion import LLMDiffusion
+from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.config import TrainConfig
 from uae.rl.losses import Objective
@@ -24,6 +29,23 @@ def build_model() -> LLMDiffusion:
     torch.manual_seed(0)
     model = build_llm_diffusion(build_captioner(), build_decoder(build_vae()))
     model.begin_training(0, captions=True, decoding=DecodeSettings())
+    return model
+
+
+SMALL_IMAGES = DecodeSettings(height=JANUS_SIDE, width=JANUS_SIDE)
+"""What the small Janus paints."""
+
+
+@cache
+def _small_janus() -> Path:
+    torch.manual_seed(0)
+    return write_janus(Path(tempfile.mkdtemp()))
+
+
+def build_small_janus() -> Any:
+    """Of 16 image tokens, where the shipped one has 144; random weights."""
+    model = load_model(str(_small_janus()))
+    torch.manual_seed(0)
     return model
 
 
