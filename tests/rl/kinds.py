@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uae.config import CaptionSettings, DecodeSettings
+from uae.diffusion.forward import AWM
 from uae.models.load import load_model
 from uae.rewards.build import build_reward
 from uae.rl.auxiliary import Auxiliary
@@ -53,7 +54,9 @@ KINDS: dict[str, tuple[str, int, dict[str, float], dict[str, Any]]] = {
         | {
             "decoding": DecodeSettings(num_steps=3),
             "decoder_update": "awm",
+            "awm": AWM(num_times=2),
             "matching_coef": 0.5,
+            "pairs_per_step": 3,
             "num_updates": 2,
         },
     ),
