@@ -134,7 +134,13 @@ _PAINTING = replace(
 )
 """Painting learns from 20,032 pictures of prompts, judged by what each requires."""
 _PAINTING_AR = replace(
-    _with(_half(_TINY_AR, "images"), num_steps=160, matching_coef=0.5, learning_rate=1e-4),
+    _with(
+        _half(_TINY_AR, "images"),
+        num_steps=313,
+        image_kl_coef=0.01,
+        matching_coef=0.5,
+        learning_rate=1e-4,
+    ),
     prompts=WORLD,
     rewards=dict(_JUDGE),
 )
