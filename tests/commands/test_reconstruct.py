@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.rl.tiny_run import build_model
+from tests.rl.tiny_run import build_model, build_small_janus
 from tests.test_cli import run
 from uae.bench import reconstruct as task
 from uae.bench.unified.pairing import pair_folders
-from uae.world.models import build_janus
 from uae.world.scene import render, scene_at
 
 SHORT = ("--captioning.max-new-tokens", "5", "--decoding.num-steps", "2")
@@ -51,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def saved(folder: Path, family: str) -> str:
     torch.manual_seed(0)
-    (build_model() if family == "umm1" else build_janus()).save_pretrained(folder)
+    (build_model() if family == "umm1" else build_small_janus()).save_pretrained(folder)
     return str(folder)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.rl.tiny_run import build_model, config
+from tests.rl.tiny_run import SMALL_IMAGES, build_model, build_small_janus, config
 from uae.config import DecodeSettings
 from uae.models.janus import Janus
 from uae.models.llm_diffusion import LLMDiffusion
@@ -22,12 +22,11 @@ from uae.rl.train import train
 from uae.types import Prompt, PromptSource
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages, ScenePrompts
-from uae.world.models import build_janus
 from uae.world.prompts import ScenePrompt
 
 DECODING = {
     "umm1": DecodeSettings(num_steps=3, sampler="sde", window_start=1, window_size=1),
-    "umm2": DecodeSettings(guidance_scale=2.0),
+    "umm2": replace(SMALL_IMAGES, guidance_scale=2.0),
 }
 ALONE = {"caption_weight": 0.0, "group_size": 1, "reconstructions_per_caption": 3}
 FAMILIES = pytest.mark.parametrize("family", DECODING)
@@ -39,7 +38,7 @@ def settings(family: str, num_steps: int, **changes) -> TrainConfig:
 
 def build(family: str) -> LLMDiffusion | Janus:
     torch.manual_seed(0)
-    model = build_model() if family == "umm1" else build_janus().eval()
+    model = build_model() if family == "umm1" else build_small_janus()
     model.begin_training(0, captions=False, decoding=DECODING[family])
     return model
 
