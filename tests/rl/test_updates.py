@@ -14,13 +14,12 @@ from torch import Tensor
 
 import uae.rl.train
 from tests.models.real_layouts import JANUS_SIDE
-from tests.rl.test_whole_steps import Injected, assert_same_run, failing_at, latest, small_janus
-from tests.rl.tiny_run import build_model, config, likeness
+from tests.rl.test_whole_steps import Injected, assert_same_run, failing_at, latest
+from tests.rl.tiny_run import build_model, build_small_janus, config, likeness
 from uae.config import DecodeSettings
 from uae.diffusion.forward import AWM, NFT, norm_ratio
 from uae.diffusion.schedule import add_noise
 from uae.models.llm_diffusion import LLMDiffusion
-from uae.models.load import load_model
 from uae.rewards.base import WeightedSum
 from uae.rl.advantages import group_advantages
 from uae.rl.config import TrainConfig
@@ -356,7 +355,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str):
 
 @pytest.mark.parametrize("kind", ["nft", "pull"])
 def test_a_decoder_of_tokens_is_refused(kind: str, tmp_path: Path):
-    model: Any = load_model(str(small_janus()))
+    model = build_small_janus()
     decoding = replace(KINDS[kind]["decoding"], height=JANUS_SIDE, width=JANUS_SIDE)
     given = settings(kind, decoding=decoding)
     model.begin_training(2, captions=True, decoding=decoding)
