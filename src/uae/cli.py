@@ -121,6 +121,9 @@ def together(command: str) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
+            if not isinstance(error, Terminated):
+                # the launcher ends all where one has ended; what is to be said is said first
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise _told(error, command, processes) from error
     processes.leave()
 
