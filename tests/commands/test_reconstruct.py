@@ -49,7 +49,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def saved(folder: Path, family: str) -> str:
-    torch.manual_seed(0)
     (build_model() if family == "umm1" else build_small_janus()).save_pretrained(folder)
     return str(folder)
 

@@ -37,7 +37,6 @@ def settings(family: str, num_steps: int, **changes) -> TrainConfig:
 
 
 def build(family: str) -> LLMDiffusion | Janus:
-    torch.manual_seed(0)
     model = build_model() if family == "umm1" else build_small_janus()
     model.begin_training(0, captions=False, decoding=DECODING[family])
     return model

@@ -11,6 +11,7 @@ import torch
 
 from tests.rl.tiny_run import SMALL_IMAGES, build_small_janus, config, reward
 from uae.autoencode import autoencode
+from uae.config import DecodeSettings
 from uae.models.janus import Janus
 from uae.rl.learning import Learning
 from uae.rl.segments import trained_segments
@@ -19,6 +20,7 @@ from uae.rl.updates import PolicyGradient
 from uae.utils.checkpoint import load_latest
 from uae.utils.metrics import read_metrics
 from uae.world.data import SceneImages
+from uae.world.models import build_janus
 
 
 def build(lora_rank: int = 0) -> Janus:
@@ -27,10 +29,23 @@ def build(lora_rank: int = 0) -> Janus:
     return janus
 
 
+def build_shipped_size(lora_rank: int) -> Janus:
+    """Of 144 image tokens, over which means are steadier."""
+    torch.manual_seed(0)
+    janus = build_janus().eval()
+    janus.begin_training(lora_rank, captions=True, decoding=DecodeSettings())
+    return janus
+
+
 def run(
-    folder: Path, num_steps: int, lora_rank: int = 0, until: int | None = None, **changes
+    folder: Path,
+    num_steps: int,
+    lora_rank: int = 0,
+    until: int | None = None,
+    janus: Janus | None = None,
+    **changes,
 ) -> Janus:
-    janus, decoding = build(lora_rank), replace(SMALL_IMAGES, guidance_scale=2.0)
+    janus, decoding = janus or build(lora_rank), replace(SMALL_IMAGES, guidance_scale=2.0)
     settings = replace(config(num_steps, decoding=decoding, probe_every=100), **changes)
     train(janus, reward(), SceneImages(), settings, folder, {"model": "test"}, until=until)
     return janus
@@ -67,17 +82,17 @@ def test_a_second_update_sees_what_the_first_did_in_bf16_too(tmp_path: Path, lor
         run(
             folder,
             1,
-            lora_rank,
+            janus=build_shipped_size(lora_rank),
+            decoding=DecodeSettings(guidance_scale=2.0),
             num_updates=2,
-            learning_rate=1e-3,
+            learning_rate=1e-2,
             max_grad_norm=100.0,
             use_bf16=use_bf16,
         )
         (metrics,) = read_metrics(folder / "metrics.jsonl")
         ratios.append([metrics[f"{half}/kl_old"] for half in ("rl", "rl_image")])
     assert min(ratios[1]) > 1e-3
-    # other captions were drawn: of the same size, and not the 0 of casts that were kept
-    assert all(1 / 3 < one / other < 3 for one, other in zip(*ratios, strict=True))
+    assert ratios[0] == pytest.approx(ratios[1], rel=0.5)
 
 
 def test_a_step_is_the_gradient_of_both_segments_as_the_paper_has_it():
