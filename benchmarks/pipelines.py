@@ -50,7 +50,8 @@ def run(root: Path, recipe: str, seed: int, is_compiled: bool) -> None:
 
 def compiled(recipe: str) -> list[str]:
     """Options by which a diffusion decoder runs as compiled code: the same but for rounding."""
-    stages = RECIPES[recipe].stages.items() if RECIPES[recipe].model == "tiny" else ()
+    is_painted_token_by_token = RECIPES[recipe].model == "tiny-ar"
+    stages = () if is_painted_token_by_token else RECIPES[recipe].stages.items()
     return [
         f"--{name.replace('_', '-')}.train.compile-decoder"
         for name, stage in stages
