@@ -4,7 +4,7 @@
     python benchmarks/forgetting.py table ROOT              # what is there, as Markdown
 
 Every arm is the quickstart's stage (recipe ``tiny``, 80 steps) with one thing changed. Measured on
-250 test scenes, with 1,000 questions about them, and 480 prompts. ``six_steps_anchor_64`` is the
+250 test scenes, with 1,000 questions about them, and 420 prompts. ``six_steps_anchor_64`` is the
 recipe as it is; ``texts`` also holds what prompts tell the decoder, ``reference`` leaves that to a
 frozen copy.
 """
@@ -48,7 +48,7 @@ ARMS: dict[str, Mapping[str, Any]] = {
     "umm2_none": NO_ANCHOR,
     "umm2_anchor_64": ANCHOR_64,
 }
-SETTINGS = WorldSettings(num_scenes=250, num_questions=1000, prompts_per_tag=80)
+SETTINGS = WorldSettings(num_scenes=250, num_questions=1000, prompts_per_tag=70)
 COLUMNS = {
     "unified_score": "Unified-Score",
     "perception": "questions right",
