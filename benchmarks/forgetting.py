@@ -4,9 +4,9 @@
     python benchmarks/forgetting.py table ROOT              # what is there, as Markdown
 
 Every arm is the quickstart's stage (recipe ``tiny``, 80 steps) with one thing changed. Measured on
-250 test scenes, with 1,000 questions about them, and 420 prompts. ``six_steps_anchor_64`` is the
-recipe as it is; ``texts`` also holds what prompts tell the decoder, ``reference`` leaves that to a
-frozen copy.
+250 test scenes, with 1,000 questions about them, 420 prompts, and 300 exhaustive captions.
+``six_steps_anchor_64`` is the recipe as it is; ``texts`` also holds what prompts tell the decoder,
+``reference`` leaves that to a frozen copy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import MEASURED, folder_of, parsers, table
+from painting import objects_of_captions
 
 from uae.bench.unified import BACKBONES
 from uae.config import DecodeSettings
@@ -56,6 +57,7 @@ COLUMNS = {
     "caption_precision": "caption precision",
     "small_recall": "small objects in captions",
     "geneval": "GenEval-style",
+    "exhaustive": "objects of exhaustive captions",
 }
 
 
@@ -72,6 +74,7 @@ def run(root: Path, arm: str, seed: int, model: str | None = None) -> None:
     trained: Any = load_model(source if arm in STARTS else str(folder / "model"))
     backbones = {name: load_backbone(name, "tiny") for name in BACKBONES}
     numbers = measure_model(trained, backbones, SETTINGS).numbers
+    numbers["exhaustive"] = objects_of_captions(trained)
     atomic_write_json(folder / MEASURED, numbers)
     print(arm, seed, numbers, flush=True)
 
