@@ -167,12 +167,12 @@ class Supervised:
 
     name = "supervised"
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, learning_rate: float) -> None:
         train = BASE.train
         self.fit_settings = FitSettings(
             num_steps=train.num_steps,
             batch_size=train.images_per_step,
-            learning_rate=train.learning_rate,
+            learning_rate=learning_rate,
             warmup_steps=0,
             ema_decay=0.0,
             seed=seed,
@@ -201,10 +201,15 @@ class Supervised:
         pass
 
 
-def supervised(seed: int, folder: Path) -> None:
-    task = Supervised(seed)
-    fit(task, folder)
-    task.export(folder / "model")
+def supervised(learning_rate: float = BASE.train.learning_rate) -> Arm:
+    """An arm of imitation, by default at the recipe's rate."""
+
+    def imitate(seed: int, folder: Path) -> None:
+        task = Supervised(seed, learning_rate)
+        fit(task, folder)
+        task.export(folder / "model")
+
+    return imitate
 
 
 NOT_PAINTED: dict[str, Any] = {  # where no reward looks at it
@@ -220,7 +225,8 @@ ARMS: dict[str, Arm] = {
     "caption_objects": rl({"caption_objects": 1.0}, **NOT_PAINTED),
     "image_text": rl({"image_text": 1.0}, **NOT_PAINTED),
     "shuffled": rl({"seeing:shuffled": 1.0}),
-    "supervised": supervised,
+    "supervised": supervised(),
+    "supervised_5e-4": supervised(5e-4),
     "tower": rl(stage=WithTower),
     "anchor": rl(anchor_coef=1.0),
     "images_8": rl(images_per_step=8, num_steps=800),
