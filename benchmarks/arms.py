@@ -26,7 +26,7 @@ def table(root: Path, arms: Iterable[str], columns: Mapping[str, str]) -> str:
         measured = [json.loads(file.read_text()) for file in files]
         if not measured:
             continue
-        numbers = [shown(each[name] for each in measured) for name in columns]
+        numbers = [shown(each[name] for each in measured if name in each) for name in columns]
         rows.append([arm.replace("_", " "), str(len(measured)), *numbers])
     header = ["arm", "seeds", *columns.values()]
     lines = [header, ["---"] * len(header), *rows]
@@ -47,6 +47,9 @@ def parsers(doc: str | None, arms: Iterable[str]) -> tuple[ArgumentParser, Any, 
 
 
 def shown(values: Iterable[float]) -> str:
+    """Mean and spread; a dash where an older file has no such number."""
     numbers = list(values)
+    if not numbers:
+        return "–"
     spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
     return f"{mean(numbers):.1f}{spread}"
