@@ -26,7 +26,7 @@ from uae.world.quickstart import (
     quickstart,
     train_with_frames,
 )
-from uae.world.recipes import RECIPES, SEEING
+from uae.world.recipes import QUICK, RECIPES
 from uae.world.scene import scene_at
 
 BACKBONES = {"clip", "longclip", "dinov2", "dinov3"}
@@ -72,6 +72,8 @@ def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
         and 'src="http' not in page
         and "<link" not in page
     )
+    assert "What the round trip" in page and page.count("reconstruction at step 2") == 1
+    assert page.count("painted at step 2") == (5 if family == "umm2" else 0)  # it learns prompts
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "model/uae.json").is_file()
 
@@ -99,8 +101,9 @@ def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tm
 
 @pytest.mark.slow
 def test_seeing_starts_from_the_model_that_sees_less(capsys, monkeypatch, tmp_path: Path):
-    few = replace(SEEING, train=replace(SEEING.train, images_per_step=2, group_size=2))
-    monkeypatch.setattr("uae.world.quickstart.SEEING", few)
+    seeing = QUICK["umm1"]["seeing"]
+    few = replace(seeing, train=replace(seeing.train, images_per_step=2, group_size=2))
+    monkeypatch.setitem(QUICK["umm1"], "seeing", few)
     cli.run(["quickstart", "--half", "seeing", "--num-steps", "2", "--out", str(tmp_path)])
     shown = capsys.readouterr().out
     assert "by saying more" in shown and "by being right" in shown
@@ -136,8 +139,8 @@ def test_a_resumed_run_shows_no_step_that_it_has_passed(monkeypatch, tmp_path: P
     monkeypatch.setattr(UnifiedGRPO, "rewards", lambda *given: None)
     monkeypatch.setattr("uae.world.quickstart.prepare_policy", lambda *given: None)
     picture = torch.zeros(3, 2, 2)
-    painted = "uae.world.quickstart.paint_prompts"
-    monkeypatch.setattr(painted, lambda model, step: [Frame(step, "a ring", picture)])
+    looked = "uae.world.quickstart.look"
+    monkeypatch.setattr(looked, lambda model, config, step: [Frame(step, "a ring", picture)])
 
     def steps(folder: Path) -> list[int]:
         return [
@@ -152,13 +155,15 @@ def test_a_half_learns_from_as_many_images():
     for family in FAMILIES:
         whole = QuickstartSettings(family=family).run().train
         for half in ("both", "captions", "images"):
-            run = QuickstartSettings(family=family, half=half).run().train
+            settings = QuickstartSettings(family=family, half=half).run()
+            run = settings.train
             assert (run.caption_weight > 0, run.image_weight > 0) == (
                 half != "images",
                 half != "captions",
             )
-            per_image = run.group_size * run.reconstructions_per_caption
-            assert run.images_per_step * per_image == whole.images_per_step * whole.group_size
+            pictures_of_each = 1 if settings.is_joint else run.reconstructions_per_caption
+            num_pictures = run.images_per_step * run.group_size * pictures_of_each
+            assert num_pictures == whole.images_per_step * whole.group_size
             assert run.reconstructions_per_caption > 1 or half != "images"
             assert family == "umm2" or run.decoding_at(0).has_rollout == (half != "captions")
 

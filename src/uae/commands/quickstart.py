@@ -15,10 +15,10 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     settings = tyro.cli(QuickstartSettings, args=arguments, prog="uae quickstart")
     results = quickstart(settings, command=" ".join(["uae quickstart", *arguments]))
-    console, lead = Console(), settings.lead
-    console.print(results_table(results, reward_backbones(settings.run()), lead))
+    console, config = Console(), settings.run()
+    console.print(results_table(results, reward_backbones(config), settings.lead))
     for breakdown in breakdowns(results):
-        if settings.half == "images" and breakdown.title == BY_TAG:
+        if config.prompts is not None and breakdown.title == BY_TAG:
             console.print(breakdown_table(breakdown))
     out = settings.folder
     print(

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from uae.models.load import load_model
 from uae.report.run_page import Frame, RunReport, write_report
 from uae.rewards.build import check_rewards
 from uae.similarity.backbones import Backbone, load_backbone
-from uae.stages.grpo_settings import Half, RunConfig, learning
+from uae.stages.grpo_settings import Half, RunConfig
 from uae.stages.unified_grpo import UnifiedGRPO, prepare_policy
 from uae.utils.files import appear, atomic_write_json
 from uae.utils.lock import locked
@@ -39,11 +38,11 @@ from uae.world.imitation import imitate
 from uae.world.language import INSTRUCTIONS
 from uae.world.measure import WorldResult, delta, measure_ceiling, measure_model, split_gain
 from uae.world.prompts import make_prompts
-from uae.world.recipes import PAINTING, RECIPES, SEEING
+from uae.world.recipes import QUICK
 from uae.world.scene import scene_at
 
 Control = Literal["none", "prompted", "supervised"]
-FAMILIES = {"umm1": "tiny", "umm2": "tiny-ar"}  # and their recipes
+FAMILIES = {"umm1": "tiny", "umm2": "tiny-ar"}
 EARLY = "tiny-early"
 LEADS = {"images": "geneval", "seeing": "caption_complete"}
 """The measure that a run is about, by what learns, where it is not Unified-Score."""
@@ -86,9 +85,9 @@ class QuickstartSettings:
     """UMM-1, a vision-language model with a diffusion decoder, or UMM-2, one autoregressive
     model."""
     half: Half | Literal["seeing"] | None = None
-    """What learns; by default what the recipe says: captions in UMM-1, both in UMM-2. `seeing`:
-    captions of a model that is always asked for detail and sees less well, so that all there is to
-    gain is to see."""
+    """What learns; by default captions in UMM-1, and both in UMM-2, captions from images and
+    painting from prompts. `seeing`: captions of a model that is always asked for detail and sees
+    less well, so that all there is to gain is to see."""
     seed: int = 0
     """Of the training data and all draws."""
     num_steps: int | None = None
@@ -149,15 +148,8 @@ class QuickstartSettings:
         return LEADS.get(self.half or "", "unified_score")
 
     def run(self) -> RunConfig:
-        """The family's recipe with this seed, length and learning half."""
-        recipe = RECIPES[FAMILIES[self.family]]
-        config = RunConfig.of(recipe.stage.settings, recipe.model)
-        if self.half == "images":
-            config = RunConfig.of(PAINTING[self.family], recipe.model)
-        elif self.half == "seeing":
-            config = RunConfig.of(SEEING, self.model)
-        elif self.half is not None:
-            config = replace(config, train=learning(config.train, self.half))
+        """What the family's half learns by, with this seed and length."""
+        config = RunConfig.of(QUICK[self.family][self.half], self.model)
         num_steps = config.train.num_steps if self.num_steps is None else self.num_steps
         return replace(config, train=replace(config.train, seed=self.seed, num_steps=num_steps))
 
@@ -252,23 +244,25 @@ def train_with_frames(
     prepare_policy(model, settings)
     stage = UnifiedGRPO(settings, SCENES)
     rewards = stage.rewards(model, backbones)
-    if paints_alone(config):
-        look, stops = paint_prompts, {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
+    if config.prompts is not None:
+        stops = {*range(FRAME_EVERY, num_steps, FRAME_EVERY), num_steps}
     else:
-        quarter, half = max(1, num_steps // 4), max(1, num_steps // 2)
-        look = partial(caption_and_paint, strip_image(config.model))
-        stops = {quarter, half, num_steps}
-    looks, log = [look(model, 0)], run_dir / "metrics.jsonl"
+        stops = {max(1, num_steps // 4), max(1, num_steps // 2), num_steps}
+    looks, log = [look(model, config, 0)], run_dir / "metrics.jsonl"
     num_done = len(read_metrics(log)) if log.exists() else 0  # of a run that is resumed
     for until in sorted(u for u in stops if u >= num_done):
         stage.learn(model, rewards, run_dir, {"model": config.model}, until)
-        looks.append(look(model, until))
+        looks.append(look(model, config, until))
     return looks
 
 
-def paints_alone(config: RunConfig) -> bool:
-    """Whether painting learns from prompts, and nothing is captioned."""
-    return config.prompts is not None and not config.is_joint
+def look(model: UnifiedModel, config: RunConfig, step: int) -> list[Frame]:
+    """The strip's image where captions learn, then prompts where painting learns from them, as the
+    model has them after ``step`` steps."""
+    strip = (
+        caption_and_paint(strip_image(config.model), model, step) if config.captions_images else []
+    )
+    return strip + (paint_prompts(model, step) if config.prompts is not None else [])
 
 
 def run_control(model: Any, config: RunConfig, control: Control) -> CaptionSettings:
@@ -295,13 +289,13 @@ def paint_prompts(model: UnifiedModel, step: int) -> list[Frame]:
 
 
 def shown(looks: Sequence[Sequence[Frame]], config: RunConfig) -> dict[str, Any]:
-    """Fields of the report that show them: prompts side by side, or one image's captions."""
-    if paints_alone(config):
-        return {"prompts": list(zip(*looks, strict=True))}
-    return {
-        "strip": [frame for frames in looks for frame in frames],
-        "strip_source": strip_image(config.model),
-    }
+    """Fields of the report that show them: one image's captions, and prompts, through the steps."""
+    pictures_of = list(zip(*looks, strict=True))
+    if not config.captions_images:
+        return {"prompts": pictures_of}
+    source = strip_image(config.model)
+    strip, *prompts = pictures_of or [()]
+    return {"strip": strip, "strip_source": source, "prompts": prompts}
 
 
 def strip_image(model: str) -> Tensor:
