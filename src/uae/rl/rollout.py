@@ -83,7 +83,7 @@ def captions_alone(config: TrainConfig) -> TrainConfig:
         config,
         image_weight=0.0,
         reconstructions_per_caption=1,
-        decoding=replace(config.decoding, sampler="ode", shared_noise=False),
+        decoding=replace(config.decoding, sampler="ode", shared_noise=False, temperature=0.0),
         window_interval=None,
         decoder_update="policy_gradient",
         decoder_learning_rate=None,
