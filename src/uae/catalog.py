@@ -13,7 +13,7 @@ REAL = {
 """Settings in ``stages/recipes.py``."""
 
 TINY = {
-    "tiny": "the shipped tiny model: 80 steps in 6 minutes on two cores",
+    "tiny": "the shipped tiny model: 80 steps in a few minutes on two cores",
     "tiny-ar": "the shipped tiny autoregressive model: captions and image tokens together",
     "v1-tiny": "v1 in the embedded world, measured after each stage",
     "v3-tiny": "v3 in the embedded world, measured after each stage",
@@ -22,7 +22,7 @@ TINY = {
     "decoder-tiny": "decoder RL alone, from prompts, judged by what each of them requires",
     "joint-tiny": "both halves in one step: captions from images, painting from prompts",
     "v5-tiny-ar": "tiny-ar, measured before and after",
-    "joint-tiny-ar": "joint-tiny of the tiny UMM-2",
+    "joint-tiny-ar": "joint-tiny of the tiny UMM-2, as its quickstart trains it",
     "v3-tiny-ar": "v3 of the tiny UMM-2: captions, then painting; its pretraining is shipped",
 }
 """Settings in ``world/recipes.py``."""
