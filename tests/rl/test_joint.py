@@ -82,6 +82,7 @@ def test_each_half_learns_as_if_alone_and_at_its_own_rate(tmp_path: Path, family
     joint = settings(family)
     together = changes_in(tmp_path / "joint", family, SOURCE, joint)
     captions = captions_alone(joint)
+    assert captions.decoding.temperature == 0  # no luck in a caption's reward
     images = changes_in(tmp_path / "captions", family, SOURCE.images, captions)
     painting = replace(painting_alone(joint), learning_rate=1.0)  # of nothing
     prompts = changes_in(tmp_path / "prompts", family, SOURCE.prompts, painting)

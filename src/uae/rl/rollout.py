@@ -77,8 +77,8 @@ def sub_batches(batch: Batch, config: TrainConfig) -> list[SubBatch]:
 
 
 def captions_alone(config: TrainConfig) -> TrainConfig:
-    """How captions are learnt in a joint step: painted once, without noise, and nothing is learnt
-    from that."""
+    """How captions are learnt in a joint step: painted once, without noise (image tokens
+    greedily), and nothing is learnt from that."""
     return replace(
         config,
         image_weight=0.0,

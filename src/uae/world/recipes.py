@@ -132,15 +132,15 @@ _JOINT = _joint(
 _JOINT_AR = _joint(
     _TINY_AR,
     num_steps=80,
-    objective=Objective(kl_coef=0.1),  # of captions too: to say a thing twice costs no reward
+    objective=Objective(kl_coef=0.1),  # of captions too: naming a thing twice hardly costs reward
     matching_coef=1.0,
     learning_rate=1e-4,
     decoder_learning_rate=1e-4,  # the same, with moments of its own
     ema_decay=0.9,
     ema_every=1,
 )
-"""Painting that learns passes what asking for detail brings; captions alone reach it
-(``docs/log.md``)."""
+"""Where painting learns too, three runs of four pass what asking for detail brings; captions alone
+end just below (``docs/log.md``)."""
 _PAINTING = replace(
     _with(
         _TINY,
