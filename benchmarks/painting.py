@@ -2,6 +2,7 @@
 
     python benchmarks/painting.py run ROOT ARM --seed 0   # train, measure; run again, it goes on
     python benchmarks/painting.py table ROOT              # what is there, as Markdown
+    python benchmarks/painting.py measure MODEL           # any model, as the arms are
     python benchmarks/painting.py judges                  # which rewards know a right picture
 
 Every arm learns from 20,032 pictures: 313 steps of 8 prompts, 8 pictures each, or as many pairs of
@@ -15,6 +16,7 @@ the objects of 300 exhaustive captions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -311,6 +313,8 @@ def main() -> None:
     parser, commands, running = parsers(__doc__, [*STARTS, *ARMS])
     running.add_argument("--compiled", action="store_true", help="the decoder by compiled code")
     commands.add_parser("judges", help="which rewards know a right picture")
+    measuring = commands.add_parser("measure", help="any model, as the arms are")
+    measuring.add_argument("model", help="a name or folder")
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
@@ -318,6 +322,9 @@ def main() -> None:
         return
     if args.command == "judges":
         print(judges())
+        return
+    if args.command == "measure":
+        print(json.dumps(measure(args.model)))
         return
     for arm in args.arms:
         run(args.root, arm, args.seed, args.compiled)
