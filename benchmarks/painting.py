@@ -54,6 +54,7 @@ Arm = Callable[[int, Path], Stage]
 Pairs = tuple[torch.Tensor, list[str]]
 NUM_STEPS, PROMPTS, GROUP, NUM_PAIRS, HELD_OUT = 313, 8, 8, 32, 64
 STARTS = ("start", "start_umm2")
+MEASURED_ALONE = ("v3-tiny-ar",)  # a recipe, trained by `uae train`
 RATE, SHARE, RANK = 7e-4, 0.25, 16
 WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
@@ -111,6 +112,17 @@ def rl(
         return UnifiedGRPO(settings, SCENES)
 
     return stage
+
+
+UMM2_MATCHING = partial(
+    rl,
+    share=0.0,
+    rank=0,
+    decoding=replace(TOKENS, temperature=0.5),
+    learning_rate=1e-4,
+    image_kl_coef=0.01,
+    matching_coef=0.5,
+)
 
 
 def matching(pairs: Callable[[int], Pairs], batch_size: int = PROMPTS * GROUP) -> Arm:
@@ -193,13 +205,9 @@ ARMS: dict[str, Arm] = {
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
     "umm2": rl(rank=0, decoding=TOKENS, learning_rate=1e-4, image_kl_coef=0.01),
     "umm2_slow": rl(rank=0, decoding=TOKENS, learning_rate=3e-5, image_kl_coef=0.01),
-    "umm2_matching": rl(
-        share=0.0,
-        rank=0,
-        decoding=replace(TOKENS, temperature=0.5),
-        learning_rate=1e-4,
-        image_kl_coef=0.01,
-        matching_coef=0.5,
+    "umm2_matching": UMM2_MATCHING(),
+    "umm2_matching_likelihood": UMM2_MATCHING(
+        {"caption_likelihood": 1.0}, objective=Objective(kl_coef=0.0, scale_rewards="batch")
     ),
     "matching_true": matching(of_prompts),
     "matching_own": matching(partial(of_prompts, are_own=True)),
@@ -318,7 +326,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
-        print(table(args.root, (*STARTS, *ARMS), COLUMNS))
+        print(table(args.root, (*STARTS, *ARMS, *MEASURED_ALONE), COLUMNS))
         return
     if args.command == "judges":
         print(judges())
