@@ -114,7 +114,7 @@ def rl(
     return stage
 
 
-UMM2_MATCHING = partial(
+umm2_with_pairs = partial(
     rl,
     share=0.0,
     rank=0,
@@ -205,8 +205,8 @@ ARMS: dict[str, Arm] = {
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
     "umm2": rl(rank=0, decoding=TOKENS, learning_rate=1e-4, image_kl_coef=0.01),
     "umm2_slow": rl(rank=0, decoding=TOKENS, learning_rate=3e-5, image_kl_coef=0.01),
-    "umm2_matching": UMM2_MATCHING(),
-    "umm2_matching_likelihood": UMM2_MATCHING(
+    "umm2_matching": umm2_with_pairs(),
+    "umm2_matching_likelihood": umm2_with_pairs(
         {"caption_likelihood": 1.0}, objective=Objective(kl_coef=0.0, scale_rewards="batch")
     ),
     "matching_true": matching(of_prompts),
