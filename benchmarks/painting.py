@@ -54,7 +54,7 @@ Arm = Callable[[int, Path], Stage]
 Pairs = tuple[torch.Tensor, list[str]]
 NUM_STEPS, PROMPTS, GROUP, NUM_PAIRS, HELD_OUT = 313, 8, 8, 32, 64
 STARTS = ("start", "start_umm2")
-MEASURED_ALONE = ("v3-tiny-ar",)  # a recipe, trained by `uae train`
+ONLY_MEASURED = ("v3-tiny-ar",)  # a recipe: trained elsewhere, measured here
 RATE, SHARE, RANK = 7e-4, 0.25, 16
 WINDOW = DecodeSettings(sampler="sde", window_size=2, shared_noise=True)
 ALL_STEPS = replace(WINDOW, window_size=None)
@@ -326,7 +326,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     if args.command == "table":
-        print(table(args.root, (*STARTS, *ARMS, *MEASURED_ALONE), COLUMNS))
+        print(table(args.root, (*STARTS, *ARMS, *ONLY_MEASURED), COLUMNS))
         return
     if args.command == "judges":
         print(judges())

@@ -59,8 +59,8 @@ from uae.world.scene import first_scenes
 MODEL, START, BACKBONES_AT = "tiny-early", "start", "backbones"
 JUDGES = ("clip", "dinov2")
 SETTINGS = WorldSettings(num_scenes=1000, num_questions=2000, prompts_per_tag=5)
-BASE: UnifiedGRPOSettings = RECIPES["seeing-tiny"].stages[UNDERSTANDING].settings  # type: ignore
-BASE = replace(BASE, train=replace(BASE.train, num_steps=400, images_per_step=16))
+RECIPE: UnifiedGRPOSettings = RECIPES["seeing-tiny"].stages[UNDERSTANDING].settings  # type: ignore
+BASE = replace(RECIPE, train=replace(RECIPE.train, num_steps=400, images_per_step=16))
 Arm = Callable[[int, Path], None]
 """Trains, from a seed and the arm's folder."""
 
