@@ -31,6 +31,13 @@ def torchrun(
     )
 
 
+def say(line: str) -> None:
+    """Prints it in one write, which what another process says at that moment cannot cut in two:
+    ``print`` writes each part on its own where Python does not buffer."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def printed_by(run: subprocess.Popen[str], seconds: float = 800) -> str:
     """All that it printed, once it has ended as it should."""
     printed = run.communicate(timeout=seconds)[0]

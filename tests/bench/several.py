@@ -9,18 +9,18 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from tests.torchrun import torchrun
+from tests.torchrun import say, torchrun
 from uae.utils.processes import join, leave, num_processes, speaking_once
 
 
 def run(commands: list[list[str]]) -> None:
     """One after the other; what a command ends with is printed."""
     for command, *options in commands:
-        print(f"== {command} {' '.join(options)}", flush=True)
+        say(f"== {command} {' '.join(options)}")
         try:
             import_module(f"uae.commands.{command}").main(options)
         except SystemExit as exit:
-            print(f"exit {exit.code}", flush=True)
+            say(f"exit {exit.code}")
 
 
 def by_two(folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
@@ -53,6 +53,6 @@ def run_by_two(folder: Path, commands: list[list[str]]) -> tuple[str, str]:
 if __name__ == "__main__":
     join()
     with speaking_once():
-        print(f"processes {num_processes()}", flush=True)
+        say(f"processes {num_processes()}")
         run(json.loads(sys.argv[1]))
     leave()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.torchrun import say
 from uae.config import CaptionSettings, DecodeSettings
 from uae.diffusion.forward import AWM
 from uae.models.load import load_model
@@ -117,7 +118,7 @@ def run(
 
 if __name__ == "__main__":
     join()
-    print("processes", num_processes(), flush=True)
+    say(f"processes {num_processes()}")
     with speaking_once():
         for each in sys.argv[4:]:
             run(each, "cpu", Path(sys.argv[1]) / each, int(sys.argv[2]), sys.argv[3])

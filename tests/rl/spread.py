@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from tests.torchrun import say
 from uae.config import DecodeSettings
 from uae.models.load import load_model
 from uae.rl.config import TrainConfig
@@ -121,5 +122,5 @@ if __name__ == "__main__":
     check_units()
     check_adapters()
     check_gradients(torch.distributed.get_rank())
-    print("as it should be", flush=True)
+    say("as it should be")
     leave()
