@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -72,6 +73,18 @@ def test_unknown_command_preset_and_part_suggest_the_right_one(capsys: pytest.Ca
     ):
         code, _, err = run(capsys, *arguments)
         assert code == 2 and wanted in err and "Traceback" not in err
+
+
+def test_an_error_is_one_write(monkeypatch: pytest.MonkeyPatch):
+    """Nothing that another process says can then stand within it."""
+    written: list[str] = []
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "write", written.append)
+    monkeypatch.setattr("sys.argv", ["uae", "trian"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    (told,) = written
+    assert re.fullmatch(r"error: unknown command 'trian'.*train.*\n", told, re.DOTALL)
 
 
 @pytest.mark.parametrize("group", ["bench", "data", "tiny"])

@@ -68,7 +68,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Terminated:
-        print(f"error: terminated; {AFTER_A_STOP}", file=sys.stderr, flush=True)
+        _say_error(f"terminated; {AFTER_A_STOP}")
         os.kill(os.getpid(), signal.SIGTERM)  # whoever sent it sees that it was heeded
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -161,5 +161,11 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    _say_error(message)
     raise SystemExit(code)
+
+
+def _say_error(message: str) -> None:
+    """In one write, so that nothing another process says at that moment stands within it."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.flush()
