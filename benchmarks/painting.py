@@ -114,7 +114,7 @@ def rl(
     return stage
 
 
-umm2_with_pairs = partial(
+umm2 = partial(
     rl,
     share=0.0,
     rank=0,
@@ -123,6 +123,16 @@ umm2_with_pairs = partial(
     image_kl_coef=0.01,
     matching_coef=0.5,
 )
+
+
+umm2_by_itself = partial(
+    umm2, {"caption_likelihood": 1.0}, objective=Objective(kl_coef=0.0, scale_rewards="batch")
+)
+
+
+def equal(sources: object, prompts: object, pictures: torch.Tensor) -> torch.Tensor:
+    """A reward that teaches nothing: no picture is better than another."""
+    return torch.zeros(len(pictures))
 
 
 def matching(pairs: Callable[[int], Pairs], batch_size: int = PROMPTS * GROUP) -> Arm:
@@ -203,12 +213,11 @@ ARMS: dict[str, Arm] = {
     "likelihood": rl({"caption_likelihood": 1.0}),
     "clip": rl({"clip_score": 1.0}),
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
-    "umm2": rl(rank=0, decoding=TOKENS, learning_rate=1e-4, image_kl_coef=0.01),
-    "umm2_slow": rl(rank=0, decoding=TOKENS, learning_rate=3e-5, image_kl_coef=0.01),
-    "umm2_matching": umm2_with_pairs(),
-    "umm2_matching_likelihood": umm2_with_pairs(
-        {"caption_likelihood": 1.0}, objective=Objective(kl_coef=0.0, scale_rewards="batch")
-    ),
+    "umm2_alone": umm2(matching_coef=0.0),
+    "umm2_matching": umm2(),
+    "umm2_matching_unrewarded": umm2({"painting:equal": 1.0}),
+    "umm2_matching_likelihood": umm2_by_itself(),
+    "umm2_likelihood": umm2_by_itself(matching_coef=0.0),
     "matching_true": matching(of_prompts),
     "matching_own": matching(partial(of_prompts, are_own=True)),
     "pairs_alone": matching(exhaustive, NUM_PAIRS),
