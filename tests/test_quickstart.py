@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from uae.report.run_page import Frame
 from uae.stages.unified_grpo import UnifiedGRPO
 from uae.utils.metrics import read_metrics
 from uae.world.imitation import imitate, imitation_loss
+from uae.world.measure import WorldSettings, measure_ceiling, measure_model
 from uae.world.prompts import make_prompts
 from uae.world.quickstart import (
     FAMILIES,
@@ -47,7 +49,17 @@ HEADLINE = {
 }
 
 
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer scenes, prompts and questions than a quickstart measures."""
+    few = WorldSettings(num_scenes=40, prompts_per_tag=3, num_questions=100, num_bootstrap=200)
+    for function in (measure_model, measure_ceiling):
+        name = f"uae.world.quickstart.{function.__name__}"
+        monkeypatch.setattr(name, partial(function, settings=few))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
     quickstart(QuickstartSettings(tmp_path, family, num_steps=2), "uae quickstart --num-steps 2")
@@ -79,6 +91,7 @@ def test_it_measures_trains_measures_and_reports(family: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_scenes")
 def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tmp_path: Path):
     monkeypatch.setattr("uae.world.quickstart.FRAME_EVERY", 1)
     cli.run(["quickstart", "--half", "images", "--num-steps", "2", "--out", str(tmp_path)])
@@ -100,6 +113,7 @@ def test_painting_alone_shows_prompts_as_they_are_learnt(capsys, monkeypatch, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_scenes")
 def test_seeing_starts_from_the_model_that_sees_less(capsys, monkeypatch, tmp_path: Path):
     seeing = QUICK["umm1"]["seeing"]
     few = replace(seeing, train=replace(seeing.train, images_per_step=2, group_size=2))
