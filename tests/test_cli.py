@@ -80,11 +80,11 @@ def test_an_error_is_one_write(monkeypatch: pytest.MonkeyPatch):
     written: list[str] = []
     monkeypatch.setattr("sys.stderr", io.StringIO())
     monkeypatch.setattr(sys.stderr, "write", written.append)
-    monkeypatch.setattr("sys.argv", ["uae", "trian"])
+    monkeypatch.setattr("sys.argv", ["uae", "trainn"])
     with pytest.raises(SystemExit):
         cli.main()
     (told,) = written
-    assert re.fullmatch(r"error: unknown command 'trian'.*train.*\n", told, re.DOTALL)
+    assert re.fullmatch(r"error: unknown command 'trainn'.*train.*\n", told, re.DOTALL)
 
 
 @pytest.mark.parametrize("group", ["bench", "data", "tiny"])
