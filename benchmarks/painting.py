@@ -8,7 +8,7 @@
 Every arm learns from 20,032 pictures: 313 steps of 8 prompts, 8 pictures each, or as many pairs of
 flow matching (``pairs_alone``: the 10,016 that stand beside others). Prompts are of training
 scenes, the six tags in turn, a quarter of them exhaustive captions where nothing else is said. All
-start from the shipped model, UMM-1 with LoRA of rank 16.
+start from the shipped model, UMM-1 with LoRA of rank 16, UMM-2 with all its weights.
 
 Measured on test scenes, as the model paints by itself: 30 prompts a tag and two draws of noise, and
 the objects of 300 exhaustive captions.
@@ -125,7 +125,7 @@ umm2 = partial(
 )
 
 
-umm2_by_itself = partial(
+umm2_self_judged = partial(
     umm2, {"caption_likelihood": 1.0}, objective=Objective(kl_coef=0.0, scale_rewards="batch")
 )
 
@@ -213,11 +213,11 @@ ARMS: dict[str, Arm] = {
     "likelihood": rl({"caption_likelihood": 1.0}),
     "clip": rl({"clip_score": 1.0}),
     "likelihood_clip": rl({"caption_likelihood": 1.0, "clip_score": 5.0}),
-    "umm2_alone": umm2(matching_coef=0.0),
+    "umm2_judge": umm2(matching_coef=0.0),
     "umm2_matching": umm2(),
     "umm2_matching_unrewarded": umm2({"painting:equal": 1.0}),
-    "umm2_matching_likelihood": umm2_by_itself(),
-    "umm2_likelihood": umm2_by_itself(matching_coef=0.0),
+    "umm2_matching_likelihood": umm2_self_judged(),
+    "umm2_likelihood": umm2_self_judged(matching_coef=0.0),
     "matching_true": matching(of_prompts),
     "matching_own": matching(partial(of_prompts, are_own=True)),
     "pairs_alone": matching(exhaustive, NUM_PAIRS),
